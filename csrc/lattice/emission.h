@@ -1,0 +1,60 @@
+// Emissions on their way into the sweep: a panel of some frames by the classes that occur in the target.
+//
+// The sweep looks up an emission for every pair and frame. The panel makes that one contiguous row a frame, whatever
+// the strides, the dtype and the number of classes of log_probs: only classes of the target are read, and each value
+// is widened once a frame instead of once a pair. Class ids inside the panel: 0 is the blank, then the labels in
+// increasing order.
+//
+//     panel row t:   [ blank | label class a | label class b | ... ]     `classes` wide, accumulation dtype
+//
+// A non-finite emission (NaN or an infinity) becomes -inf here: no alignment may pass through it. After that a NaN
+// cannot arise in the lattice from finite sums, and cells that no path can reach yet stay at -inf.
+#pragma once
+
+#include <limits>
+
+#include "lattice.h"
+
+namespace ctc_align {
+
+// The log_probs of one item, in place.
+template <class scalar_t>
+struct Emissions {
+  const scalar_t* data;
+  index_t frame_stride;  // in elements
+  index_t class_stride;
+
+  CTC_ALIGN_FN const scalar_t& at(index_t frame, index_t klass) const {
+    return data[frame * frame_stride + klass * class_stride];
+  }
+};
+
+// Widens exactly (half types to float32), and turns whatever is not finite into -inf.
+template <class Real, class scalar_t>
+CTC_ALIGN_FN Real load_emission(const scalar_t& stored) {
+  const Real value = static_cast<Real>(stored);
+  constexpr Real kInfinity = std::numeric_limits<Real>::infinity();
+  return value < kInfinity ? value : -kInfinity;  // false for NaN too
+}
+
+template <class Real>
+struct EmissionPanel {
+  Real* values;
+  index_t classes;           // classes in use, the blank included
+  const int64_t* class_ids;  // panel class -> class of log_probs
+
+  CTC_ALIGN_FN const Real* row(index_t i) const { return values + i * classes; }
+};
+
+template <class Real, class scalar_t>
+CTC_ALIGN_FN void load_panel(const EmissionPanel<Real>& panel, const Emissions<scalar_t>& emissions,
+                             index_t first_frame, index_t frames) {
+  for (index_t i = 0; i < frames; ++i) {
+    Real* row = panel.values + i * panel.classes;
+    for (index_t c = 0; c < panel.classes; ++c) {
+      row[c] = load_emission<Real>(emissions.at(first_frame + i, panel.class_ids[c]));
+    }
+  }
+}
+
+}  // namespace ctc_align

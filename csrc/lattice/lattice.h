@@ -1,0 +1,96 @@
+// The CTC lattice of one item: its pairs, its band, and how a state is reached.
+//
+// Contents: 1 names  2 the band  3 the target  4 states and backpointers
+//
+// A target of L labels gives 2L+1 states: blank 0, label 0, blank 1, label 1, ..., label L-1, blank L.
+// Blank k and label k are one PAIR, pair k = 0..L; the last pair has only its blank:
+//
+//     pair 0          pair 1                    pair L
+//     blank0 label0   blank1 label1     ...     blankL
+//
+// Frames are numbered t = 0..T-1. Frame 0 only starts the lattice (blank 0 or label 0).
+#pragma once
+
+#include <cstdint>
+
+// Every function of the lattice is meant to be compiled into its caller: so the copies made for different
+// instruction sets never meet in the linker, and the same text serves host and device.
+#if defined(__CUDACC__)
+#define CTC_ALIGN_FN __host__ __device__ __forceinline__
+#else
+#define CTC_ALIGN_FN inline __attribute__((always_inline))
+#endif
+
+namespace ctc_align {
+
+// -------------------------------------------------------------------------------------------------- 1 names
+
+// Counts of frames, pairs and record words, and every product of them: T * L passes 2^31 in half an hour of speech.
+using index_t = int64_t;
+
+template <class T>
+CTC_ALIGN_FN T smaller(T a, T b) {
+  return b < a ? b : a;
+}
+template <class T>
+CTC_ALIGN_FN T larger(T a, T b) {
+  return a < b ? b : a;
+}
+
+// ----------------------------------------------------------------------------------------------- 2 the band
+//
+//   pair
+//    L |            . ######     The band holds every pair that lies on a complete path. Pair k takes k frames to
+//      |        . ########       be reached, and label k needs L-1-k more frames behind it:
+//      |    . ########
+//      |. ########                   first(t) = max(0, L - T + t)       last(t) = min(L, t)
+//    0 | ######
+//      +----------------- t      Repeats shrink it by a little more; that is not used, to keep these two lines.
+//
+// A cell of the band depends on cells of the band alone: pair k at frame t reads pairs k-1 and k at t-1, and
+// first(t-1) >= first(t) - 1. So whatever stands left of the band never reaches a result.
+struct Band {
+  index_t frames;
+  index_t labels;
+
+  CTC_ALIGN_FN index_t first(index_t t) const { return larger<index_t>(0, labels - frames + t); }
+  CTC_ALIGN_FN index_t last(index_t t) const { return smaller<index_t>(labels, t); }
+};
+
+// --------------------------------------------------------------------------------------------- 3 the target
+
+// The fewest frames that spell a target: one for each label, and one for the blank between equal neighbours.
+CTC_ALIGN_FN index_t shortest_path(index_t labels, index_t repeats) { return labels + repeats; }
+
+// ------------------------------------------------------------------------------- 4 states and backpointers
+
+struct State {
+  index_t pair;
+  bool is_label;
+};
+
+// The two stored bits of one cell, written by pair_step.h, and what they mean for each state of the pair:
+//
+//     state      from_left  enters   skip_allowed  |  came from
+//     blank k        0        .           .        |  blank k       (stay)
+//     blank k        1        .           .        |  label k-1     (advance)
+//     label k        .        0           .        |  label k       (stay)
+//     label k        0        1           .        |  blank k       (advance)
+//     label k        1        1           0        |  blank k       (advance: k-1 spells the same label)
+//     label k        1        1           1        |  label k-1     (skip)
+struct Record {
+  bool from_left;
+  bool enters;
+};
+
+CTC_ALIGN_FN State previous_state(State state, Record record, bool skip_allowed) {
+  if (!state.is_label) {
+    return record.from_left ? State{state.pair - 1, true} : state;
+  }
+  if (!record.enters) {
+    return state;
+  }
+  return record.from_left && skip_allowed ? State{state.pair - 1, true} : State{state.pair, false};
+}
+
+}  // namespace ctc_align

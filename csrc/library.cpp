@@ -1,0 +1,8 @@
+// The operators' schemas, nothing else. Kernels register themselves: csrc/cpu, csrc/cuda.
+#include "torch_seam.h"
+
+STABLE_TORCH_LIBRARY(ctc_align, library) {
+  library.def(
+      "forced_align(Tensor log_probs, Tensor targets, Tensor? input_lengths=None, Tensor? target_lengths=None, "
+      "int blank=0) -> (Tensor paths, Tensor scores)");
+}

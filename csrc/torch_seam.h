@@ -1,0 +1,40 @@
+// The one door to PyTorch: every torch name that the package uses comes in here.
+//
+// Only the LibTorch stable ABI (torch/csrc/stable, torch/headeronly, the C shim) stands behind it, so one binary serves
+// every torch from 2.10 on. Nothing below csrc/lattice includes this file.
+#pragma once
+
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
+#include <array>
+#include <optional>
+
+namespace ctc_align {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using Half = torch::headeronly::Half;
+using BFloat16 = torch::headeronly::BFloat16;
+
+// A fresh, uninitialised, contiguous matrix with the dtype and on the device of `like`.
+// Through the C shim: an allocation through the dispatcher, by name, costs 2 us more.
+inline Tensor empty_matrix(int64_t rows, int64_t columns, const Tensor& like) {
+  int32_t dtype = 0;
+  int32_t device_type = 0;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  const std::array<int64_t, 2> sizes = {rows, columns};
+  const std::array<int64_t, 2> strides = {columns > 1 ? columns : 1, 1};
+  AtenTensorHandle handle = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(2, sizes.data(), strides.data(), dtype, device_type,
+                                                         like.get_device_index(), &handle));
+  return Tensor(handle);
+}
+
+}  // namespace ctc_align

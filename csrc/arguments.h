@@ -4,7 +4,6 @@
 // Messages name the argument, what was expected and what was found. The fake kernel in _operator.py says the same.
 #pragma once
 
-#include <sstream>
 #include <stdexcept>
 #include <string>
 
@@ -12,13 +11,60 @@
 
 namespace ctc_align {
 
+// Parts of a message that are worked out only when it is needed.
+struct ShapeOf {
+  const Tensor& tensor;
+};
+struct DtypeOf {
+  const Tensor& tensor;
+};
+struct DeviceOf {
+  const Tensor& tensor;
+};
+
+inline const char* dtype_name(ScalarType type) {
+  switch (type) {
+    case ScalarType::Byte:          return "uint8";
+    case ScalarType::Char:          return "int8";
+    case ScalarType::Short:         return "int16";
+    case ScalarType::Int:           return "int32";
+    case ScalarType::Long:          return "int64";
+    case ScalarType::Half:          return "float16";
+    case ScalarType::BFloat16:      return "bfloat16";
+    case ScalarType::Float:         return "float32";
+    case ScalarType::Double:        return "float64";
+    case ScalarType::ComplexFloat:  return "complex64";
+    case ScalarType::ComplexDouble: return "complex128";
+    case ScalarType::Bool:          return "bool";
+    default:                        return "another dtype";
+  }
+}
+
+// Text of one part of a message. No streams: a locale is not worth its weight, nor a second C++ library's.
+inline std::string text_of(const char* text) { return text; }
+inline std::string text_of(int64_t number) { return std::to_string(number); }
+inline std::string text_of(DtypeOf of) { return dtype_name(of.tensor.scalar_type()); }
+inline std::string text_of(ShapeOf of) {
+  std::string text = "(";
+  for (int64_t i = 0; i < of.tensor.dim(); ++i) {
+    text += (i ? ", " : "") + std::to_string(of.tensor.size(i));
+  }
+  return text + (of.tensor.dim() == 1 ? ",)" : ")");
+}
+inline std::string text_of(DeviceOf of) {
+  const auto device = of.tensor.device();
+  switch (device.type()) {
+    case torch::headeronly::DeviceType::CPU:  return "cpu";
+    case torch::headeronly::DeviceType::Meta: return "meta";
+    case torch::headeronly::DeviceType::CUDA: return "cuda:" + std::to_string(device.index());
+    default:                                  return "device type " + std::to_string(static_cast<int>(device.type()));
+  }
+}
+
 // Throws ValueError, as Python will see it. (STD_TORCH_CHECK would put the path of this file into the message.)
 template <class... Parts>
 [[noreturn]] void fail(const Parts&... parts) {
-  std::ostringstream message;
-  message << "forced_align: ";
-  (message << ... << parts);
-  throw std::invalid_argument(message.str());
+  throw std::invalid_argument((std::string("forced_align: ") + ... + text_of(parts)));
 }
 
 template <class... Parts>
@@ -28,54 +74,13 @@ void check(bool holds, const Parts&... parts) {
   }
 }
 
-inline const char* dtype_name(ScalarType type) {
-  switch (type) {
-    case ScalarType::Byte: return "uint8";
-    case ScalarType::Char: return "int8";
-    case ScalarType::Short: return "int16";
-    case ScalarType::Int: return "int32";
-    case ScalarType::Long: return "int64";
-    case ScalarType::Half: return "float16";
-    case ScalarType::BFloat16: return "bfloat16";
-    case ScalarType::Float: return "float32";
-    case ScalarType::Double: return "float64";
-    case ScalarType::ComplexFloat: return "complex64";
-    case ScalarType::ComplexDouble: return "complex128";
-    case ScalarType::Bool: return "bool";
-    default: return "another dtype";
-  }
-}
-
-inline std::string shape_text(const Tensor& tensor) {
-  std::ostringstream text;
-  text << '(';
-  for (int64_t i = 0; i < tensor.dim(); ++i) {
-    text << (i ? ", " : "") << tensor.size(i);
-  }
-  text << (tensor.dim() == 1 ? ",)" : ")");
-  return text.str();
-}
-
-inline std::string device_text(const Tensor& tensor) {
-  const auto device = tensor.device();
-  std::ostringstream text;
-  switch (device.type()) {
-    case torch::headeronly::DeviceType::CPU: return "cpu";
-    case torch::headeronly::DeviceType::CUDA: text << "cuda"; break;
-    case torch::headeronly::DeviceType::Meta: return "meta";
-    default: text << "device type " << static_cast<int>(device.type());
-  }
-  text << ':' << device.index();
-  return text.str();
-}
-
 inline bool is_index_dtype(const Tensor& tensor) {
   return tensor.scalar_type() == ScalarType::Int || tensor.scalar_type() == ScalarType::Long;
 }
 
 inline void check_same_device(const char* name, const Tensor& tensor, const Tensor& log_probs) {
   check(tensor.device() == log_probs.device(), name, " must be on the device of log_probs, expected ",
-        device_text(log_probs), ", found ", device_text(tensor));
+        DeviceOf{log_probs}, ", found ", DeviceOf{tensor});
 }
 
 inline void check_lengths(const char* name, const std::optional<Tensor>& lengths, const Tensor& log_probs) {
@@ -83,26 +88,26 @@ inline void check_lengths(const char* name, const std::optional<Tensor>& lengths
     return;
   }
   check(lengths->dim() == 1 && lengths->size(0) == log_probs.size(0), name, " must have shape (B,) = (",
-        log_probs.size(0), ",), found ", shape_text(*lengths));
-  check(is_index_dtype(*lengths), name, " must be int32 or int64, found ", dtype_name(lengths->scalar_type()));
+        log_probs.size(0), ",), found ", ShapeOf{*lengths});
+  check(is_index_dtype(*lengths), name, " must be int32 or int64, found ", DtypeOf{*lengths});
   check_same_device(name, *lengths, log_probs);
 }
 
 inline void check_arguments(const Tensor& log_probs, const Tensor& targets, const std::optional<Tensor>& input_lengths,
                             const std::optional<Tensor>& target_lengths, int64_t blank) {
-  check(log_probs.dim() == 3, "log_probs must have shape (B, T, C), found ", shape_text(log_probs));
+  check(log_probs.dim() == 3, "log_probs must have shape (B, T, C), found ", ShapeOf{log_probs});
   const ScalarType dtype = log_probs.scalar_type();
   check(dtype == ScalarType::Half || dtype == ScalarType::BFloat16 || dtype == ScalarType::Float ||
             dtype == ScalarType::Double,
-        "log_probs must be float16, bfloat16, float32 or float64, found ", dtype_name(dtype));
-  check(targets.dim() == 2 && targets.size(0) == log_probs.size(0), "targets must have shape (B, L) with B = ",
-        log_probs.size(0), " as in log_probs, found ", shape_text(targets));
-  check(is_index_dtype(targets), "targets must be int32 or int64, found ", dtype_name(targets.scalar_type()));
+        "log_probs must be float16, bfloat16, float32 or float64, found ", DtypeOf{log_probs});
+  check(targets.dim() == 2 && targets.size(0) == log_probs.size(0),
+        "targets must have shape (B, L) with B = ", log_probs.size(0), " as in log_probs, found ", ShapeOf{targets});
+  check(is_index_dtype(targets), "targets must be int32 or int64, found ", DtypeOf{targets});
   check_same_device("targets", targets, log_probs);
   check_lengths("input_lengths", input_lengths, log_probs);
   check_lengths("target_lengths", target_lengths, log_probs);
-  check(0 <= blank && blank < log_probs.size(2), "blank must be a class of log_probs, expected 0 <= blank < C = ",
-        log_probs.size(2), ", found ", blank);
+  check(0 <= blank && blank < log_probs.size(2),
+        "blank must be a class of log_probs, expected 0 <= blank < C = ", log_probs.size(2), ", found ", blank);
 }
 
 }  // namespace ctc_align

@@ -5,12 +5,14 @@
 #pragma once
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
+#include <torch/headeronly/util/shim_utils.h>
 
 #include <array>
 #include <optional>
@@ -22,19 +24,28 @@ using torch::stable::Tensor;
 using Half = torch::headeronly::Half;
 using BFloat16 = torch::headeronly::BFloat16;
 
-// A fresh, uninitialised, contiguous matrix with the dtype and on the device of `like`.
+// A fresh, uninitialised, contiguous matrix on the device of `like`, with its dtype unless another is given.
 // Through the C shim: an allocation through the dispatcher, by name, costs 2 us more.
-inline Tensor empty_matrix(int64_t rows, int64_t columns, const Tensor& like) {
-  int32_t dtype = 0;
+inline Tensor empty_matrix(int64_t rows, int64_t columns, const Tensor& like, int32_t dtype) {
   int32_t device_type = 0;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
   const std::array<int64_t, 2> sizes = {rows, columns};
   const std::array<int64_t, 2> strides = {columns > 1 ? columns : 1, 1};
   AtenTensorHandle handle = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(2, sizes.data(), strides.data(), dtype, device_type,
-                                                         like.get_device_index(), &handle));
+  TORCH_ERROR_CODE_CHECK(
+      aoti_torch_empty_strided(2, sizes.data(), strides.data(), dtype, device_type, like.get_device_index(), &handle));
   return Tensor(handle);
+}
+
+inline Tensor empty_matrix(int64_t rows, int64_t columns, const Tensor& like) {
+  int32_t dtype = 0;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
+  return empty_matrix(rows, columns, like, dtype);
+}
+
+// Memory for a kernel's own use, on the device of `like`; at least 16-byte aligned.
+inline Tensor empty_bytes(int64_t bytes, const Tensor& like) {
+  return empty_matrix(1, bytes, like, aoti_torch_dtype_uint8());
 }
 
 }  // namespace ctc_align

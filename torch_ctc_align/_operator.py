@@ -6,7 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-torch.ops.load_library(str(Path(__file__).with_name("_C.abi3.so")))
+
+def _load(name: str) -> None:
+    (library,) = Path(__file__).parent.glob(f"{name}.*so")
+    torch.ops.load_library(str(library))
+
+
+_load("_C")
+if torch.version.cuda is not None and list(Path(__file__).parent.glob("_C_cuda.*so")):
+    _load("_C_cuda")
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _INTEGERS = (torch.int32, torch.int64)
@@ -86,9 +94,7 @@ def _forced_align_backward(ctx: Any, _: None, grad_scores: Tensor) -> tuple[Tens
     return grad_log_probs.scatter(2, index, grad_scores.unsqueeze(-1)), None, None, None, None
 
 
-torch.library.register_autograd(
-    "ctc_align::forced_align", _forced_align_backward, setup_context=_save_for_backward
-)
+torch.library.register_autograd("ctc_align::forced_align", _forced_align_backward, setup_context=_save_for_backward)
 
 
 @torch.library.register_vmap("ctc_align::forced_align")
@@ -114,7 +120,8 @@ def _forced_align_vmap(
         return tensor.reshape(size * tensor.shape[1], *tensor.shape[2:])
 
     arguments = (log_probs, targets, input_lengths, target_lengths)
-    joined = [join(tensor, dim) for tensor, dim in zip(arguments, in_dims, strict=False)]
+    in_dims = (*in_dims, None, None)[:4]  # trailing arguments at their defaults come without a dimension
+    joined = [join(tensor, dim) for tensor, dim in zip(arguments, in_dims, strict=True)]
     paths, scores = torch.ops.ctc_align.forced_align(*joined, blank)
     batch = paths.shape[0] // size
     return (paths.unflatten(0, (size, batch)), scores.unflatten(0, (size, batch))), (0, 0)

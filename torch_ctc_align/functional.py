@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -47,7 +48,7 @@ def forced_align(
     Raises:
         ValueError: an argument has another shape, dtype or device than above; a length lies outside its range; a
             label is the blank or no class; with ``strict``, an item has fewer frames than labels and neighbouring
-            repeats, or all its paths meet a non-finite entry. The message names the argument and the item.
+            repeats, or no path of finite score. The message names the argument and the item.
 
     The result does not depend on the number of threads, nor on the other items. Time is
     :math:`O((T - L) L)` an item; memory beside the outputs is a quarter of a byte for each of about
@@ -102,8 +103,8 @@ def _raise_for_marked_items(
             f"found {sizes}"
         )
     raise ValueError(
-        f"forced_align: item {item} has no path of finite score: every path meets an entry of log_probs that is NaN "
-        f"or infinite ({sizes})"
+        f"forced_align: item {item} has no path of finite score, expected one that meets no NaN and no infinity in "
+        f"log_probs, found {sizes}"
     )
 
 
@@ -161,9 +162,9 @@ def merge_tokens(tokens: Tensor, scores: Tensor, blank: int = 0) -> list[TokenSp
     changes = (tokens[1:] != tokens[:-1]).nonzero().squeeze(1) + 1
     borders = [0, *changes.tolist(), len(tokens)]
     spans = []
-    for start, end in zip(borders[:-1], borders[1:], strict=True):
+    for start, end in pairwise(borders):
         token = int(tokens[start])
-        if token != blank:
+        if token != blank and token >= 0:  # the row of a marked item is -1 and spells nothing
             spans.append(TokenSpan(token, start, end, scores[start:end].mean().item()))
     return spans
 
@@ -227,6 +228,5 @@ def token_spans(paths: Tensor, scores: Tensor, targets: Tensor, blank: int = 0) 
     wide = scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
     sums = wide.new_zeros((batch, labels + 1)).scatter_add(1, token, torch.where(spoken, wide, 0))[:, :labels]
     means = sums / (ends - starts).clamp(min=1)
-    if frames > 0:
-        means = torch.where(paths[:, :1] < 0, -torch.inf, means)
+    means = torch.where((paths < 0).any(1, keepdim=True), -torch.inf, means)
     return TokenSpans(starts, ends, means.to(scores.dtype))

@@ -48,30 +48,30 @@ std::unique_ptr<T[]> uninitialized(index_t count) {
 
 // The target in the shape the sweep wants: class ids of the panel, and who may be skipped into.
 struct CompactTarget {
-  std::vector<int64_t> class_ids;      // panel class -> class; blank first, then the labels that occur
-  std::vector<int32_t> panel_classes;  // pair -> panel class; 0 in the padding
-  std::vector<uint16_t> skip_bits;     // bit k % 16 of word k / 16
+  std::vector<int64_t> classes;     // panel class -> class; blank first, then the labels that occur
+  std::vector<int32_t> class_ids;   // pair -> panel class; 0 in the padding
+  std::vector<uint16_t> skip_bits;  // bit k % 16 of word k / 16
   index_t repeats = 0;
 
   template <class label_t>
   CompactTarget(const Strided<const label_t>& target, index_t labels, index_t blank, index_t tile_pairs) {
     const index_t padded = (labels / tile_pairs + 1) * tile_pairs;
-    class_ids.reserve(labels + 1);
-    class_ids.push_back(blank);
+    classes.reserve(labels + 1);
+    classes.push_back(blank);
     for (index_t k = 0; k < labels; ++k) {
-      class_ids.push_back(target[k]);
+      classes.push_back(target[k]);
     }
-    std::sort(class_ids.begin() + 1, class_ids.end());
-    class_ids.erase(std::unique(class_ids.begin() + 1, class_ids.end()), class_ids.end());
-    panel_classes.assign(padded, 0);
+    std::sort(classes.begin() + 1, classes.end());
+    classes.erase(std::unique(classes.begin() + 1, classes.end()), classes.end());
+    class_ids.assign(padded, 0);
     skip_bits.assign(padded / kPairsPerWord, 0);
     for (index_t k = 0; k < labels; ++k) {
-      const auto found = std::lower_bound(class_ids.begin() + 1, class_ids.end(), static_cast<int64_t>(target[k]));
-      panel_classes[k] = static_cast<int32_t>(found - class_ids.begin());
-      if (k > 0 && panel_classes[k] != panel_classes[k - 1]) {
+      const auto found = std::lower_bound(classes.begin() + 1, classes.end(), static_cast<int64_t>(target[k]));
+      class_ids[k] = static_cast<int32_t>(found - classes.begin());
+      if (k > 0 && class_ids[k] != class_ids[k - 1]) {
         skip_bits[k / kPairsPerWord] |= static_cast<uint16_t>(1u << (k % kPairsPerWord));
       }
-      repeats += k > 0 && panel_classes[k] == panel_classes[k - 1];
+      repeats += k > 0 && class_ids[k] == class_ids[k - 1];
     }
   }
 
@@ -102,26 +102,25 @@ void align_item(const Item<scalar_t, label_t>& item) {
   }
 
   if (band.frames > 0) {
-    const index_t classes = static_cast<index_t>(target.class_ids.size());
-    const index_t stretch_frames =
-        std::clamp<index_t>(kPanelBytes / (classes * static_cast<index_t>(sizeof(Real))), 1,
-                            std::min(kBlockFrames, band.frames));
-    const index_t padded_pairs = static_cast<index_t>(target.panel_classes.size());
-    const auto values = uninitialized<Real>(stretch_frames * classes);
+    const index_t row_length = static_cast<index_t>(target.classes.size());
+    const index_t stretch_frames = std::clamp<index_t>(kPanelBytes / (row_length * static_cast<index_t>(sizeof(Real))),
+                                                       1, std::min(kBlockFrames, band.frames));
+    const index_t padded_pairs = static_cast<index_t>(target.class_ids.size());
+    const auto values = uninitialized<Real>(stretch_frames * row_length);
     const auto alphas = uninitialized<Real>(2 * padded_pairs);
     const auto bases = uninitialized<double>(columns_of(band.labels));
     const auto edges = uninitialized<Real>(stretch_frames);
     const auto row_offsets = uninitialized<index_t>(stretch_frames);
     const auto records = uninitialized<RecordWord>(RecordRows{band}.words());
 
-    const EmissionPanel<Real> panel{values.get(), classes, target.class_ids.data()};
+    const EmissionPanel<Real> panel{values.get(), row_length, target.classes.data()};
     const SweepArea<Real> area{{alphas.get(), alphas.get() + padded_pairs, bases.get()},
                                edges.get(),
                                row_offsets.get(),
                                stretch_frames,
                                records.get()};
     const PathEnd end = sweep_lattice<Lanes>(
-        band, {target.panel_classes.data(), target.skip_bits.data()}, panel, area,
+        band, {target.class_ids.data(), target.skip_bits.data()}, panel, area,
         [&](index_t first_frame, index_t frames) { load_panel(panel, item.emissions, first_frame, frames); });
     if (!end.feasible) {
       return mark_infeasible(item);

@@ -112,10 +112,10 @@ void dispatch_labels(const Tensor& log_probs, const Tensor& targets, const Args&
 template <class... Args>
 void dispatch(const Tensor& log_probs, const Args&... args) {
   switch (log_probs.scalar_type()) {
-    case ScalarType::Half: return dispatch_labels<Half>(log_probs, args...);
+    case ScalarType::Half:     return dispatch_labels<Half>(log_probs, args...);
     case ScalarType::BFloat16: return dispatch_labels<BFloat16>(log_probs, args...);
-    case ScalarType::Float: return dispatch_labels<float>(log_probs, args...);
-    default: return dispatch_labels<double>(log_probs, args...);
+    case ScalarType::Float:    return dispatch_labels<float>(log_probs, args...);
+    default:                   return dispatch_labels<double>(log_probs, args...);
   }
 }
 

@@ -5,7 +5,7 @@
 // is widened once a frame instead of once a pair. Class ids inside the panel: 0 is the blank, then the labels in
 // increasing order.
 //
-//     panel row t:   [ blank | label class a | label class b | ... ]     `classes` wide, accumulation dtype
+//     panel row t:   [ blank | label class a | label class b | ... ]     `row_length` wide, accumulation dtype
 //
 // A non-finite emission (NaN or an infinity) becomes -inf here: no alignment may pass through it. After that a NaN
 // cannot arise in the lattice from finite sums, and cells that no path can reach yet stay at -inf.
@@ -40,19 +40,19 @@ CTC_ALIGN_FN Real load_emission(const scalar_t& stored) {
 template <class Real>
 struct EmissionPanel {
   Real* values;
-  index_t classes;           // classes in use, the blank included
-  const int64_t* class_ids;  // panel class -> class of log_probs
+  index_t row_length;      // how many classes are in use, the blank included
+  const int64_t* classes;  // panel class -> class of log_probs
 
-  CTC_ALIGN_FN const Real* row(index_t i) const { return values + i * classes; }
+  CTC_ALIGN_FN Real* row(index_t i) const { return values + i * row_length; }
 };
 
 template <class Real, class scalar_t>
 CTC_ALIGN_FN void load_panel(const EmissionPanel<Real>& panel, const Emissions<scalar_t>& emissions,
                              index_t first_frame, index_t frames) {
   for (index_t i = 0; i < frames; ++i) {
-    Real* row = panel.values + i * panel.classes;
-    for (index_t c = 0; c < panel.classes; ++c) {
-      row[c] = load_emission<Real>(emissions.at(first_frame + i, panel.class_ids[c]));
+    Real* row = panel.row(i);
+    for (index_t c = 0; c < panel.row_length; ++c) {
+      row[c] = load_emission<Real>(emissions.at(first_frame + i, panel.classes[c]));
     }
   }
 }

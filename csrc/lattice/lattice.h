@@ -40,15 +40,15 @@ CTC_ALIGN_FN T larger(T a, T b) {
 // ----------------------------------------------------------------------------------------------- 2 the band
 //
 //   pair
-//    L |            . ######     The band holds every pair that lies on a complete path. Pair k takes k frames to
-//      |        . ########       be reached, and label k needs L-1-k more frames behind it:
+//    L |            . ######     The band holds every pair that has a state on a complete path. Pair k takes k frames
+//      |        . ########       to be reached, and label k needs L-1-k more frames behind it:
 //      |    . ########
 //      |. ########                   first(t) = max(0, L - T + t)       last(t) = min(L, t)
 //    0 | ######
 //      +----------------- t      Repeats shrink it by a little more; that is not used, to keep these two lines.
 //
 // A cell of the band depends on cells of the band alone: pair k at frame t reads pairs k-1 and k at t-1, and
-// first(t-1) >= first(t) - 1. So whatever stands left of the band never reaches a result.
+// first(t-1) is 0 or first(t) - 1. So whatever stands left of the band never reaches a result.
 struct Band {
   index_t frames;
   index_t labels;

@@ -9,7 +9,8 @@
 //
 // At a border, with t the frame just done, every column takes the maximum over its own pairs k >= first(t) (the pairs
 // that can still reach the end), subtracts it from its alphas and adds it to its base. If that maximum is -inf the
-// column has nothing to keep and takes its left neighbour's new base, so that what enters it later is small too.
+// column has nothing to keep and takes its left neighbour's new base, so that what enters it later is small too. (The
+// column of first(t) has no neighbour in the band: it keeps its base, and nothing will ever enter it.)
 // Inside a block a label alpha that crosses to the column on its right gets one addition of
 // float(base_left - base_right); in the first block, where all bases are 0, that changes nothing.
 //

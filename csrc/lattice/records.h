@@ -25,8 +25,8 @@ struct RecordRows {
 
   // Offset of frame t's row, t = 1..T; begin(T) is the length of all rows together.
   CTC_ALIGN_FN index_t begin(index_t t) const {
-    const index_t rising = smaller(t, band.labels + 1);               // frames 0..rising-1 have last(t) = t
-    const index_t slack = band.frames - band.labels;                  // frames slack..T-1 have first(t) = t - slack
+    const index_t rising = smaller(t, band.labels + 1);  // frames 0..rising-1 have last(t) = t
+    const index_t slack = band.frames - band.labels;     // frames slack..T-1 have first(t) = t - slack
     const index_t last_words = sum_of_words(rising) + (t - rising) * (band.labels / kPairsPerWord);
     const index_t first_words = sum_of_words(larger<index_t>(0, t - slack));
     return last_words - first_words + t - 1;  // a row has last - first + 1 words; frame 0 would have one word

@@ -14,7 +14,8 @@
 // Dependencies only come from the left and from the past, so this order, or any other one of rectangles, is legal.
 //
 // The band decides which tiles are visited and which records are stored. Inside a visited tile every pair is
-// computed: right of the band everything is -inf, left of it stand values that no result reads (lattice.h).
+// computed. What stands outside the band is never read by a result: pairs not reached yet are -inf, pairs left of the
+// band cannot lead back into it (lattice.h), and behind blank L nothing leads to the left.
 #pragma once
 
 #include <limits>
@@ -29,9 +30,9 @@ namespace ctc_align {
 
 // ------------------------------------------------------------------------------------------------- 1 a tile
 
-// The target as the sweep wants it, padded to whole tiles: panel classes, and 16 skip bits a record word.
+// The target as the sweep wants it, padded to whole tiles: ids of panel classes, and 16 skip bits a record word.
 struct SweepTarget {
-  const int32_t* panel_classes;
+  const int32_t* class_ids;
   const uint16_t* skip_bits;
 };
 
@@ -40,8 +41,8 @@ template <class Real>
 struct Stretch {
   index_t first_frame;  // >= 1
   index_t frames;
-  const Real* emissions;  // the panel's row of the first frame
-  index_t panel_classes;
+  const Real* emissions;       // the panel's row of the first frame
+  index_t row_length;          // of the panel
   Real* edges;                 // [frames]
   RecordWord* records;         // all rows
   const index_t* row_offsets;  // [frames] record word w of the frame is records[row_offset + w]
@@ -60,7 +61,7 @@ CTC_ALIGN_FN void sweep_tile(const Stretch<typename Lanes::Real>& stretch, const
 
   typename Lanes::Value blanks[kVectors], labels[kVectors];
   typename Lanes::Mask skips[kVectors];
-  const int32_t* classes = target.panel_classes + first_word * kPairsPerWord;
+  const int32_t* classes = target.class_ids + first_word * kPairsPerWord;
   for (int v = 0; v < kVectors; ++v) {
     blanks[v] = Lanes::load(blank + v * Lanes::kWidth);
     labels[v] = Lanes::load(label + v * Lanes::kWidth);
@@ -68,7 +69,7 @@ CTC_ALIGN_FN void sweep_tile(const Stretch<typename Lanes::Real>& stretch, const
   }
 
   for (index_t i = 0; i < stretch.frames; ++i) {
-    const typename Lanes::Real* row = stretch.emissions + i * stretch.panel_classes;
+    const typename Lanes::Real* row = stretch.emissions + i * stretch.row_length;
     const auto blank_emission = Lanes::broadcast(row[0]);
     auto left = Lanes::broadcast(stretch.edges[i]);
     stretch.edges[i] = Lanes::last(labels[kVectors - 1]);
@@ -100,7 +101,7 @@ CTC_ALIGN_FN void sweep_tile(const Stretch<typename Lanes::Real>& stretch, const
 
 // --------------------------------------------------------------------- 2 the row of alphas and its rebase
 
-// Alphas of one frame, padded to whole tiles with -inf, and the base of every column.
+// Alphas of one frame, padded to whole tiles, and the base of every column.
 template <class Real>
 struct AlphaRow {
   Real* blank;
@@ -123,7 +124,7 @@ CTC_ALIGN_FN void start_row(const AlphaRow<Real>& row, index_t padded_pairs, con
   }
   row.blank[0] = emissions[0];
   if (band.labels > 0) {
-    row.label[0] = emissions[target.panel_classes[0]];
+    row.label[0] = emissions[target.class_ids[0]];
   }
 }
 
@@ -196,7 +197,7 @@ CTC_ALIGN_FN PathEnd sweep_lattice(const Band& band, const SweepTarget& target,
     }
     frames = smaller(smaller(area.stretch_frames, end_of_block(t) - t), band.frames - t);
     load(t, frames);
-    const Stretch<Real> stretch{t, frames, panel.row(0), panel.classes, area.edges, area.records, area.row_offsets};
+    const Stretch<Real> stretch{t, frames, panel.row(0), panel.row_length, area.edges, area.records, area.row_offsets};
     index_t row_begin = rows.begin(t);
     for (index_t i = 0; i < frames; ++i) {
       area.edges[i] = kMinusInfinity;

@@ -1,0 +1,81 @@
+# Everything happens in .venv, which the first command sets up. PYTHON=python3.12 picks another interpreter,
+# ARGS goes to the command underneath: make test ARGS="-k ties".
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+# Stamps: what has been installed lies in the environment, what has been built lies beside the objects.
+TOOLS := $(VENV)/.tools
+EXAMPLES := $(VENV)/.examples
+LINKED := $(VENV)/.linked
+BUILT := build/.built
+
+# Directories are listed too: their time changes when a file comes or goes.
+NATIVE := setup.py $(shell find csrc)
+CXX_FILES = $(shell find $(wildcard csrc test/csrc) -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+
+.PHONY: help build test demo lint format wheel check-wheel clean
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+
+help:  ## list these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: $(BUILT) $(LINKED)  ## build the extension in place
+
+# On a busy machine threads that spin while they wait slow tiny cases down many times over; these sleep.
+test: export OMP_WAIT_POLICY ?= passive
+test: build  ## run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+demo: build $(EXAMPLES)  ## align a real recording: word table, picture, JSON
+	$(BIN)/python examples/align_speech.py $(ARGS)
+
+lint: $(TOOLS)  ## check style and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
+	$(BIN)/mypy
+
+format: $(TOOLS)  ## mend style in place
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BIN)/clang-format -i $(CXX_FILES)
+
+# Not isolated: an isolated build would fetch a torch of its own, several GB with CUDA, to read its headers.
+# build/lib is where setuptools gathers the package; without the rm, files deleted since would be packed as well.
+wheel: $(TOOLS)  ## build dist/*.whl
+	rm -rf build/lib* build/bdist* dist
+	$(BIN)/python -m build --no-isolation --wheel
+
+check-wheel: wheel  ## install the wheel in a clean environment and align with it
+	$(BIN)/python test/check_wheel.py dist/*.whl
+
+clean:  ## remove what was built; .venv stays
+	rm -rf build dist *.egg-info torch_ctc_align/*.so
+
+$(TOOLS): requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "error: $(PYTHON) is missing or older than 3.10; make PYTHON=... picks another" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "error: $(PYTHON) cannot make virtual environments; on Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@command -v "$${CXX:-c++}" >/dev/null || \
+	  { echo "error: no C++ compiler $${CXX:-c++}; on Debian or Ubuntu: apt install g++" >&2; exit 1; }
+	@echo "Setting up $(VENV); the first time this fetches torch and takes some minutes"
+	@$(PYTHON) -m venv $(VENV)
+	$(PIP) install -r requirements-dev.txt
+	@touch $@
+
+$(EXAMPLES): examples/requirements.txt | $(TOOLS)
+	$(PIP) install -r $<
+	@touch $@
+
+$(BUILT): $(NATIVE) $(TOOLS)
+	$(BIN)/python setup.py --quiet build_ext --inplace
+	@touch $@
+
+# After the first build, so that this only links: the object files are shared (see pyproject.toml).
+$(LINKED): pyproject.toml $(TOOLS) | $(BUILT)
+	$(PIP) install --no-build-isolation --no-deps -e .
+	@touch $@

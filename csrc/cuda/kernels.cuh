@@ -1,0 +1,931 @@
+// The three kernels of the CUDA aligner: sweep, hop, trace. No torch, no CUDA header: a `Device` brings the words of the
+// machine (thread, lane, shuffle, barrier, ...), so that the same text runs on a GPU and in the emulator of the tests.
+//
+// Contents: 1 what a launch gets  2 emissions ahead of use  3 edges  4 sweep  5 hop  6 trace
+//
+// sweep   One block of threads owns one column (256 pairs) and keeps its alphas in registers. It takes a ticket, waits
+//         for the edges that its left neighbour writes, and goes through the blocks of its task. Beside its alpha every
+//         state carries its ORIGIN: the state in which its best path stood at the last segment border. At every
+//         segment border the row of alphas and origins is kept. No records are written.
+// hop     One block an item: from the best final state the origins lead from border to border to the start.
+// trace   One warp a segment, all segments at once: between two known states a path of 128 frames touches at most 129
+//         pairs, so the warp sweeps just those again, with records on the chip, and walks back.
+//
+// Why the second sweep finds the same bits: it starts from the kept row and sees only pairs right of the path's own
+// start. What it leaves out can only make a losing predecessor smaller (rounded addition is monotone), so along the
+// path every comparison falls as before.
+//
+//          pair |            column 2 .-------.-------.        waits: a task reads edges of the column on its left and
+//               |     column 1 .------|-------|                its own column's past. Both have earlier tickets, so
+//               |       .------|------|                        they run or are done: no deadlock, however few blocks
+//          col 0|-------|------|                               of threads fit on the machine.
+//               +----------------------------------- frame
+#pragma once
+
+#include <limits>
+
+#include "../lattice/emission.h"
+#include "../lattice/pair_step.h"
+#include "plan.h"
+
+namespace ctc_align {
+
+constexpr int kWarp = 32;
+
+template <class To, class From>
+CTC_ALIGN_FN To same_bits(From from) {
+  static_assert(sizeof(To) == sizeof(From), "the same size");
+  To to;
+  __builtin_memcpy(&to, &from, sizeof to);
+  return to;
+}
+
+// ---------------------------------------------------------------------------------- 1 what a launch gets
+
+// Integers as they are given, of 32 or 64 bits.
+struct Integers {
+  const void* data;
+  bool wide;
+
+  CTC_ALIGN_FN index_t at(index_t i) const {
+    return wide ? static_cast<const int64_t*>(data)[i] : static_cast<const int32_t*>(data)[i];
+  }
+};
+
+struct Lengths {
+  Integers values;  // data is nullptr where no lengths are given
+  index_t stride;
+
+  CTC_ALIGN_FN index_t at(index_t b, index_t otherwise) const {
+    return values.data == nullptr ? otherwise : values.at(b * stride);
+  }
+};
+
+template <class scalar_t>
+struct Inputs {
+  const scalar_t* log_probs;
+  index_t item_stride, frame_stride, class_stride;
+  index_t classes;
+  Integers targets;
+  index_t target_item_stride, label_stride;
+  Lengths input_lengths, target_lengths;
+  index_t blank;
+
+  CTC_ALIGN_FN Emissions<scalar_t> emissions(index_t b) const {
+    return {log_probs + b * item_stride, frame_stride, class_stride};
+  }
+  CTC_ALIGN_FN index_t label(index_t b, index_t k) const {
+    return targets.at(b * target_item_stride + k * label_stride);
+  }
+  CTC_ALIGN_FN bool is_label(index_t c) const { return 0 <= c && c < classes && c != blank; }
+};
+
+// The lattice of an item; feasible is false where its lengths leave their ranges or no path can exist. Then nothing of
+// the item is ever read.
+struct ItemLattice {
+  Band band;
+  bool possible;
+};
+
+template <class scalar_t>
+CTC_ALIGN_FN ItemLattice lattice_of(const Inputs<scalar_t>& in, const Plan& plan, index_t b) {
+  const Band band{in.input_lengths.at(b, plan.frames), in.target_lengths.at(b, plan.labels)};
+  const bool in_range =
+      0 <= band.frames && band.frames <= plan.frames && 0 <= band.labels && band.labels <= plan.labels;
+  return {band, in_range && band.labels <= band.frames};
+}
+
+// An edge on its way to the right neighbour: the label alpha of a column's last pair, and its origin.
+template <class Real>
+struct Edge {
+  Real alpha;
+  uint32_t origin;
+};
+
+// Global memory of one launch. Words that say "not there yet" are all ones; so is everything before the launch.
+template <class Real>
+struct Workspace {
+  uint32_t* ticket;        // [1]           all ones: the first ticket comes out as 0
+  uint32_t* done;          // [B][columns]  number of the last task that is done; all ones: none
+  uint64_t* edges;         // [B][columns][ring_tasks][task_blocks][kEdgesPerBlock][kEdgeWords]
+  uint64_t* bases;         // [B][columns][blocks + 1]  bits of a float64
+  float* maxima;           // [B][columns][blocks + 1]  what was subtracted at the block's start; -inf: nothing
+  Real* live_alphas;       // [B][2][pairs]  the row between two tasks of a column
+  uint32_t* live_origins;  // [B][2][pairs]
+  Real* kept_alphas;       // [B][segments][2][pairs]  rows at the end of each segment: blanks, labels
+  uint16_t* kept_origins;  // [B][segments][2][pairs]  how many pairs to the left, times 2, plus 1 if a label
+  uint32_t* path_states;   // [B][segments + 1]  states of the path at frames 0, 128, ..., T-1
+  uint32_t* path_ends;     // [B]  the best final state; all ones: no path
+};
+
+// Where each part of the workspace lies in one piece of memory; the parts that start as all ones come first.
+struct WorkspaceLayout {
+  index_t ticket, done, edges, bases, unset_bytes;
+  index_t maxima, live_alphas, live_origins, kept_alphas, kept_origins, path_states, path_ends, bytes;
+
+  template <class Real>
+  Workspace<Real> at(uint8_t* memory) const {
+    const auto part = [&](auto* kind, index_t offset) { return reinterpret_cast<decltype(kind)>(memory + offset); };
+    return {part((uint32_t*)nullptr, ticket),       part((uint32_t*)nullptr, done),
+            part((uint64_t*)nullptr, edges),        part((uint64_t*)nullptr, bases),
+            part((float*)nullptr, maxima),          part((Real*)nullptr, live_alphas),
+            part((uint32_t*)nullptr, live_origins), part((Real*)nullptr, kept_alphas),
+            part((uint16_t*)nullptr, kept_origins), part((uint32_t*)nullptr, path_states),
+            part((uint32_t*)nullptr, path_ends)};
+  }
+};
+
+template <class Real>
+WorkspaceLayout lay_out(const Plan& plan) {
+  index_t used = 0;
+  const auto reserve = [&](index_t count, size_t size) {
+    const index_t offset = used;
+    used = (used + count * static_cast<index_t>(size) + 15) / 16 * 16;
+    return offset;
+  };
+  const index_t columns = plan.batch * plan.columns(), rows = plan.batch * 2 * plan.pairs();
+  const index_t edges = columns * plan.ring_tasks * plan.task_blocks * kEdgesPerBlock;
+  WorkspaceLayout layout;
+  layout.ticket = reserve(1, sizeof(uint32_t));
+  layout.done = reserve(columns, sizeof(uint32_t));
+  layout.path_ends = reserve(plan.batch, sizeof(uint32_t));
+  layout.edges = reserve(edges, sizeof(uint64_t) * (sizeof(Real) / sizeof(float)));
+  layout.bases = reserve(columns * (plan.blocks() + 1), sizeof(uint64_t));
+  layout.unset_bytes = used;
+  layout.maxima = reserve(columns * (plan.blocks() + 1), sizeof(float));
+  layout.live_alphas = reserve(rows, sizeof(Real));
+  layout.live_origins = reserve(rows, sizeof(uint32_t));
+  layout.kept_alphas = reserve(rows * plan.segments(), sizeof(Real));
+  layout.kept_origins = reserve(rows * plan.segments(), sizeof(uint16_t));
+  layout.path_states = reserve(plan.batch * (plan.segments() + 1), sizeof(uint32_t));
+  layout.bytes = used;
+  return layout;
+}
+
+// ------------------------------------------------------------------------------- 2 emissions ahead of use
+
+// Where a thread finds its emissions: the blank's and its R labels' values at frame 0, and the way to the next frame.
+template <class scalar_t, int R>
+struct EmissionColumns {
+  const scalar_t* blank;
+  const scalar_t* label[R];
+  index_t frame_stride;
+  index_t last_frame;
+};
+
+// The next P frames' emissions, loaded well before they are used. Kept as they are stored: to convert them would be to
+// wait for them.
+template <class scalar_t, int R, int P>
+struct Prefetch {
+  scalar_t blank[P];
+  scalar_t label[P][R];
+
+  // Frames from `frame` on; frames behind the last repeat it, so that padding is never read.
+  CTC_ALIGN_FN void load(const EmissionColumns<scalar_t, R>& columns, index_t frame) {
+    if (frame + P - 1 <= columns.last_frame) {
+      load_frames<true>(columns, frame);
+    } else {
+      load_frames<false>(columns, frame);
+    }
+  }
+
+ private:
+  template <bool kAllThere>
+  CTC_ALIGN_FN void load_frames(const EmissionColumns<scalar_t, R>& columns, index_t frame) {
+#pragma unroll
+    for (int p = 0; p < P; ++p) {
+      const index_t t = kAllThere ? frame + p : smaller(frame + p, columns.last_frame);
+      const index_t offset = t * columns.frame_stride;
+      blank[p] = columns.blank[offset];
+#pragma unroll
+      for (int r = 0; r < R; ++r) {
+        label[p][r] = columns.label[r][offset];
+      }
+    }
+  }
+};
+
+// --------------------------------------------------------------------------------------------------- 3 edges
+
+// Between blocks of threads an edge travels in words that are written and read whole, and that are not all ones once
+// they are written: no flag, no fence. float: one word. double: one for the alpha, one for the origin.
+template <class Device>
+struct EdgeWords {
+  CTC_ALIGN_FN static constexpr int count(float) { return 1; }
+  CTC_ALIGN_FN static constexpr int count(double) { return 2; }
+
+  CTC_ALIGN_FN static void send(uint64_t* words, Edge<float> edge) {
+    Device::store_relaxed(words, static_cast<uint64_t>(edge.origin) << 32 | same_bits<uint32_t>(edge.alpha));
+  }
+  CTC_ALIGN_FN static void send(uint64_t* words, Edge<double> edge) {
+    Device::store_relaxed(words, same_bits<uint64_t>(edge.alpha));
+    Device::store_relaxed(words + 1, edge.origin);
+  }
+  // Words as they were found, perhaps too early.
+  struct Found {
+    uint64_t word[2];
+  };
+  CTC_ALIGN_FN static Found look(const uint64_t* words, float) { return {{Device::load_relaxed(words), 0}}; }
+  CTC_ALIGN_FN static Found look(const uint64_t* words, double) {
+    return {{Device::load_relaxed(words), Device::load_relaxed(words + 1)}};
+  }
+  CTC_ALIGN_FN static bool is_there(const Found& found) {
+    return found.word[0] != ~uint64_t{0} && found.word[1] != ~uint64_t{0};
+  }
+  CTC_ALIGN_FN static void read(const Found& found, Edge<float>& edge) {
+    edge = {same_bits<float>(static_cast<uint32_t>(found.word[0])), static_cast<uint32_t>(found.word[0] >> 32)};
+  }
+  CTC_ALIGN_FN static void read(const Found& found, Edge<double>& edge) {
+    edge = {same_bits<double>(found.word[0]), static_cast<uint32_t>(found.word[1])};
+  }
+};
+
+// --------------------------------------------------------------------------------------------------- 4 sweep
+
+// A thread is a row of one lane: the dictionary that pair_step.h speaks.
+template <class RealType>
+struct ThreadLanes {
+  using Real = RealType;
+  using Value = Real;
+  using Mask = bool;
+  CTC_ALIGN_FN static bool exceeds(Real a, Real b) { return a > b; }
+  CTC_ALIGN_FN static Real greater(Real a, Real b) { return a > b ? a : b; }  // not fmax: NaN as on the CPU
+  CTC_ALIGN_FN static Real select(bool m, Real yes, Real no) { return m ? yes : no; }
+  CTC_ALIGN_FN static Real add(Real a, Real b) { return a + b; }
+};
+
+template <class Real, int kWarps>
+struct SweepShared {
+  Edge<Real> edges[kWarps + 1][2][kStretchFrames];  // [w]: into warp w, two stretches in turn
+  float maxima[kWarps];
+  double base_left;
+  uint32_t ticket;
+};
+
+// R pairs a thread: 256 / R threads a block. Small R: short frames, for few columns. Large R: less overhead.
+template <class Device, class Real, class scalar_t, int R>
+struct Sweep {
+  static constexpr int kThreads = kColumnPairs / R;
+  static constexpr int kWarps = kThreads / kWarp;
+  static constexpr int kAhead = 16 / R < 1 ? 1 : 16 / R;  // frames loaded ahead of use
+  static constexpr bool kRebases = sizeof(Real) == sizeof(float);
+  static constexpr int kWords = EdgeWords<Device>::count(Real{});
+  static constexpr Real kMinusInfinity = -std::numeric_limits<Real>::infinity();
+  static_assert(kStretchFrames % kAhead == 0, "a stretch is whole loads");
+  using Shared = SweepShared<Real, kWarps>;
+
+  const Plan& plan;
+  const Inputs<scalar_t>& in;
+  const Workspace<Real>& work;
+  Shared& shared;
+
+  Task task;
+  Band band;
+  EmissionColumns<scalar_t, R> emissions;
+  index_t first_pair;  // of this thread
+
+  Real blank[R], label[R];
+  uint32_t blank_origin[R], label_origin[R];
+  bool skip_allowed[R];
+  Edge<Real> left;                          // label k-1 of the frame before, k the thread's first pair
+  typename EdgeWords<Device>::Found found;  // of the next stretch's edges: warp 0 looks one stretch ahead
+
+  // All threads of a block call it, once a launch.
+  CTC_ALIGN_FN static void run(const Plan& plan, const Inputs<scalar_t>& in, const Workspace<Real>& work,
+                               Shared& shared) {
+    if (Device::thread() == 0) {
+      shared.ticket = Device::take_ticket(work.ticket) + 1;
+    }
+    Device::block_barrier();
+    Sweep sweep{plan, in, work, shared, task_of_ticket(plan, shared.ticket)};
+    if (sweep.task.column >= plan.columns() || sweep.task.number < 0 || sweep.task.number >= plan.tasks()) {
+      return;
+    }
+    const ItemLattice item = lattice_of(in, plan, sweep.task.item);
+    if (!item.possible) {
+      return;
+    }
+    sweep.band = item.band;
+    sweep.first_pair = sweep.task.column * kColumnPairs + Device::thread() * R;
+    sweep.run_task();
+  }
+
+  CTC_ALIGN_FN bool in_band(index_t column, index_t block) const { return column_in_band(band, column, block); }
+  CTC_ALIGN_FN bool task_in_band(index_t column, index_t number) const {
+    for (index_t q = number * plan.task_blocks; q < (number + 1) * plan.task_blocks; ++q) {
+      if (in_band(column, q)) {
+        return true;
+      }
+    }
+    return false;
+  }
+  CTC_ALIGN_FN uint32_t* done(index_t column) const { return work.done + task.item * plan.columns() + column; }
+  CTC_ALIGN_FN index_t block_slot(index_t column, index_t q) const {
+    return (task.item * plan.columns() + column) * (plan.blocks() + 1) + q;
+  }
+  CTC_ALIGN_FN uint64_t* edge_words(index_t column, index_t q) const {
+    const index_t slot = q / plan.task_blocks % plan.ring_tasks * plan.task_blocks + q % plan.task_blocks;
+    const index_t column_blocks = plan.ring_tasks * plan.task_blocks;
+    return work.edges + ((task.item * plan.columns() + column) * column_blocks + slot) * kEdgesPerBlock * kWords;
+  }
+
+  CTC_ALIGN_FN void run_task() {
+    const index_t begin = task.number * plan.task_blocks;
+    const index_t end = smaller(begin + plan.task_blocks, plan.blocks());
+    index_t q = begin;
+    while (q < end && !in_band(task.column, q)) {
+      ++q;
+    }
+    if (q == end) {
+      return;
+    }
+    const bool continues = q == begin && task.number > 0 && task_in_band(task.column, task.number - 1);
+    if (Device::thread() == 0) {
+      if (continues) {
+        wait_until_done(task.column, task.number - 1);
+      }
+      const index_t reader = task.column + 1, before = task.number - plan.ring_tasks;  // of the edges in our slot
+      if (before >= 0 && reader < plan.columns() && task_in_band(reader, before)) {
+        wait_until_done(reader, before);
+      }
+    }
+    Device::block_barrier();
+    load_target();
+    load_row(continues, q);
+    Prefetch<scalar_t, R, kAhead> ahead;
+    ahead.load(emissions, q * kBlockFrames + 1);
+    for (; q < end && in_band(task.column, q); ++q) {
+      run_block(q, ahead);
+    }
+    store_row();
+    Device::block_barrier();
+    if (Device::thread() == 0) {
+      Device::store_release(done(task.column), static_cast<uint32_t>(task.number));
+    }
+  }
+
+  CTC_ALIGN_FN void wait_until_done(index_t column, index_t number) const {
+    // done is all ones, that is -1, before the column's first task.
+    while (static_cast<int32_t>(Device::load_acquire(done(column))) < static_cast<int32_t>(number)) {
+      Device::pause();
+    }
+  }
+
+  // Labels that are none read the blank's emission instead; the hop kernel marks their item.
+  CTC_ALIGN_FN void load_target() {
+    index_t before = first_pair > 0 && first_pair <= band.labels ? in.label(task.item, first_pair - 1) : in.blank;
+    const Emissions<scalar_t> all = in.emissions(task.item);
+    emissions.blank = &all.at(0, in.blank);
+    emissions.frame_stride = in.frame_stride;
+    emissions.last_frame = band.frames - 1;
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+      const index_t k = first_pair + r;
+      const index_t c = k < band.labels ? in.label(task.item, k) : in.blank;
+      skip_allowed[r] = k > 0 && c != before;
+      emissions.label[r] = &all.at(0, in.is_label(c) ? c : in.blank);
+      before = c;
+    }
+  }
+
+  CTC_ALIGN_FN void load_row(bool continues, index_t q) {
+    const index_t at = task.item * 2 * plan.pairs() + first_pair;
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+      if (continues) {
+        blank[r] = work.live_alphas[at + r];
+        label[r] = work.live_alphas[at + plan.pairs() + r];
+        blank_origin[r] = work.live_origins[at + r];
+        label_origin[r] = work.live_origins[at + plan.pairs() + r];
+      } else {
+        blank[r] = label[r] = kMinusInfinity;
+        reset_origins(r);
+      }
+    }
+    if (q == 0 && first_pair == 0) {  // frame 0
+      blank[0] = load_emission<Real>(*emissions.blank);
+      label[0] = band.labels > 0 ? load_emission<Real>(*emissions.label[0]) : kMinusInfinity;
+    }
+  }
+
+  CTC_ALIGN_FN void store_row() const {
+    const index_t at = task.item * 2 * plan.pairs() + first_pair;
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+      work.live_alphas[at + r] = blank[r];
+      work.live_alphas[at + plan.pairs() + r] = label[r];
+      work.live_origins[at + r] = blank_origin[r];
+      work.live_origins[at + plan.pairs() + r] = label_origin[r];
+    }
+  }
+
+  CTC_ALIGN_FN void reset_origins(int r) {
+    blank_origin[r] = pack_state({first_pair + r, false});
+    label_origin[r] = pack_state({first_pair + r, true});
+  }
+
+  // One block of frames. Warps run one stretch behind one another, so each finds its edges in shared memory.
+  CTC_ALIGN_FN void run_block(index_t q, Prefetch<scalar_t, R, kAhead>& ahead) {
+    const index_t first_frame = q * kBlockFrames + 1;
+    const index_t last_frame = smaller((q + 1) * kBlockFrames, band.frames - 1);
+    const bool has_left = in_band(task.column - 1, q);
+    const Real offset = kRebases && q > 0 ? static_cast<Real>(rebase(q, has_left)) : Real{0};
+
+    // The last block ends with a pseudo-frame T: nothing is added, but the edges of frame T-1 still cross.
+    const int frames = static_cast<int>(last_frame - first_frame) + (last_frame == band.frames - 1 ? 2 : 1);
+    const int stretches = (frames + kStretchFrames - 1) / kStretchFrames;
+    const bool is_read = in_band(task.column + 1, q) && task.column + 1 < plan.columns();
+    if (Device::warp() == 0 && has_left) {
+      look_for_edges(q, 0, frames);
+    }
+
+    for (int step = 0; step < stretches + kWarps - 1; ++step) {
+      const int stretch = step - Device::warp();
+      if (0 <= stretch && stretch < stretches) {
+        if (Device::warp() == 0) {
+          receive_edges(q, stretch, frames, has_left, offset);
+        }
+        run_stretch(first_frame + stretch * kStretchFrames, frames - stretch * kStretchFrames, step, ahead);
+        if (Device::warp() == kWarps - 1 && is_read) {
+          send_edges(q, stretch, step);
+        }
+      }
+      if (kWarps > 1) {
+        Device::block_barrier();
+      }
+    }
+  }
+
+  // Edges enter warp w+1 one step after warp w has written them.
+  CTC_ALIGN_FN Edge<Real>* edges_into(int warp, int step) const { return shared.edges[warp][(step + 1) % 2]; }
+  CTC_ALIGN_FN Edge<Real>* edges_out_of(int warp, int step) const { return shared.edges[warp + 1][step % 2]; }
+
+  CTC_ALIGN_FN uint64_t* left_words(index_t q, int stretch) const {
+    return edge_words(task.column - 1, q) + (stretch * kStretchFrames + Device::lane()) * kWords;
+  }
+
+  // Warp 0 alone: reads the words of a stretch, whether or not they are there yet. Whoever comes too early once falls
+  // back far enough to be in time from then on.
+  CTC_ALIGN_FN void look_for_edges(index_t q, int stretch, int frames) {
+    if (Device::lane() < kStretchFrames && stretch * kStretchFrames + Device::lane() < frames) {
+      found = EdgeWords<Device>::look(left_words(q, stretch), Real{});
+    } else {
+      found = {{0, 0}};  // nothing to wait for
+    }
+  }
+
+  // Warp 0 alone. Waits for the stretch's edges and lays them into shared memory, in this column's units. Its stretch
+  // and its step are the same number.
+  CTC_ALIGN_FN void receive_edges(index_t q, int stretch, int frames, bool has_left, Real offset) {
+    Edge<Real> edge{kMinusInfinity, 0};
+    if (has_left) {
+      while (Device::any(!EdgeWords<Device>::is_there(found))) {
+        Device::pause();
+        look_for_edges(q, stretch, frames);
+      }
+      EdgeWords<Device>::read(found, edge);
+      if (plan.tasks() > plan.ring_tasks && Device::lane() < kStretchFrames) {  // the slot will be used again
+        for (int w = 0; w < kWords; ++w) {
+          Device::store_relaxed(left_words(q, stretch) + w, ~uint64_t{0});
+        }
+      }
+      look_for_edges(q, stretch + 1, frames);
+    }
+    if (Device::lane() < kStretchFrames) {
+      edges_into(0, stretch)[Device::lane()] = {edge.alpha + offset, edge.origin};
+    }
+    Device::warp_barrier();
+  }
+
+  // The last warp alone.
+  CTC_ALIGN_FN void send_edges(index_t q, int stretch, int step) const {
+    Device::warp_barrier();
+    if (Device::lane() < kStretchFrames) {
+      uint64_t* words = edge_words(task.column, q) + (stretch * kStretchFrames + Device::lane()) * kWords;
+      EdgeWords<Device>::send(words, edges_out_of(kWarps - 1, step)[Device::lane()]);
+    }
+    Device::warp_barrier();
+  }
+
+  // `frames`: how many the block still has from `frame` on, the pseudo-frame included.
+  CTC_ALIGN_FN void run_stretch(index_t frame, int frames, int step, Prefetch<scalar_t, R, kAhead>& ahead) {
+    const Edge<Real>* edges_in = edges_into(Device::warp(), step);
+    Edge<Real>* edges_out = edges_out_of(Device::warp(), step);
+    for (int i = 0; i < kStretchFrames; i += kAhead) {
+      const Prefetch<scalar_t, R, kAhead> now = ahead;
+      ahead.load(emissions, frame + i + kAhead);
+      const index_t last = smaller(frame + smaller(i + kAhead, frames), band.frames) - 1;
+      if (last == frame + i + kAhead - 1) {
+#pragma unroll
+        for (int p = 0; p < kAhead; ++p) {
+          cross_edge(edges_in[i + p], edges_out[i + p]);
+          run_frame(now, p);
+        }
+      } else {
+        for (int p = 0; p < kAhead && i + p < frames; ++p) {
+          cross_edge(edges_in[i + p], edges_out[i + p]);
+          if (frame + i + p == band.frames) {
+            finish();
+          } else {
+            Prefetch<scalar_t, R, kAhead> one = now;  // p is no constant here, and registers have no index
+#pragma unroll
+            for (int c = 1; c < kAhead; ++c) {
+              if (c == p) {
+                one.blank[0] = now.blank[c];
+#pragma unroll
+                for (int r = 0; r < R; ++r) {
+                  one.label[0][r] = now.label[c][r];
+                }
+              }
+            }
+            run_frame(one, 0);
+          }
+        }
+      }
+      if (last >= frame + i && (last % kSegmentFrames == 0 || last == band.frames - 1)) {
+        keep_row((last - 1) / kSegmentFrames);
+      }
+    }
+  }
+
+  // Label k-1 of the frame before, for the thread's first pair; and the thread's last label on its way to the right.
+  CTC_ALIGN_FN void cross_edge(const Edge<Real>& edge_in, Edge<Real>& edge_out) {
+    left.alpha = Device::shuffle_up(label[R - 1], 1);
+    left.origin = Device::shuffle_up(label_origin[R - 1], 1);
+    if (Device::lane() == 0) {
+      left = edge_in;
+    }
+    if (Device::lane() == kWarp - 1) {
+      edge_out = {label[R - 1], label_origin[R - 1]};
+    }
+  }
+
+  CTC_ALIGN_FN void run_frame(const Prefetch<scalar_t, R, kAhead>& now, int p) {
+    const Real blank_emission = load_emission<Real>(now.blank[p]);
+#pragma unroll
+    for (int r = R - 1; r >= 0; --r) {  // from the right: pair r reads label r-1 of the frame before
+      const Real from_left = r > 0 ? label[r - 1] : left.alpha;
+      const uint32_t from_left_origin = r > 0 ? label_origin[r - 1] : left.origin;
+      const auto record = pair_step<ThreadLanes<Real>>(from_left, skip_allowed[r], blank_emission,
+                                                       load_emission<Real>(now.label[p][r]), blank[r], label[r]);
+      const uint32_t best_origin = record.from_left ? from_left_origin : blank_origin[r];
+      const uint32_t entry_origin = skip_allowed[r] ? best_origin : blank_origin[r];
+      label_origin[r] = record.enters ? entry_origin : label_origin[r];
+      blank_origin[r] = best_origin;
+    }
+  }
+
+  CTC_ALIGN_FN void keep_row(index_t segment) {
+    const index_t at = (task.item * plan.segments() + segment) * 2 * plan.pairs() + first_pair;
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+      work.kept_alphas[at + r] = blank[r];
+      work.kept_alphas[at + plan.pairs() + r] = label[r];
+      work.kept_origins[at + r] = steps_back(first_pair + r, blank_origin[r]);
+      work.kept_origins[at + plan.pairs() + r] = steps_back(first_pair + r, label_origin[r]);
+      reset_origins(r);
+    }
+  }
+  CTC_ALIGN_FN static uint16_t steps_back(index_t pair, uint32_t origin) {
+    return static_cast<uint16_t>((pair - origin / 2) * 2 + origin % 2);
+  }
+
+  // At the pseudo-frame T, `left` holds label k-1 of frame T-1. The thread that owns blank L decides.
+  CTC_ALIGN_FN void finish() const {
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+      if (first_pair + r == band.labels) {
+        const Real last_label = band.labels == 0 ? kMinusInfinity : r > 0 ? label[r - 1] : left.alpha;
+        const bool ends_in_blank = band.labels == 0 || blank[r] > last_label;
+        const Real total = ends_in_blank ? blank[r] : last_label;
+        const State end = {ends_in_blank ? band.labels : band.labels - 1, !ends_in_blank};
+        work.path_ends[task.item] = total - total == 0 ? pack_state(end) : kNoPath;
+      }
+    }
+  }
+
+  // At the start of block q >= 1: moves the column's maximum into its base (lattice/rebase.h). Returns what is to be
+  // added to an edge that crosses into the column. All threads of the block call it.
+  CTC_ALIGN_FN float rebase(index_t q, bool has_left) {
+    const index_t t = q * kBlockFrames;
+    float best = -std::numeric_limits<float>::infinity();
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+      const index_t k = first_pair + r;
+      if (band.first(t) <= k && k <= band.labels) {
+        const float b = static_cast<float>(blank[r]), y = static_cast<float>(label[r]);
+        best = b > best ? b : best;
+        best = k < band.labels && y > best ? y : best;
+      }
+    }
+    for (int step = kWarp / 2; step > 0; step /= 2) {
+      const float other = Device::shuffle_xor(best, step);
+      best = other > best ? other : best;
+    }
+    if (Device::lane() == 0) {
+      shared.maxima[Device::warp()] = best;
+    }
+    if (Device::thread() == 0) {
+      shared.base_left = has_left ? wait_for_base(task.column - 1, q) : 0;
+    }
+    Device::block_barrier();
+    for (int w = 0; w < kWarps; ++w) {
+      best = shared.maxima[w] > best ? shared.maxima[w] : best;
+    }
+    const double base_left = shared.base_left;
+    Device::block_barrier();  // both are written again at the next border
+
+    // The column's base so far was published by this block of threads or by one that is done.
+    const bool is_first_block = q == 0 || !in_band(task.column, q - 1);
+    double base = q == 1 || is_first_block
+                      ? 0
+                      : same_bits<double>(Device::load_relaxed(work.bases + block_slot(task.column, q - 1)));
+    if (best > -std::numeric_limits<float>::infinity()) {
+      base += static_cast<double>(best);
+#pragma unroll
+      for (int r = 0; r < R; ++r) {
+        blank[r] -= static_cast<Real>(best);
+        label[r] -= static_cast<Real>(best);
+      }
+    } else if (has_left) {
+      base = base_left;
+    }
+    Device::block_barrier();  // everybody has read the old base before
+    if (Device::thread() == 0) {
+      work.maxima[block_slot(task.column, q)] = best;
+      Device::store_relaxed(work.bases + block_slot(task.column, q), same_bits<uint64_t>(base));
+    }
+    return has_left ? crossing_offset(base_left, base) : 0;
+  }
+
+  CTC_ALIGN_FN double wait_for_base(index_t column, index_t q) const {
+    uint64_t word = Device::load_relaxed(work.bases + block_slot(column, q));
+    while (word == ~uint64_t{0}) {
+      Device::pause();
+      word = Device::load_relaxed(work.bases + block_slot(column, q));
+    }
+    return same_bits<double>(word);
+  }
+};
+
+// ----------------------------------------------------------------------------------------------------- 5 hop
+
+struct HopShared {
+  uint32_t path_end;
+};
+
+// One block an item: finds the path's state at every segment border, or that there is no path.
+template <class Device, class Real, class scalar_t>
+CTC_ALIGN_FN void run_hop(const Plan& plan, const Inputs<scalar_t>& in, const Workspace<Real>& work,
+                          HopShared& shared) {
+  const index_t b = Device::block();
+  const ItemLattice item = lattice_of(in, plan, b);
+  const Band band = item.band;
+  if (Device::thread() == 0) {
+    if (!item.possible) {
+      shared.path_end = kNoPath;
+    } else if (band.frames < 2) {  // no sweep: frame 0 alone, if at all
+      const bool has_label = band.labels == 1;
+      const index_t c = has_label ? in.label(b, 0) : in.blank;
+      const bool spells = band.frames == 0 || !has_label || in.is_label(c);
+      const Real total = band.frames == 0 || !spells ? Real{0} : load_emission<Real>(in.emissions(b).at(0, c));
+      shared.path_end = spells && total - total == 0 ? pack_state({0, has_label}) : kNoPath;
+    } else {
+      shared.path_end = work.path_ends[b];
+    }
+  }
+  Device::block_barrier();
+  if (item.possible) {
+    bool bad = false;
+    for (index_t k = Device::thread(); k < band.labels; k += Device::threads_per_block()) {
+      bad = bad || !in.is_label(in.label(b, k));
+    }
+    if (bad) {
+      shared.path_end = kNoPath;
+    }
+  }
+  Device::block_barrier();
+  if (Device::thread() == 0) {
+    uint32_t state = shared.path_end;
+    uint32_t* states = work.path_states + b * (plan.segments() + 1);
+    work.path_ends[b] = state;
+    if (state != kNoPath && band.frames > 0) {
+      const index_t segments = (band.frames - 1 + kSegmentFrames - 1) / kSegmentFrames;
+      states[segments] = state;
+      for (index_t s = segments - 1; s >= 0; --s) {
+        const State at = unpack_state(state);
+        const index_t row = ((b * plan.segments() + s) * 2 + (at.is_label ? 1 : 0)) * plan.pairs();
+        const uint32_t back = work.kept_origins[row + at.pair];
+        state = pack_state({at.pair - back / 2, back % 2 != 0});
+        states[s] = state;
+      }
+    }
+  }
+}
+
+// --------------------------------------------------------------------------------------------------- 6 trace
+
+template <class scalar_t>
+struct Outputs {
+  void* paths;  // [B][T], integers as wide as the targets
+  bool wide;
+  scalar_t* scores;  // [B][T]
+
+  CTC_ALIGN_FN void write(index_t i, index_t label, scalar_t score) const {
+    if (wide) {
+      static_cast<int64_t*>(paths)[i] = label;
+    } else {
+      static_cast<int32_t*>(paths)[i] = static_cast<int32_t>(label);
+    }
+    scores[i] = score;
+  }
+};
+
+constexpr int kTracePairs = 5;  // a thread's; 160 a warp, where a segment's path touches at most 129
+static_assert(kTracePairs * kWarp > kSegmentFrames, "a warp holds every pair that a segment's path may touch");
+
+struct TraceShared {
+  uint32_t records[2][kSegmentFrames / 32][kTracePairs * kWarp];  // bit i of word g: frame 32 g + i of the segment
+  uint32_t states[kSegmentFrames + 1];                            // of frames first-1 .. last
+  bool skip_allowed[kTracePairs * kWarp];
+};
+
+// One warp a segment. Threads of the block beyond its warp do not exist.
+template <class Device, class Real, class scalar_t>
+struct Trace {
+  static constexpr int R = kTracePairs;
+  static constexpr int kAhead = 4;
+  static constexpr bool kRebases = sizeof(Real) == sizeof(float);
+  static constexpr Real kMinusInfinity = -std::numeric_limits<Real>::infinity();
+
+  const Plan& plan;
+  const Inputs<scalar_t>& in;
+  const Workspace<Real>& work;
+  const Outputs<scalar_t>& out;
+  TraceShared& shared;
+
+  index_t item;
+  index_t segment;
+
+  CTC_ALIGN_FN static void run(const Plan& plan, const Inputs<scalar_t>& in, const Workspace<Real>& work,
+                               const Outputs<scalar_t>& out, TraceShared& shared) {
+    const index_t segments = larger<index_t>(plan.segments(), 1);
+    Trace trace{plan,
+                in,
+                work,
+                out,
+                shared,
+                static_cast<index_t>(Device::block()) / segments,
+                static_cast<index_t>(Device::block()) % segments};
+    const Band band = lattice_of(in, plan, trace.item).band;
+    if (work.path_ends[trace.item] == kNoPath) {
+      trace.fill(0, -1, -std::numeric_limits<Real>::infinity());
+      return;
+    }
+    if (trace.first_frame() < band.frames) {
+      trace.sweep(band);
+      trace.walk(band);
+    } else if (trace.segment == 0 && band.frames == 1) {
+      trace.write_frame(0, work.path_ends[trace.item]);
+    }
+    trace.fill(band.frames, in.blank, Real{0});
+  }
+
+  // The segment's frames; frame 0 belongs to segment 0 but is not swept.
+  CTC_ALIGN_FN index_t first_frame() const { return segment * kSegmentFrames + 1; }
+  CTC_ALIGN_FN index_t end_frame() const { return smaller((segment + 1) * kSegmentFrames + 1, plan.frames); }
+
+  // Fills the segment's frames from `from` on.
+  CTC_ALIGN_FN void fill(index_t from, index_t label, Real score) const {
+    const index_t begin = segment == 0 ? 0 : first_frame();
+    for (index_t t = begin + Device::lane(); t < end_frame(); t += kWarp) {
+      if (t >= from) {
+        out.write(item * plan.frames + t, label, static_cast<scalar_t>(score));
+      }
+    }
+  }
+
+  CTC_ALIGN_FN void write_frame(index_t t, uint32_t packed) const {
+    const State state = unpack_state(packed);
+    const index_t c = state.is_label ? in.label(item, state.pair) : in.blank;
+    out.write(item * plan.frames + t, c, in.emissions(item).at(t, c));
+  }
+
+  CTC_ALIGN_FN uint32_t path_state(index_t border) const {
+    return work.path_states[item * (plan.segments() + 1) + border];
+  }
+
+  // Sweeps the pairs from the path's own pair at the segment's start on; the records go to shared memory.
+  CTC_ALIGN_FN void sweep(const Band& band) {
+    const index_t begin = first_frame(), end = smaller(end_frame(), band.frames);
+    const index_t block = (begin - 1) / kBlockFrames;
+    const index_t left_pair = unpack_state(path_state(segment)).pair;
+    const index_t first_pair = left_pair + Device::lane() * R;
+    const Emissions<scalar_t> all = in.emissions(item);
+    EmissionColumns<scalar_t, R> emissions{&all.at(0, in.blank), {}, in.frame_stride, band.frames - 1};
+
+    Real blank[R], label[R], offset[R];
+    bool skip_allowed[R];
+    index_t before = 0 < first_pair && first_pair <= band.labels ? in.label(item, first_pair - 1) : in.blank;
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+      const index_t k = first_pair + r;
+      const index_t c = k < band.labels ? in.label(item, k) : in.blank;
+      emissions.label[r] = &all.at(0, c);
+      shared.skip_allowed[Device::lane() * R + r] = skip_allowed[r] = k > 0 && c != before;
+      before = c;
+      load_alphas(band, k, c, blank[r], label[r]);
+      const bool crosses = block > 0 && k > left_pair && k % kColumnPairs == 0 && k <= band.last(end - 1);
+      offset[r] = kRebases && crosses ? offset_into(k / kColumnPairs, block) : Real{0};
+    }
+
+    uint32_t from_left_bits[R], enters_bits[R];
+    Prefetch<scalar_t, R, kAhead> ahead;
+    ahead.load(emissions, begin);
+    for (index_t group = 0; begin + 32 * group < end; ++group) {
+#pragma unroll
+      for (int r = 0; r < R; ++r) {
+        from_left_bits[r] = enters_bits[r] = 0;
+      }
+      for (int i = 0; i < 32; i += kAhead) {
+        const Prefetch<scalar_t, R, kAhead> now = ahead;
+        ahead.load(emissions, begin + 32 * group + i + kAhead);
+#pragma unroll
+        for (int p = 0; p < kAhead; ++p) {
+          const Real incoming = Device::shuffle_up(label[R - 1], 1);
+          const Real left = Device::lane() == 0 ? kMinusInfinity : incoming;
+          const Real blank_emission = load_emission<Real>(now.blank[p]);
+#pragma unroll
+          for (int r = R - 1; r >= 0; --r) {
+            const auto record =
+                pair_step<ThreadLanes<Real>>((r > 0 ? label[r - 1] : left) + offset[r], skip_allowed[r], blank_emission,
+                                             load_emission<Real>(now.label[p][r]), blank[r], label[r]);
+            from_left_bits[r] |= static_cast<uint32_t>(record.from_left) << (i + p);
+            enters_bits[r] |= static_cast<uint32_t>(record.enters) << (i + p);
+          }
+        }
+      }
+#pragma unroll
+      for (int r = 0; r < R; ++r) {
+        shared.records[0][group][Device::lane() * R + r] = from_left_bits[r];
+        shared.records[1][group][Device::lane() * R + r] = enters_bits[r];
+      }
+    }
+    Device::warp_barrier();
+  }
+
+  // Alphas of pair k at the frame before the segment, as the first sweep had them on entering it.
+  CTC_ALIGN_FN void load_alphas(const Band& band, index_t k, index_t klass, Real& blank, Real& label) const {
+    blank = label = kMinusInfinity;
+    const index_t t = first_frame() - 1;
+    if (segment == 0) {
+      if (k == 0) {
+        blank = load_emission<Real>(in.emissions(item).at(0, in.blank));
+        label = band.labels > 0 ? load_emission<Real>(in.emissions(item).at(0, klass)) : kMinusInfinity;
+      }
+    } else if (k <= band.last(t)) {
+      const index_t at = (item * plan.segments() + segment - 1) * 2 * plan.pairs() + k;
+      blank = work.kept_alphas[at];
+      label = work.kept_alphas[at + plan.pairs()];
+      if (kRebases && t % kBlockFrames == 0) {
+        const float moved = work.maxima[block_slot(k / kColumnPairs, t / kBlockFrames)];
+        if (moved > -std::numeric_limits<float>::infinity()) {
+          blank -= static_cast<Real>(moved);
+          label -= static_cast<Real>(moved);
+        }
+      }
+    }
+  }
+
+  CTC_ALIGN_FN index_t block_slot(index_t column, index_t block) const {
+    return (item * plan.columns() + column) * (plan.blocks() + 1) + block;
+  }
+  CTC_ALIGN_FN Real offset_into(index_t column, index_t block) const {
+    const uint64_t left = work.bases[block_slot(column - 1, block)], own = work.bases[block_slot(column, block)];
+    return static_cast<Real>(crossing_offset(same_bits<double>(left), same_bits<double>(own)));
+  }
+
+  // Lane 0 walks from the segment's last frame to its first; then all lanes write.
+  CTC_ALIGN_FN void walk(const Band& band) {
+    const index_t begin = first_frame(), end = smaller(end_frame(), band.frames);
+    const index_t left_pair = unpack_state(path_state(segment)).pair;
+    if (Device::lane() == 0) {
+      State state = unpack_state(path_state(segment + 1));
+      for (index_t t = end - 1; t >= begin; --t) {
+        const int i = static_cast<int>(t - begin);
+        shared.states[i + 1] = pack_state(state);
+        const index_t k = smaller<index_t>(larger<index_t>(state.pair - left_pair, 0), kTracePairs * kWarp - 1);
+        const Record record = {((shared.records[0][i / 32][k] >> (i % 32)) & 1) != 0,
+                               ((shared.records[1][i / 32][k] >> (i % 32)) & 1) != 0};
+        state = previous_state(state, record, shared.skip_allowed[k]);
+      }
+      shared.states[0] = pack_state(state);
+    }
+    Device::warp_barrier();
+    for (index_t t = begin - (segment == 0 ? 1 : 0) + Device::lane(); t < end; t += kWarp) {
+      write_frame(t, shared.states[t - begin + 1]);
+    }
+  }
+};
+
+}  // namespace ctc_align

@@ -1,0 +1,84 @@
+"""The documentation tells the truth: its Python runs, its links lead somewhere.
+
+A ```python block is either a session with >>> prompts, whose results are compared, or a script, which has to run
+through. The blocks of a page share their names, from top to bottom, as a reader would type them.
+"""
+
+import doctest
+import re
+from pathlib import Path
+
+import pytest
+
+import torch_ctc_align.functional
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def page_id(page):
+    return str(page.relative_to(ROOT))
+
+
+def python_blocks(text):
+    """(line, source) of every ```python block; `line` is that of the fence, so that line + 1 is the block's first."""
+    for match in FENCE.finditer(text):
+        if match[1] == "python":
+            yield text.count("\n", 0, match.start()) + 1, match[2]
+
+
+def run_session(source, names, page, line):
+    """Runs a doctest session in `names` and returns what failed, as doctest reports it."""
+    session = doctest.DocTestParser().get_doctest(source, names, page_id(page), str(page), line)
+    runner = doctest.DocTestRunner(optionflags=doctest.REPORT_NDIFF)
+    failures = []
+    runner.run(session, out=failures.append, clear_globs=False)
+    names.update(session.globs)
+    return "".join(failures)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_python_of_a_page_runs(page):
+    names = {"__name__": page.stem}
+    for line, source in python_blocks(page.read_text(encoding="utf-8")):
+        if source.lstrip().startswith(">>>"):
+            failures = run_session(source, names, page, line)
+            assert not failures, failures
+        else:
+            code = compile("\n" * line + source, str(page), "exec")  # so that a traceback names the page's own line
+            exec(code, names)
+
+
+def test_the_readme_has_an_example():
+    """Guards the search for blocks: a page whose fences are not found would pass without running anything."""
+    assert list(python_blocks((ROOT / "README.md").read_text(encoding="utf-8")))
+
+
+def test_docstring_examples():
+    result = doctest.testmod(torch_ctc_align.functional, extraglobs={"torch_ctc_align": torch_ctc_align})
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+def anchor_of(heading):
+    """The fragment under which a rendered page offers a heading: lower case, hyphens for spaces, no punctuation."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def anchors(page):
+    prose = FENCE.sub("", page.read_text(encoding="utf-8"))
+    return {anchor_of(heading) for heading in re.findall(r"^#+ (.+)$", prose, re.MULTILINE)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_links_of_a_page_lead_somewhere(page):
+    """Links to files and headings of this repository; nothing is fetched."""
+    prose = FENCE.sub("", page.read_text(encoding="utf-8"))
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose):
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), f"{page_id(page)} links to {link}"
+        assert not anchor or anchor in anchors(target), f"{page_id(page)} links to {link}"

@@ -29,15 +29,15 @@ def generator() -> torch.Generator:
 def random_case(generator):
     """make(B, T, L, C, ...) -> log_probs (B, T, C), targets (B, L).
 
-    With ``steps=n`` every entry is a multiple of -1/n between 0 and -3: full of ties. For n = 10 the multiples are not
-    exact in binary, so that rounding breaks the ties, and only the same additions in the same order break them alike.
+    With ``steps=n`` every entry is 0, -1/n, -2/n or -3/n: full of ties. Thirds are not exact in binary, so that
+    rounding breaks their ties, and only the same additions in the same order break them alike.
     """
 
     def make(B, T, L, C, *, blank=0, dtype=torch.float32, steps=None):
         if steps is None:
             log_probs = torch.randn(B, T, C, generator=generator, dtype=torch.float64).log_softmax(-1)
         else:
-            log_probs = torch.randint(-3 * steps, 1, (B, T, C), generator=generator).double() / steps
+            log_probs = torch.randint(-3, 1, (B, T, C), generator=generator).double() / steps
         targets = torch.randint(0, max(C - 1, 1), (B, L), generator=generator)
         return log_probs.to(dtype), targets + (targets >= blank)
 

@@ -378,8 +378,8 @@ neighbouring repeats""",
         emission[1, 3] = torch.nan
         self.refuse(
             """\
-item 1 has no path of finite score: every path meets an entry of log_probs that is NaN or infinite
-(T = 5 frames, L = 2 labels, R = 0 neighbouring repeats)""",
+item 1 has no path of finite score, expected one that meets no NaN and no infinity in log_probs,
+found T = 5 frames, L = 2 labels, R = 0 neighbouring repeats""",
             emission,
             targets(),
         )
@@ -387,8 +387,8 @@ item 1 has no path of finite score: every path meets an entry of log_probs that 
         emission[0, :, 1] = -torch.inf
         self.refuse(
             """\
-item 0 has no path of finite score: every path meets an entry of log_probs that is NaN or infinite
-(T = 4 frames, L = 2 labels, R = 0 neighbouring repeats)""",
+item 0 has no path of finite score, expected one that meets no NaN and no infinity in log_probs,
+found T = 4 frames, L = 2 labels, R = 0 neighbouring repeats""",
             emission,
             targets(),
             [4, 5],

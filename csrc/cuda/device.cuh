@@ -19,9 +19,30 @@ struct CudaDevice {
     return __shfl_up_sync(kAll, value, delta);
   }
   template <class T>
+  static __device__ __forceinline__ T shuffle(T value, int source_lane) {
+    return __shfl_sync(kAll, value, source_lane);
+  }
+  template <class T>
   static __device__ __forceinline__ T shuffle_xor(T value, int lane_mask) {
     return __shfl_xor_sync(kAll, value, lane_mask);
   }
+  // The maximum; a NaN never comes here (lattice/emission.h), and which zero wins cannot be seen.
+  static __device__ __forceinline__ float greater(float a, float b) { return fmaxf(a, b); }
+  static __device__ __forceinline__ double greater(double a, double b) { return fmax(a, b); }
+
+  // Never a branch: the compiler would make one of a choice that differs between the lanes.
+  static __device__ __forceinline__ uint32_t select(bool holds, uint32_t yes, uint32_t no) {
+    uint32_t chosen;
+    asm("{ .reg .pred p; setp.ne.u32 p, %3, 0; selp.b32 %0, %1, %2, p; }"
+        : "=r"(chosen)
+        : "r"(yes), "r"(no), "r"(static_cast<uint32_t>(holds)));
+    return chosen;
+  }
+  static __device__ __forceinline__ float select(bool holds, float yes, float no) {
+    return __uint_as_float(select(holds, __float_as_uint(yes), __float_as_uint(no)));
+  }
+  static __device__ __forceinline__ double select(bool holds, double yes, double no) { return holds ? yes : no; }
+
   static __device__ __forceinline__ bool any(bool holds) { return __any_sync(kAll, holds); }
   static __device__ __forceinline__ void warp_barrier() { __syncwarp(); }
   static __device__ __forceinline__ void block_barrier() { __syncthreads(); }

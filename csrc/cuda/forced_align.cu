@@ -15,10 +15,10 @@ namespace {
 
 constexpr int kHopThreads = 256;
 
-template <class Real, class scalar_t, int R>
+template <class Real, class scalar_t, int R, template <class, class, class, int, int> class Source>
 __global__ void __launch_bounds__(kColumnPairs / R)
     sweep_kernel(const Plan plan, const Inputs<scalar_t> in, const Workspace<Real> work) {
-  using Kernel = Sweep<CudaDevice, Real, scalar_t, R>;
+  using Kernel = Sweep<CudaDevice, Real, scalar_t, R, Source>;
   __shared__ typename Kernel::Shared shared;
   Kernel::run(plan, in, work, shared);
 }
@@ -30,11 +30,11 @@ __global__ void __launch_bounds__(kHopThreads)
   run_hop<CudaDevice, Real, scalar_t>(plan, in, work, shared);
 }
 
-template <class Real, class scalar_t>
+template <class Real, class scalar_t, template <class, class, class, int, int> class Source>
 __global__ void __launch_bounds__(kWarp)
     trace_kernel(const Plan plan, const Inputs<scalar_t> in, const Workspace<Real> work, const Outputs<scalar_t> out) {
   __shared__ TraceShared shared;
-  Trace<CudaDevice, Real, scalar_t>::run(plan, in, work, out, shared);
+  Trace<CudaDevice, Real, scalar_t, Source>::run(plan, in, work, out, shared);
 }
 
 void check_cuda(cudaError_t error, const char* what) {
@@ -43,14 +43,14 @@ void check_cuda(cudaError_t error, const char* what) {
   }
 }
 
-template <class Real, class scalar_t, int R>
+template <class Real, class scalar_t, int R, template <class, class, class, int, int> class Source>
 void launch_sweep(const Plan& plan, const Inputs<scalar_t>& in, const Workspace<Real>& work, cudaStream_t stream) {
-  sweep_kernel<Real, scalar_t, R>
+  sweep_kernel<Real, scalar_t, R, Source>
       <<<static_cast<unsigned>(plan.tickets()), kColumnPairs / R, 0, stream>>>(plan, in, work);
   check_cuda(cudaGetLastError(), "launching the sweep");
 }
 
-template <class scalar_t>
+template <class scalar_t, template <class, class, class, int, int> class Source>
 void launch(const Plan& plan, int pairs_per_thread, const Inputs<scalar_t>& in, const Outputs<scalar_t>& out,
             const Tensor& like, cudaStream_t stream) {
   using Real = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
@@ -61,16 +61,16 @@ void launch(const Plan& plan, int pairs_per_thread, const Inputs<scalar_t>& in, 
   check_cuda(cudaMemsetAsync(bytes, 0xff, layout.unset_bytes, stream), "clearing the workspace");
   if (plan.blocks() > 0) {
     switch (pairs_per_thread) {
-      case 1:  launch_sweep<Real, scalar_t, 1>(plan, in, work, stream); break;
-      case 2:  launch_sweep<Real, scalar_t, 2>(plan, in, work, stream); break;
-      case 4:  launch_sweep<Real, scalar_t, 4>(plan, in, work, stream); break;
-      default: launch_sweep<Real, scalar_t, 8>(plan, in, work, stream); break;
+      case 1:  launch_sweep<Real, scalar_t, 1, Source>(plan, in, work, stream); break;
+      case 2:  launch_sweep<Real, scalar_t, 2, Source>(plan, in, work, stream); break;
+      case 4:  launch_sweep<Real, scalar_t, 4, Source>(plan, in, work, stream); break;
+      default: launch_sweep<Real, scalar_t, 8, Source>(plan, in, work, stream); break;
     }
   }
   hop_kernel<Real, scalar_t><<<static_cast<unsigned>(plan.batch), kHopThreads, 0, stream>>>(plan, in, work);
   check_cuda(cudaGetLastError(), "launching the hop");
   const index_t segments = larger<index_t>(plan.segments(), 1);
-  trace_kernel<Real, scalar_t><<<static_cast<unsigned>(plan.batch * segments), kWarp, 0, stream>>>(plan, in, work, out);
+  trace_kernel<Real, scalar_t, Source><<<static_cast<unsigned>(plan.batch * segments), kWarp, 0, stream>>>(plan, in, work, out);
   check_cuda(cudaGetLastError(), "launching the trace");
 }
 
@@ -113,8 +113,9 @@ std::tuple<Tensor, Tensor> forced_align(const Tensor& log_probs, const Tensor& t
                               blank};
     const Outputs<scalar_t> out{paths.mutable_data_ptr(), targets.scalar_type() == ScalarType::Long,
                                 static_cast<scalar_t*>(scores.mutable_data_ptr())};
-    launch<scalar_t>(plan, getenv("CTC_R") ? atoi(getenv("CTC_R")) : pairs_per_thread(plan), in, out, log_probs,
-                     static_cast<cudaStream_t>(stream));
+    const auto launch_with = in.classes <= kWarp ? launch<scalar_t, RowInWarp> : launch<scalar_t, OwnColumns>;
+    const int R = getenv("CTC_R") ? atoi(getenv("CTC_R")) : pairs_per_thread(plan);
+    launch_with(plan, R, in, out, log_probs, static_cast<cudaStream_t>(stream));
   };
   switch (log_probs.scalar_type()) {
     case ScalarType::Half:     launch_as(Half{}); break;

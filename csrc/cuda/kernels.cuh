@@ -32,6 +32,12 @@ namespace ctc_align {
 
 constexpr int kWarp = 32;
 
+#if defined(__CUDACC__)
+#define CTC_ALIGN_UNROLL _Pragma("unroll")
+#else
+#define CTC_ALIGN_UNROLL
+#endif
+
 template <class To, class From>
 CTC_ALIGN_FN To same_bits(From from) {
   static_assert(sizeof(To) == sizeof(From), "the same size");
@@ -163,45 +169,122 @@ WorkspaceLayout lay_out(const Plan& plan) {
 }
 
 // ------------------------------------------------------------------------------- 2 emissions ahead of use
+//
+// A thread needs the emissions of the blank and of its own R labels, frame by frame. Both sources below load P frames
+// well before they are used, and keep them as they are stored: to convert a value would be to wait for it. Frames
+// behind the last repeat it, so that padding is never read.
 
-// Where a thread finds its emissions: the blank's and its R labels' values at frame 0, and the way to the next frame.
-template <class scalar_t, int R>
-struct EmissionColumns {
+template <class Real, int R>
+struct FrameEmissions {
+  Real blank;
+  Real label[R];
+};
+
+// Any number of classes: every thread reads its own R + 1 values.
+template <class Device, class Real, class scalar_t, int R, int P>
+struct OwnColumns {
+  struct Frames {
+    scalar_t blank[P];
+    scalar_t label[P][R];
+  };
+
   const scalar_t* blank;
   const scalar_t* label[R];
   index_t frame_stride;
   index_t last_frame;
-};
 
-// The next P frames' emissions, loaded well before they are used. Kept as they are stored: to convert them would be to
-// wait for them.
-template <class scalar_t, int R, int P>
-struct Prefetch {
-  scalar_t blank[P];
-  scalar_t label[P][R];
-
-  // Frames from `frame` on; frames behind the last repeat it, so that padding is never read.
-  CTC_ALIGN_FN void load(const EmissionColumns<scalar_t, R>& columns, index_t frame) {
-    if (frame + P - 1 <= columns.last_frame) {
-      load_frames<true>(columns, frame);
-    } else {
-      load_frames<false>(columns, frame);
+  CTC_ALIGN_FN void aim(const Emissions<scalar_t>& emissions, index_t /*classes*/, index_t last, index_t blank_class,
+                        const index_t (&label_classes)[R]) {
+    blank = &emissions.at(0, blank_class);
+    CTC_ALIGN_UNROLL
+    for (int r = 0; r < R; ++r) {
+      label[r] = &emissions.at(0, label_classes[r]);
     }
+    frame_stride = emissions.frame_stride;
+    last_frame = last;
   }
 
- private:
-  template <bool kAllThere>
-  CTC_ALIGN_FN void load_frames(const EmissionColumns<scalar_t, R>& columns, index_t frame) {
-#pragma unroll
+  CTC_ALIGN_FN Frames load(index_t first) const {
+    Frames frames;
+    const index_t offset = smaller(first, last_frame) * frame_stride;
+    const index_t there = last_frame - first;  // frames behind `first`
+    const scalar_t* from_blank = blank + offset;
+    const scalar_t* from_label[R];
+    CTC_ALIGN_UNROLL
+    for (int r = 0; r < R; ++r) {
+      from_label[r] = label[r] + offset;
+    }
+    CTC_ALIGN_UNROLL
     for (int p = 0; p < P; ++p) {
-      const index_t t = kAllThere ? frame + p : smaller(frame + p, columns.last_frame);
-      const index_t offset = t * columns.frame_stride;
-      blank[p] = columns.blank[offset];
-#pragma unroll
+      const index_t step = p < there ? frame_stride : 0;
+      frames.blank[p] = *from_blank;
+      from_blank += step;
+      CTC_ALIGN_UNROLL
       for (int r = 0; r < R; ++r) {
-        label[p][r] = columns.label[r][offset];
+        frames.label[p][r] = *from_label[r];
+        from_label[r] += step;
       }
     }
+    return frames;
+  }
+
+  CTC_ALIGN_FN FrameEmissions<Real, R> take(const Frames& frames, int p) const {
+    FrameEmissions<Real, R> taken;
+    taken.blank = load_emission<Real>(frames.blank[p]);
+    CTC_ALIGN_UNROLL
+    for (int r = 0; r < R; ++r) {
+      taken.label[r] = load_emission<Real>(frames.label[p][r]);
+    }
+    return taken;
+  }
+};
+
+// Up to 32 classes: lane c holds class c of the frame, and the others look it up there. One load a frame for a warp.
+template <class Device, class Real, class scalar_t, int R, int P>
+struct RowInWarp {
+  struct Frames {
+    scalar_t own[P];
+  };
+
+  const scalar_t* own;
+  int blank_lane;
+  int label_lanes[R];
+  index_t frame_stride;
+  index_t last_frame;
+
+  CTC_ALIGN_FN void aim(const Emissions<scalar_t>& emissions, index_t classes, index_t last, index_t blank_class,
+                        const index_t (&label_classes)[R]) {
+    own = &emissions.at(0, smaller<index_t>(Device::lane(), classes - 1));
+    blank_lane = static_cast<int>(blank_class);
+    CTC_ALIGN_UNROLL
+    for (int r = 0; r < R; ++r) {
+      label_lanes[r] = static_cast<int>(label_classes[r]);
+    }
+    frame_stride = emissions.frame_stride;
+    last_frame = last;
+  }
+
+  CTC_ALIGN_FN Frames load(index_t first) const {
+    Frames frames;
+    const scalar_t* from = own + smaller(first, last_frame) * frame_stride;
+    const index_t there = last_frame - first;
+    CTC_ALIGN_UNROLL
+    for (int p = 0; p < P; ++p) {
+      frames.own[p] = *from;
+      from += p < there ? frame_stride : 0;
+    }
+    return frames;
+  }
+
+  CTC_ALIGN_FN FrameEmissions<Real, R> take(const Frames& frames, int p) const {
+    const Real row = load_emission<Real>(frames.own[p]);
+    FrameEmissions<Real, R> taken;
+    taken.blank = Device::shuffle(row, blank_lane);
+    CTC_ALIGN_UNROLL
+    for (int r = 0; r < R; ++r) {
+      taken.label[r] = Device::shuffle(row, label_lanes[r]);
+    }
+    return taken;
   }
 };
 
@@ -243,13 +326,13 @@ struct EdgeWords {
 // --------------------------------------------------------------------------------------------------- 4 sweep
 
 // A thread is a row of one lane: the dictionary that pair_step.h speaks.
-template <class RealType>
+template <class Device, class RealType>
 struct ThreadLanes {
   using Real = RealType;
   using Value = Real;
   using Mask = bool;
   CTC_ALIGN_FN static bool exceeds(Real a, Real b) { return a > b; }
-  CTC_ALIGN_FN static Real greater(Real a, Real b) { return a > b ? a : b; }  // not fmax: NaN as on the CPU
+  CTC_ALIGN_FN static Real greater(Real a, Real b) { return Device::greater(a, b); }
   CTC_ALIGN_FN static Real select(bool m, Real yes, Real no) { return m ? yes : no; }
   CTC_ALIGN_FN static Real add(Real a, Real b) { return a + b; }
 };
@@ -263,16 +346,17 @@ struct SweepShared {
 };
 
 // R pairs a thread: 256 / R threads a block. Small R: short frames, for few columns. Large R: less overhead.
-template <class Device, class Real, class scalar_t, int R>
+template <class Device, class Real, class scalar_t, int R, template <class, class, class, int, int> class Source>
 struct Sweep {
   static constexpr int kThreads = kColumnPairs / R;
   static constexpr int kWarps = kThreads / kWarp;
-  static constexpr int kAhead = 16 / R < 1 ? 1 : 16 / R;  // frames loaded ahead of use
+  static constexpr int kAhead = R <= 2 ? 16 : 32 / R;  // frames loaded ahead of use
   static constexpr bool kRebases = sizeof(Real) == sizeof(float);
   static constexpr int kWords = EdgeWords<Device>::count(Real{});
   static constexpr Real kMinusInfinity = -std::numeric_limits<Real>::infinity();
   static_assert(kStretchFrames % kAhead == 0, "a stretch is whole loads");
   using Shared = SweepShared<Real, kWarps>;
+  using Frames = typename Source<Device, Real, scalar_t, R, kAhead>::Frames;
 
   const Plan& plan;
   const Inputs<scalar_t>& in;
@@ -281,13 +365,13 @@ struct Sweep {
 
   Task task;
   Band band;
-  EmissionColumns<scalar_t, R> emissions;
+  Source<Device, Real, scalar_t, R, kAhead> emissions;
   index_t first_pair;  // of this thread
 
   Real blank[R], label[R];
   uint32_t blank_origin[R], label_origin[R];
   bool skip_allowed[R];
-  Edge<Real> left;                          // label k-1 of the frame before, k the thread's first pair
+  Edge<Real> passed;                        // label k-1 of the frame before, k the thread's first pair; not in lane 0
   typename EdgeWords<Device>::Found found;  // of the next stretch's edges: warp 0 looks one stretch ahead
 
   // All threads of a block call it, once a launch.
@@ -352,8 +436,7 @@ struct Sweep {
     Device::block_barrier();
     load_target();
     load_row(continues, q);
-    Prefetch<scalar_t, R, kAhead> ahead;
-    ahead.load(emissions, q * kBlockFrames + 1);
+    Frames ahead = emissions.load(q * kBlockFrames + 1);
     for (; q < end && in_band(task.column, q); ++q) {
       run_block(q, ahead);
     }
@@ -374,23 +457,21 @@ struct Sweep {
   // Labels that are none read the blank's emission instead; the hop kernel marks their item.
   CTC_ALIGN_FN void load_target() {
     index_t before = first_pair > 0 && first_pair <= band.labels ? in.label(task.item, first_pair - 1) : in.blank;
-    const Emissions<scalar_t> all = in.emissions(task.item);
-    emissions.blank = &all.at(0, in.blank);
-    emissions.frame_stride = in.frame_stride;
-    emissions.last_frame = band.frames - 1;
-#pragma unroll
+    index_t classes[R];
+    CTC_ALIGN_UNROLL
     for (int r = 0; r < R; ++r) {
       const index_t k = first_pair + r;
       const index_t c = k < band.labels ? in.label(task.item, k) : in.blank;
       skip_allowed[r] = k > 0 && c != before;
-      emissions.label[r] = &all.at(0, in.is_label(c) ? c : in.blank);
+      classes[r] = in.is_label(c) ? c : in.blank;
       before = c;
     }
+    emissions.aim(in.emissions(task.item), in.classes, band.frames - 1, in.blank, classes);
   }
 
   CTC_ALIGN_FN void load_row(bool continues, index_t q) {
     const index_t at = task.item * 2 * plan.pairs() + first_pair;
-#pragma unroll
+    CTC_ALIGN_UNROLL
     for (int r = 0; r < R; ++r) {
       if (continues) {
         blank[r] = work.live_alphas[at + r];
@@ -403,14 +484,17 @@ struct Sweep {
       }
     }
     if (q == 0 && first_pair == 0) {  // frame 0
-      blank[0] = load_emission<Real>(*emissions.blank);
-      label[0] = band.labels > 0 ? load_emission<Real>(*emissions.label[0]) : kMinusInfinity;
+      const Emissions<scalar_t> all = in.emissions(task.item);
+      blank[0] = load_emission<Real>(all.at(0, in.blank));
+      if (band.labels > 0 && in.is_label(in.label(task.item, 0))) {
+        label[0] = load_emission<Real>(all.at(0, in.label(task.item, 0)));
+      }
     }
   }
 
   CTC_ALIGN_FN void store_row() const {
     const index_t at = task.item * 2 * plan.pairs() + first_pair;
-#pragma unroll
+CTC_ALIGN_UNROLL
     for (int r = 0; r < R; ++r) {
       work.live_alphas[at + r] = blank[r];
       work.live_alphas[at + plan.pairs() + r] = label[r];
@@ -425,11 +509,12 @@ struct Sweep {
   }
 
   // One block of frames. Warps run one stretch behind one another, so each finds its edges in shared memory.
-  CTC_ALIGN_FN void run_block(index_t q, Prefetch<scalar_t, R, kAhead>& ahead) {
+  CTC_ALIGN_FN void run_block(index_t q, Frames& ahead) {
     const index_t first_frame = q * kBlockFrames + 1;
     const index_t last_frame = smaller((q + 1) * kBlockFrames, band.frames - 1);
     const bool has_left = in_band(task.column - 1, q);
     const Real offset = kRebases && q > 0 ? static_cast<Real>(rebase(q, has_left)) : Real{0};
+    pass_right();
 
     // The last block ends with a pseudo-frame T: nothing is added, but the edges of frame T-1 still cross.
     const int frames = static_cast<int>(last_frame - first_frame) + (last_frame == band.frames - 1 ? 2 : 1);
@@ -508,76 +593,80 @@ struct Sweep {
   }
 
   // `frames`: how many the block still has from `frame` on, the pseudo-frame included.
-  CTC_ALIGN_FN void run_stretch(index_t frame, int frames, int step, Prefetch<scalar_t, R, kAhead>& ahead) {
+  CTC_ALIGN_FN void run_stretch(index_t frame, int frames, int step, Frames& ahead) {
     const Edge<Real>* edges_in = edges_into(Device::warp(), step);
     Edge<Real>* edges_out = edges_out_of(Device::warp(), step);
     for (int i = 0; i < kStretchFrames; i += kAhead) {
-      const Prefetch<scalar_t, R, kAhead> now = ahead;
-      ahead.load(emissions, frame + i + kAhead);
+      const Frames now = ahead;
+      ahead = emissions.load(frame + i + kAhead);
+      Edge<Real> entering[kAhead];  // read at once: a store between two loads would order them
+      CTC_ALIGN_UNROLL
+      for (int p = 0; p < kAhead; ++p) {
+        entering[p] = edges_in[i + p];
+      }
       const index_t last = smaller(frame + smaller(i + kAhead, frames), band.frames) - 1;
       if (last == frame + i + kAhead - 1) {
-#pragma unroll
+        CTC_ALIGN_UNROLL
         for (int p = 0; p < kAhead; ++p) {
-          cross_edge(edges_in[i + p], edges_out[i + p]);
-          run_frame(now, p);
+          run_frame(emissions.take(now, p), cross_edge(entering[p], edges_out[i + p]));
         }
       } else {
-        for (int p = 0; p < kAhead && i + p < frames; ++p) {
-          cross_edge(edges_in[i + p], edges_out[i + p]);
-          if (frame + i + p == band.frames) {
-            finish();
-          } else {
-            Prefetch<scalar_t, R, kAhead> one = now;  // p is no constant here, and registers have no index
-#pragma unroll
-            for (int c = 1; c < kAhead; ++c) {
-              if (c == p) {
-                one.blank[0] = now.blank[c];
-#pragma unroll
-                for (int r = 0; r < R; ++r) {
-                  one.label[0][r] = now.label[c][r];
-                }
-              }
+        CTC_ALIGN_UNROLL
+        for (int p = 0; p < kAhead; ++p) {
+          if (i + p < frames) {  // the same in the whole warp
+            const Edge<Real> left = cross_edge(entering[p], edges_out[i + p]);
+            if (frame + i + p == band.frames) {
+              finish(left.alpha);
+            } else {
+              run_frame(emissions.take(now, p), left);
             }
-            run_frame(one, 0);
           }
         }
       }
       if (last >= frame + i && (last % kSegmentFrames == 0 || last == band.frames - 1)) {
         keep_row((last - 1) / kSegmentFrames);
+        pass_right();
       }
     }
   }
 
-  // Label k-1 of the frame before, for the thread's first pair; and the thread's last label on its way to the right.
-  CTC_ALIGN_FN void cross_edge(const Edge<Real>& edge_in, Edge<Real>& edge_out) {
-    left.alpha = Device::shuffle_up(label[R - 1], 1);
-    left.origin = Device::shuffle_up(label_origin[R - 1], 1);
-    if (Device::lane() == 0) {
-      left = edge_in;
-    }
-    if (Device::lane() == kWarp - 1) {
-      edge_out = {label[R - 1], label_origin[R - 1]};
-    }
+  // Takes the label alphas of the frame just done one thread to the right. Called as soon as they are known, and again
+  // whenever they or their origins change otherwise: the next frame finds them there.
+  CTC_ALIGN_FN void pass_right() {
+    passed.alpha = Device::shuffle_up(label[R - 1], 1);
+    passed.origin = Device::shuffle_up(label_origin[R - 1], 1);
   }
 
-  CTC_ALIGN_FN void run_frame(const Prefetch<scalar_t, R, kAhead>& now, int p) {
-    const Real blank_emission = load_emission<Real>(now.blank[p]);
-#pragma unroll
+  // Label k-1 of the frame before, k the thread's first pair; and the warp's last label on its way to the next warp.
+  CTC_ALIGN_FN Edge<Real> cross_edge(const Edge<Real>& entering, Edge<Real>& leaving) const {
+    if (Device::lane() == kWarp - 1) {
+      leaving = {label[R - 1], label_origin[R - 1]};
+    }
+    const bool is_first = Device::lane() == 0;
+    return {Device::select(is_first, entering.alpha, passed.alpha),
+            Device::select(is_first, entering.origin, passed.origin)};
+  }
+
+  CTC_ALIGN_FN void run_frame(const FrameEmissions<Real, R>& emission, const Edge<Real>& left) {
+    CTC_ALIGN_UNROLL
     for (int r = R - 1; r >= 0; --r) {  // from the right: pair r reads label r-1 of the frame before
       const Real from_left = r > 0 ? label[r - 1] : left.alpha;
       const uint32_t from_left_origin = r > 0 ? label_origin[r - 1] : left.origin;
-      const auto record = pair_step<ThreadLanes<Real>>(from_left, skip_allowed[r], blank_emission,
-                                                       load_emission<Real>(now.label[p][r]), blank[r], label[r]);
+      const auto record = pair_step<ThreadLanes<Device, Real>>(from_left, skip_allowed[r], emission.blank,
+                                                               emission.label[r], blank[r], label[r]);
       const uint32_t best_origin = record.from_left ? from_left_origin : blank_origin[r];
       const uint32_t entry_origin = skip_allowed[r] ? best_origin : blank_origin[r];
       label_origin[r] = record.enters ? entry_origin : label_origin[r];
       blank_origin[r] = best_origin;
+      if (r == R - 1) {
+        pass_right();
+      }
     }
   }
 
   CTC_ALIGN_FN void keep_row(index_t segment) {
     const index_t at = (task.item * plan.segments() + segment) * 2 * plan.pairs() + first_pair;
-#pragma unroll
+CTC_ALIGN_UNROLL
     for (int r = 0; r < R; ++r) {
       work.kept_alphas[at + r] = blank[r];
       work.kept_alphas[at + plan.pairs() + r] = label[r];
@@ -590,12 +679,12 @@ struct Sweep {
     return static_cast<uint16_t>((pair - origin / 2) * 2 + origin % 2);
   }
 
-  // At the pseudo-frame T, `left` holds label k-1 of frame T-1. The thread that owns blank L decides.
-  CTC_ALIGN_FN void finish() const {
-#pragma unroll
+  // At the pseudo-frame T, `left` is label k-1 of frame T-1. The thread that owns blank L decides.
+  CTC_ALIGN_FN void finish(Real left) const {
+CTC_ALIGN_UNROLL
     for (int r = 0; r < R; ++r) {
       if (first_pair + r == band.labels) {
-        const Real last_label = band.labels == 0 ? kMinusInfinity : r > 0 ? label[r - 1] : left.alpha;
+        const Real last_label = band.labels == 0 ? kMinusInfinity : r > 0 ? label[r - 1] : left;
         const bool ends_in_blank = band.labels == 0 || blank[r] > last_label;
         const Real total = ends_in_blank ? blank[r] : last_label;
         const State end = {ends_in_blank ? band.labels : band.labels - 1, !ends_in_blank};
@@ -609,7 +698,7 @@ struct Sweep {
   CTC_ALIGN_FN float rebase(index_t q, bool has_left) {
     const index_t t = q * kBlockFrames;
     float best = -std::numeric_limits<float>::infinity();
-#pragma unroll
+CTC_ALIGN_UNROLL
     for (int r = 0; r < R; ++r) {
       const index_t k = first_pair + r;
       if (band.first(t) <= k && k <= band.labels) {
@@ -642,7 +731,7 @@ struct Sweep {
                       : same_bits<double>(Device::load_relaxed(work.bases + block_slot(task.column, q - 1)));
     if (best > -std::numeric_limits<float>::infinity()) {
       base += static_cast<double>(best);
-#pragma unroll
+CTC_ALIGN_UNROLL
       for (int r = 0; r < R; ++r) {
         blank[r] -= static_cast<Real>(best);
         label[r] -= static_cast<Real>(best);
@@ -741,20 +830,19 @@ struct Outputs {
   }
 };
 
-constexpr int kTracePairs = 5;  // a thread's; 160 a warp, where a segment's path touches at most 129
-static_assert(kTracePairs * kWarp > kSegmentFrames, "a warp holds every pair that a segment's path may touch");
+// Pairs a warp can hold in the trace, of 129 at most that a segment's path may touch.
+constexpr int kTracePairs = 5 * kWarp;
+static_assert(kTracePairs > kSegmentFrames, "a warp holds every pair that a segment's path may touch");
 
 struct TraceShared {
-  uint32_t records[2][kSegmentFrames / 32][kTracePairs * kWarp];  // bit i of word g: frame 32 g + i of the segment
+  uint32_t records[2][kSegmentFrames / 32][kTracePairs];  // bit i of word g: frame 32 g + i of the segment
   uint32_t states[kSegmentFrames + 1];                            // of frames first-1 .. last
-  bool skip_allowed[kTracePairs * kWarp];
+  bool skip_allowed[kTracePairs];
 };
 
 // One warp a segment. Threads of the block beyond its warp do not exist.
-template <class Device, class Real, class scalar_t>
+template <class Device, class Real, class scalar_t, template <class, class, class, int, int> class Source>
 struct Trace {
-  static constexpr int R = kTracePairs;
-  static constexpr int kAhead = 4;
   static constexpr bool kRebases = sizeof(Real) == sizeof(float);
   static constexpr Real kMinusInfinity = -std::numeric_limits<Real>::infinity();
 
@@ -783,7 +871,15 @@ struct Trace {
       return;
     }
     if (trace.first_frame() < band.frames) {
-      trace.sweep(band);
+      const index_t pairs = unpack_state(trace.path_state(trace.segment + 1)).pair -
+                            unpack_state(trace.path_state(trace.segment)).pair + 1;
+      if (pairs <= kWarp) {
+        trace.template sweep<1>(band);
+      } else if (pairs <= 2 * kWarp) {
+        trace.template sweep<2>(band);
+      } else {
+        trace.template sweep<kTracePairs / kWarp>(band);
+      }
       trace.walk(band);
     } else if (trace.segment == 0 && band.frames == 1) {
       trace.write_frame(0, work.path_ends[trace.item]);
@@ -815,23 +911,25 @@ struct Trace {
     return work.path_states[item * (plan.segments() + 1) + border];
   }
 
-  // Sweeps the pairs from the path's own pair at the segment's start on; the records go to shared memory.
+  // Sweeps the pairs between the path's own ones at the segment's start and end, R a lane; the records go to shared
+  // memory. Pairs behind the last one are computed too, but with the blank's emissions, which are at hand.
+  template <int R>
   CTC_ALIGN_FN void sweep(const Band& band) {
+    constexpr int kAhead = R == 1 ? 16 : R == 2 ? 8 : 4;
     const index_t begin = first_frame(), end = smaller(end_frame(), band.frames);
     const index_t block = (begin - 1) / kBlockFrames;
     const index_t left_pair = unpack_state(path_state(segment)).pair;
+    const index_t right_pair = unpack_state(path_state(segment + 1)).pair;
     const index_t first_pair = left_pair + Device::lane() * R;
-    const Emissions<scalar_t> all = in.emissions(item);
-    EmissionColumns<scalar_t, R> emissions{&all.at(0, in.blank), {}, in.frame_stride, band.frames - 1};
-
     Real blank[R], label[R], offset[R];
+    index_t classes[R];
     bool skip_allowed[R];
     index_t before = 0 < first_pair && first_pair <= band.labels ? in.label(item, first_pair - 1) : in.blank;
-#pragma unroll
+CTC_ALIGN_UNROLL
     for (int r = 0; r < R; ++r) {
       const index_t k = first_pair + r;
       const index_t c = k < band.labels ? in.label(item, k) : in.blank;
-      emissions.label[r] = &all.at(0, c);
+      classes[r] = k <= right_pair ? c : in.blank;
       shared.skip_allowed[Device::lane() * R + r] = skip_allowed[r] = k > 0 && c != before;
       before = c;
       load_alphas(band, k, c, blank[r], label[r]);
@@ -840,32 +938,33 @@ struct Trace {
     }
 
     uint32_t from_left_bits[R], enters_bits[R];
-    Prefetch<scalar_t, R, kAhead> ahead;
-    ahead.load(emissions, begin);
+    Source<Device, Real, scalar_t, R, kAhead> emissions;
+    emissions.aim(in.emissions(item), in.classes, band.frames - 1, in.blank, classes);
+    auto ahead = emissions.load(begin);
     for (index_t group = 0; begin + 32 * group < end; ++group) {
-#pragma unroll
+CTC_ALIGN_UNROLL
       for (int r = 0; r < R; ++r) {
         from_left_bits[r] = enters_bits[r] = 0;
       }
       for (int i = 0; i < 32; i += kAhead) {
-        const Prefetch<scalar_t, R, kAhead> now = ahead;
-        ahead.load(emissions, begin + 32 * group + i + kAhead);
-#pragma unroll
+        const auto now = ahead;
+        ahead = emissions.load(begin + 32 * group + i + kAhead);
+CTC_ALIGN_UNROLL
         for (int p = 0; p < kAhead; ++p) {
           const Real incoming = Device::shuffle_up(label[R - 1], 1);
           const Real left = Device::lane() == 0 ? kMinusInfinity : incoming;
-          const Real blank_emission = load_emission<Real>(now.blank[p]);
-#pragma unroll
+          const FrameEmissions<Real, R> emission = emissions.take(now, p);
+CTC_ALIGN_UNROLL
           for (int r = R - 1; r >= 0; --r) {
             const auto record =
-                pair_step<ThreadLanes<Real>>((r > 0 ? label[r - 1] : left) + offset[r], skip_allowed[r], blank_emission,
-                                             load_emission<Real>(now.label[p][r]), blank[r], label[r]);
+                pair_step<ThreadLanes<Device, Real>>((r > 0 ? label[r - 1] : left) + offset[r], skip_allowed[r],
+                                                     emission.blank, emission.label[r], blank[r], label[r]);
             from_left_bits[r] |= static_cast<uint32_t>(record.from_left) << (i + p);
             enters_bits[r] |= static_cast<uint32_t>(record.enters) << (i + p);
           }
         }
       }
-#pragma unroll
+CTC_ALIGN_UNROLL
       for (int r = 0; r < R; ++r) {
         shared.records[0][group][Device::lane() * R + r] = from_left_bits[r];
         shared.records[1][group][Device::lane() * R + r] = enters_bits[r];
@@ -914,7 +1013,7 @@ struct Trace {
       for (index_t t = end - 1; t >= begin; --t) {
         const int i = static_cast<int>(t - begin);
         shared.states[i + 1] = pack_state(state);
-        const index_t k = smaller<index_t>(larger<index_t>(state.pair - left_pair, 0), kTracePairs * kWarp - 1);
+        const index_t k = smaller<index_t>(larger<index_t>(state.pair - left_pair, 0), kTracePairs - 1);
         const Record record = {((shared.records[0][i / 32][k] >> (i % 32)) & 1) != 0,
                                ((shared.records[1][i / 32][k] >> (i % 32)) & 1) != 0};
         state = previous_state(state, record, shared.skip_allowed[k]);

@@ -7,8 +7,9 @@
 //
 //     panel row t:   [ blank | label class a | label class b | ... ]     `row_length` wide, accumulation dtype
 //
-// A non-finite emission (NaN or an infinity) becomes -inf here: no alignment may pass through it. After that a NaN
-// cannot arise in the lattice from finite sums, and cells that no path can reach yet stay at -inf.
+// An emission that is no log-probability, NaN or infinite or 2^100 and more, becomes -inf here: no alignment may pass
+// through it. After that no sum can reach +inf (2^27 frames of 2^100 stay below it), so no NaN can arise anywhere in the
+// lattice, and cells that no path can reach yet stay at -inf.
 #pragma once
 
 #include <limits>
@@ -29,12 +30,12 @@ struct Emissions {
   }
 };
 
-// Widens exactly (half types to float32), and turns whatever is not finite into -inf.
+// Widens exactly (half types to float32), and turns whatever is no log-probability into -inf.
 template <class Real, class scalar_t>
 CTC_ALIGN_FN Real load_emission(const scalar_t& stored) {
+  constexpr Real kTooLarge = static_cast<Real>(0x1p100);
   const Real value = static_cast<Real>(stored);
-  constexpr Real kInfinity = std::numeric_limits<Real>::infinity();
-  return value < kInfinity ? value : -kInfinity;  // false for NaN too
+  return value < kTooLarge ? value : -std::numeric_limits<Real>::infinity();  // NaN is not less either
 }
 
 template <class Real>

@@ -10,10 +10,10 @@
 namespace ctc_align {
 namespace {
 
-template <class scalar_t, int R>
+template <class scalar_t, int R, template <class, class, class, int, int> class Source>
 void run(const Plan& plan, const Inputs<scalar_t>& in, const Outputs<scalar_t>& out, const Options& options) {
   using Real = scalar_t;
-  using SweepText = Sweep<EmulatedDevice, Real, scalar_t, R>;
+  using SweepText = Sweep<EmulatedDevice, Real, scalar_t, R, Source>;
   const WorkspaceLayout layout = lay_out<Real>(plan);
   std::vector<uint64_t> memory(static_cast<size_t>(layout.bytes) / 8 + 2, 0x7ff4'dead'7fa4'deadu);  // NaN, and no pair
   auto* bytes = reinterpret_cast<uint8_t*>(memory.data());
@@ -26,7 +26,13 @@ void run(const Plan& plan, const Inputs<scalar_t>& in, const Outputs<scalar_t>& 
   emulate<HopShared>(static_cast<uint32_t>(plan.batch), 64, options,
                      [&](auto& shared) { run_hop<EmulatedDevice, Real, scalar_t>(plan, in, work, shared); });
   emulate<TraceShared>(static_cast<uint32_t>(plan.batch * larger<index_t>(plan.segments(), 1)), kWarp, options,
-                       [&](auto& shared) { Trace<EmulatedDevice, Real, scalar_t>::run(plan, in, work, out, shared); });
+                       [&](auto& shared) { Trace<EmulatedDevice, Real, scalar_t, Source>::run(plan, in, work, out, shared); });
+}
+
+template <class scalar_t, int R>
+void run(const Plan& plan, const Inputs<scalar_t>& in, const Outputs<scalar_t>& out, const Options& options) {
+  in.classes <= kWarp ? run<scalar_t, R, RowInWarp>(plan, in, out, options)
+                      : run<scalar_t, R, OwnColumns>(plan, in, out, options);
 }
 
 template <class scalar_t>

@@ -508,6 +508,14 @@ class EmulatedDevice {
   static uint32_t load_acquire(const uint32_t* word) { return load(word); }
   static void store_relaxed(uint64_t* word, uint64_t value) { store(word, value); }
   static void store_release(uint32_t* word, uint32_t value) { store(word, value); }
+  template <class T>
+  static T greater(T a, T b) {
+    return a > b ? a : b;
+  }
+  template <class T>
+  static T select(bool holds, T yes, T no) {
+    return holds ? yes : no;
+  }
   static void pause(Source source = Source::here()) { launch().wait(State::kPausing, {"pause", 0, source}); }
 
  private:

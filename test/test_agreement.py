@@ -147,11 +147,17 @@ def test_float64_is_summed_plainly(random_case):
 
 
 @pytest.mark.parametrize(
-    "T, L, C", [(1500, 200, 32), (1500, 600, 5), (3000, 1000, 32), (4000, 3000, 64), (9000, 100, 32), (6000, 2000, 300)]
+    "T, L, C", [(1500, 200, 32), (1500, 600, 5), (3000, 1000, 32), (4000, 3000, 64), (9000, 100, 32), (9000, 3000, 300)]
 )
 def test_float32_finds_the_path_of_float64(random_case, T, L, C):
-    """Random emissions have one best path, and the rebase keeps the sums exact enough to find it at any length."""
+    """At any length, for entries that are multiples of 2^-11.
+
+    float32 holds such a sum exactly up to 2^13. What a block of 512 frames and a column of 256 pairs add to a base is
+    less, so no sum of a good path is rounded, and the paths are equal, ties included. The total of the last case is
+    several times more: without a rebase its path is lost.
+    """
     log_probs, targets = random_case(1, T, L, C)
+    log_probs = (log_probs * 2**11).round() / 2**11
     paths, _ = forced_align(log_probs, targets)
     truth, _ = forced_align(log_probs.double(), targets)
     assert torch.equal(paths, truth)

@@ -199,6 +199,16 @@ def test_a_sum_beyond_the_largest_float_brings_no_nan(align):
     assert not any(math.isnan(score) for score in scores)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_entries_of_2_to_100_and_more_are_no_log_probabilities(align, dtype):
+    """They count as -inf, so that no sum becomes +inf. The largest number below is still one."""
+    limit = torch.tensor(2.0**100, dtype=dtype)
+    below = limit.nextafter(torch.zeros_like(limit)).item()
+    assert align_one(align, [[0, below], [0, -1]], [1], dtype=dtype) == ([1, 0], [below, 0])
+    assert align_one(align, [[0, limit.item()], [0, -1]], [1], dtype=dtype) == ([0, 1], [0, -1])
+    assert align_one(align, [[below, below]] * 9, [1], dtype=dtype) == ([1] * 9, [below] * 9)
+
+
 def test_logits_are_fine_too(align):
     """Nothing asks for normalised or negative entries."""
     assert align_one(align, [[5, 1], [1, 7], [9, 8]], [1]) == ([0, 1, 0], [5, 7, 9])

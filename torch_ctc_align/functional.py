@@ -29,7 +29,7 @@ def forced_align(
 
     Args:
         log_probs (Tensor): ``(B, T, C)`` float16, bfloat16, float32 or float64, natural-log probabilities; any
-            strides. No path goes through an entry that is NaN or infinite.
+            strides. No path goes through an entry that is NaN, infinite, or 2^100 and more.
         targets (Tensor): ``(B, L)`` int32 or int64, classes other than ``blank``; entries behind the target length
             may hold anything.
         input_lengths (Tensor or sequence of int, optional): ``(B,)`` frames in use. Default: all ``T``.
@@ -76,7 +76,7 @@ def _as_lengths(lengths: Lengths | None, log_probs: Tensor) -> Tensor | None:
     if lengths is None:
         return None
     if not isinstance(lengths, Tensor):
-        lengths = torch.tensor(lengths, dtype=torch.int64)
+        lengths = torch.tensor(lengths) if len(lengths) > 0 else torch.empty(0, dtype=torch.int64)
     return lengths.to(log_probs.device)
 
 
@@ -215,7 +215,7 @@ def token_spans(paths: Tensor, scores: Tensor, targets: Tensor, blank: int = 0) 
     batch, frames = paths.shape
     labels = targets.shape[1]
     spoken = (paths != blank) & (paths >= 0)
-    before = torch.cat([torch.full_like(paths[:, :1], blank), paths[:, :-1]], dim=1)
+    before = torch.nn.functional.pad(paths, (1, 0), value=blank)[:, :-1]
     begins = spoken & (paths != before)
     # The token of every frame; frames that spell nothing, and the row of a marked item, fall into one more column.
     token = torch.where(spoken, begins.cumsum(1) - 1, labels)

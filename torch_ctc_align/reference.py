@@ -18,7 +18,8 @@ Recurrence (Graves et al. 2006, section 4.1, eqs. 6-7, with max for the sum; fra
 
 Ties: stay wins over advance, advance over skip; at the end the last label wins over the last blank.
 
-No path passes through an emission that is not finite. An item without any path is marked: path -1, scores -inf.
+No path passes through an emission that is no log-probability: NaN, infinite, or 2^100 and more. An item without any
+path is marked: path -1, scores -inf.
 
 Sums are float32 for half, bfloat16 and float32 emissions and float64 for float64. A float32 sum of many frames would
 round away what tells two paths apart, so float32 alphas are kept small by a *rebase* every 512 frames. The grid decides
@@ -33,6 +34,7 @@ from torch import Tensor
 BLOCK_FRAMES = 512
 COLUMN_PAIRS = 256  # a pair is a blank and the label behind it
 COLUMN_STATES = 2 * COLUMN_PAIRS
+TOO_LARGE = 2.0**100  # keeps every sum below the float32 infinity
 
 
 def forced_align(
@@ -79,7 +81,7 @@ def best_path(emission: Tensor, target: Tensor, blank: int) -> Tensor | None:
     if frames == 0:
         return classes[:0] if len(target) == 0 else None
 
-    emission = emission.masked_fill(~emission.isfinite(), -math.inf)[:, classes.long()]  # (T, S)
+    emission = emission.masked_fill(~(emission < TOO_LARGE), -math.inf)[:, classes.long()]  # (T, S)
     skip_allowed = torch.zeros_like(classes, dtype=torch.bool)
     skip_allowed[2:] = classes[2:] != classes[:-2]  # two blanks are always equal, so only labels are skipped into
 

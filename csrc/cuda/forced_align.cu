@@ -70,7 +70,8 @@ void launch(const Plan& plan, int pairs_per_thread, const Inputs<scalar_t>& in, 
   hop_kernel<Real, scalar_t><<<static_cast<unsigned>(plan.batch), kHopThreads, 0, stream>>>(plan, in, work);
   check_cuda(cudaGetLastError(), "launching the hop");
   const index_t segments = larger<index_t>(plan.segments(), 1);
-  trace_kernel<Real, scalar_t, Source><<<static_cast<unsigned>(plan.batch * segments), kWarp, 0, stream>>>(plan, in, work, out);
+  trace_kernel<Real, scalar_t, Source>
+      <<<static_cast<unsigned>(plan.batch * segments), kWarp, 0, stream>>>(plan, in, work, out);
   check_cuda(cudaGetLastError(), "launching the trace");
 }
 

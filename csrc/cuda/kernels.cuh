@@ -494,7 +494,7 @@ struct Sweep {
 
   CTC_ALIGN_FN void store_row() const {
     const index_t at = task.item * 2 * plan.pairs() + first_pair;
-CTC_ALIGN_UNROLL
+    CTC_ALIGN_UNROLL
     for (int r = 0; r < R; ++r) {
       work.live_alphas[at + r] = blank[r];
       work.live_alphas[at + plan.pairs() + r] = label[r];
@@ -666,7 +666,7 @@ CTC_ALIGN_UNROLL
 
   CTC_ALIGN_FN void keep_row(index_t segment) {
     const index_t at = (task.item * plan.segments() + segment) * 2 * plan.pairs() + first_pair;
-CTC_ALIGN_UNROLL
+    CTC_ALIGN_UNROLL
     for (int r = 0; r < R; ++r) {
       work.kept_alphas[at + r] = blank[r];
       work.kept_alphas[at + plan.pairs() + r] = label[r];
@@ -681,7 +681,7 @@ CTC_ALIGN_UNROLL
 
   // At the pseudo-frame T, `left` is label k-1 of frame T-1. The thread that owns blank L decides.
   CTC_ALIGN_FN void finish(Real left) const {
-CTC_ALIGN_UNROLL
+    CTC_ALIGN_UNROLL
     for (int r = 0; r < R; ++r) {
       if (first_pair + r == band.labels) {
         const Real last_label = band.labels == 0 ? kMinusInfinity : r > 0 ? label[r - 1] : left;
@@ -698,7 +698,7 @@ CTC_ALIGN_UNROLL
   CTC_ALIGN_FN float rebase(index_t q, bool has_left) {
     const index_t t = q * kBlockFrames;
     float best = -std::numeric_limits<float>::infinity();
-CTC_ALIGN_UNROLL
+    CTC_ALIGN_UNROLL
     for (int r = 0; r < R; ++r) {
       const index_t k = first_pair + r;
       if (band.first(t) <= k && k <= band.labels) {
@@ -731,7 +731,7 @@ CTC_ALIGN_UNROLL
                       : same_bits<double>(Device::load_relaxed(work.bases + block_slot(task.column, q - 1)));
     if (best > -std::numeric_limits<float>::infinity()) {
       base += static_cast<double>(best);
-CTC_ALIGN_UNROLL
+      CTC_ALIGN_UNROLL
       for (int r = 0; r < R; ++r) {
         blank[r] -= static_cast<Real>(best);
         label[r] -= static_cast<Real>(best);
@@ -836,7 +836,7 @@ static_assert(kTracePairs > kSegmentFrames, "a warp holds every pair that a segm
 
 struct TraceShared {
   uint32_t records[2][kSegmentFrames / 32][kTracePairs];  // bit i of word g: frame 32 g + i of the segment
-  uint32_t states[kSegmentFrames + 1];                            // of frames first-1 .. last
+  uint32_t states[kSegmentFrames + 1];                    // of frames first-1 .. last
   bool skip_allowed[kTracePairs];
 };
 
@@ -925,7 +925,7 @@ struct Trace {
     index_t classes[R];
     bool skip_allowed[R];
     index_t before = 0 < first_pair && first_pair <= band.labels ? in.label(item, first_pair - 1) : in.blank;
-CTC_ALIGN_UNROLL
+    CTC_ALIGN_UNROLL
     for (int r = 0; r < R; ++r) {
       const index_t k = first_pair + r;
       const index_t c = k < band.labels ? in.label(item, k) : in.blank;
@@ -942,19 +942,19 @@ CTC_ALIGN_UNROLL
     emissions.aim(in.emissions(item), in.classes, band.frames - 1, in.blank, classes);
     auto ahead = emissions.load(begin);
     for (index_t group = 0; begin + 32 * group < end; ++group) {
-CTC_ALIGN_UNROLL
+      CTC_ALIGN_UNROLL
       for (int r = 0; r < R; ++r) {
         from_left_bits[r] = enters_bits[r] = 0;
       }
       for (int i = 0; i < 32; i += kAhead) {
         const auto now = ahead;
         ahead = emissions.load(begin + 32 * group + i + kAhead);
-CTC_ALIGN_UNROLL
+        CTC_ALIGN_UNROLL
         for (int p = 0; p < kAhead; ++p) {
           const Real incoming = Device::shuffle_up(label[R - 1], 1);
           const Real left = Device::lane() == 0 ? kMinusInfinity : incoming;
           const FrameEmissions<Real, R> emission = emissions.take(now, p);
-CTC_ALIGN_UNROLL
+          CTC_ALIGN_UNROLL
           for (int r = R - 1; r >= 0; --r) {
             const auto record =
                 pair_step<ThreadLanes<Device, Real>>((r > 0 ? label[r - 1] : left) + offset[r], skip_allowed[r],
@@ -964,7 +964,7 @@ CTC_ALIGN_UNROLL
           }
         }
       }
-CTC_ALIGN_UNROLL
+      CTC_ALIGN_UNROLL
       for (int r = 0; r < R; ++r) {
         shared.records[0][group][Device::lane() * R + r] = from_left_bits[r];
         shared.records[1][group][Device::lane() * R + r] = enters_bits[r];

@@ -25,8 +25,9 @@ void run(const Plan& plan, const Inputs<scalar_t>& in, const Outputs<scalar_t>& 
   }
   emulate<HopShared>(static_cast<uint32_t>(plan.batch), 64, options,
                      [&](auto& shared) { run_hop<EmulatedDevice, Real, scalar_t>(plan, in, work, shared); });
-  emulate<TraceShared>(static_cast<uint32_t>(plan.batch * larger<index_t>(plan.segments(), 1)), kWarp, options,
-                       [&](auto& shared) { Trace<EmulatedDevice, Real, scalar_t, Source>::run(plan, in, work, out, shared); });
+  emulate<TraceShared>(
+      static_cast<uint32_t>(plan.batch * larger<index_t>(plan.segments(), 1)), kWarp, options,
+      [&](auto& shared) { Trace<EmulatedDevice, Real, scalar_t, Source>::run(plan, in, work, out, shared); });
 }
 
 template <class scalar_t, int R>

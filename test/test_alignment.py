@@ -204,7 +204,7 @@ def test_entries_of_2_to_100_and_more_are_no_log_probabilities(align, dtype):
     """They count as -inf, so that no sum becomes +inf. The largest number below is still one."""
     limit = torch.tensor(2.0**100, dtype=dtype)
     below = limit.nextafter(torch.zeros_like(limit)).item()
-    assert align_one(align, [[0, below], [0, -1]], [1], dtype=dtype) == ([1, 0], [below, 0])
+    assert align_one(align, [[0, below], [0, -below]], [1], dtype=dtype) == ([1, 0], [below, 0])
     assert align_one(align, [[0, limit.item()], [0, -1]], [1], dtype=dtype) == ([0, 1], [0, -1])
     assert align_one(align, [[below, below]] * 9, [1], dtype=dtype) == ([1] * 9, [below] * 9)
 

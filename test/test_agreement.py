@@ -168,6 +168,23 @@ def test_float32_finds_the_path_of_float64(random_case, T, L, C):
     assert torch.equal(paths, truth)
 
 
+@pytest.mark.parametrize("mask", [-65504.0, -1e6, -1e9])
+def test_large_finite_penalties_cost_no_precision(random_case, generator, mask):
+    """Masks that some paths pay for, as -65504, the lowest float16: the best path pays for none and stays exact.
+
+    Near ties may fall otherwise than in float64, by less than the rounding of sums over one block: 1e-3 nats.
+    """
+    T, L = 3000, 1400
+    log_probs, targets = random_case(1, T, L, 40)
+    path = reference.forced_align(log_probs, targets)[0]
+    masked = torch.rand(log_probs.shape, generator=generator) < 0.6
+    masked.scatter_(2, path[..., None], False)  # one path is left free
+    log_probs = log_probs.masked_fill(masked, mask)
+    assert_agrees((log_probs, targets))
+    truth = reference.forced_align(log_probs, targets, accumulate=torch.float64)[1].double().sum()
+    assert forced_align(log_probs, targets)[1].double().sum() > truth - 1e-3
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_half_types_are_summed_in_float32(random_case, dtype):
     log_probs, targets = random_case(2, 1300, 300, 24, dtype=dtype)

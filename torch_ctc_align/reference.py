@@ -34,6 +34,7 @@ from torch import Tensor
 BLOCK_FRAMES = 512
 COLUMN_PAIRS = 256  # a pair is a blank and the label behind it
 COLUMN_STATES = 2 * COLUMN_PAIRS
+LARGEST_DROP = 1024.0  # nats, from a column's base to the next one's
 TOO_LARGE = 2.0**100  # keeps every sum below the float32 infinity
 
 
@@ -125,14 +126,16 @@ def move_right(alpha: Tensor, base: Tensor | None = None) -> Tensor:
 def rebase(alpha: Tensor, base: Tensor, first_state: int) -> None:
     """Moves the best alpha of every column of 256 pairs into the column's base, in place.
 
-    Only states from ``first_state`` on are looked at; the others are too late to reach the end. A column in which
-    nothing is reached yet takes over the base at its left, in the scale of which its first value will come in.
+    Only states from ``first_state`` on are looked at; the others are too late to reach the end. No base is more than
+    ``LARGEST_DROP`` below the one at its left, in the scale of which better values may come in; not even that of a
+    column in which nothing is reached yet.
     """
-    for j, column in enumerate(alpha.split(COLUMN_STATES)):
+    first_column = first_state // COLUMN_STATES
+    for j, column in list(enumerate(alpha.split(COLUMN_STATES)))[first_column:]:
         in_time = column[max(0, first_state - j * COLUMN_STATES) :]
-        best = in_time.max() if len(in_time) else alpha.new_tensor(-math.inf)
-        if best.isfinite():
-            column -= best
-            base[j] += best.double()
-        elif j > 0:
-            base[j] = base[j - 1]
+        new = base[j] + in_time.max().double()
+        if j > first_column:
+            new = torch.maximum(new, base[j - 1] - LARGEST_DROP)
+        if new.isfinite():
+            column -= (new - base[j]).float()
+            base[j] = new

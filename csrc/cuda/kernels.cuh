@@ -115,7 +115,7 @@ struct Workspace {
   uint32_t* done;          // [B][columns]  number of the last task that is done; all ones: none
   uint64_t* edges;         // [B][columns][ring_tasks][task_blocks][kEdgesPerBlock][kEdgeWords]
   uint64_t* bases;         // [B][columns][blocks + 1]  bits of a float64
-  float* maxima;           // [B][columns][blocks + 1]  what was subtracted at the block's start; -inf: nothing
+  float* moved;             // [B][columns][blocks + 1]  what the column's alphas lost at the block's start
   Real* live_alphas;       // [B][2][pairs]  the row between two tasks of a column
   uint32_t* live_origins;  // [B][2][pairs]
   Real* kept_alphas;       // [B][segments][2][pairs]  rows at the end of each segment: blanks, labels
@@ -127,14 +127,14 @@ struct Workspace {
 // Where each part of the workspace lies in one piece of memory; the parts that start as all ones come first.
 struct WorkspaceLayout {
   index_t ticket, done, edges, bases, unset_bytes;
-  index_t maxima, live_alphas, live_origins, kept_alphas, kept_origins, path_states, path_ends, bytes;
+  index_t moved, live_alphas, live_origins, kept_alphas, kept_origins, path_states, path_ends, bytes;
 
   template <class Real>
   Workspace<Real> at(uint8_t* memory) const {
     const auto part = [&](auto* kind, index_t offset) { return reinterpret_cast<decltype(kind)>(memory + offset); };
     return {part((uint32_t*)nullptr, ticket),       part((uint32_t*)nullptr, done),
             part((uint64_t*)nullptr, edges),        part((uint64_t*)nullptr, bases),
-            part((float*)nullptr, maxima),          part((Real*)nullptr, live_alphas),
+            part((float*)nullptr, moved),          part((Real*)nullptr, live_alphas),
             part((uint32_t*)nullptr, live_origins), part((Real*)nullptr, kept_alphas),
             part((uint16_t*)nullptr, kept_origins), part((uint32_t*)nullptr, path_states),
             part((uint32_t*)nullptr, path_ends)};
@@ -158,7 +158,7 @@ WorkspaceLayout lay_out(const Plan& plan) {
   layout.edges = reserve(edges, sizeof(uint64_t) * (sizeof(Real) / sizeof(float)));
   layout.bases = reserve(columns * (plan.blocks() + 1), sizeof(uint64_t));
   layout.unset_bytes = used;
-  layout.maxima = reserve(columns * (plan.blocks() + 1), sizeof(float));
+  layout.moved = reserve(columns * (plan.blocks() + 1), sizeof(float));
   layout.live_alphas = reserve(rows, sizeof(Real));
   layout.live_origins = reserve(rows, sizeof(uint32_t));
   layout.kept_alphas = reserve(rows * plan.segments(), sizeof(Real));
@@ -367,6 +367,7 @@ struct Sweep {
   Band band;
   Source<Device, Real, scalar_t, R, kAhead> emissions;
   index_t first_pair;  // of this thread
+  int warp;
 
   Real blank[R], label[R];
   uint32_t blank_origin[R], label_origin[R];
@@ -390,6 +391,7 @@ struct Sweep {
       return;
     }
     sweep.band = item.band;
+    sweep.warp = Device::warp();
     sweep.first_pair = sweep.task.column * kColumnPairs + Device::thread() * R;
     sweep.run_task();
   }
@@ -408,8 +410,9 @@ struct Sweep {
     return (task.item * plan.columns() + column) * (plan.blocks() + 1) + q;
   }
   CTC_ALIGN_FN uint64_t* edge_words(index_t column, index_t q) const {
-    const index_t slot = q / plan.task_blocks % plan.ring_tasks * plan.task_blocks + q % plan.task_blocks;
-    const index_t column_blocks = plan.ring_tasks * plan.task_blocks;
+    const int32_t number = static_cast<int32_t>(q) / plan.task_blocks, within = static_cast<int32_t>(q) % plan.task_blocks;
+    const index_t slot = index_t{number % plan.ring_tasks} * plan.task_blocks + within;
+    const index_t column_blocks = index_t{plan.ring_tasks} * plan.task_blocks;
     return work.edges + ((task.item * plan.columns() + column) * column_blocks + slot) * kEdgesPerBlock * kWords;
   }
 
@@ -520,18 +523,18 @@ struct Sweep {
     const int frames = static_cast<int>(last_frame - first_frame) + (last_frame == band.frames - 1 ? 2 : 1);
     const int stretches = (frames + kStretchFrames - 1) / kStretchFrames;
     const bool is_read = in_band(task.column + 1, q) && task.column + 1 < plan.columns();
-    if (Device::warp() == 0 && has_left) {
+    if (warp == 0 && has_left) {
       look_for_edges(q, 0, frames);
     }
 
     for (int step = 0; step < stretches + kWarps - 1; ++step) {
-      const int stretch = step - Device::warp();
+      const int stretch = step - warp;
       if (0 <= stretch && stretch < stretches) {
-        if (Device::warp() == 0) {
+        if (warp == 0) {
           receive_edges(q, stretch, frames, has_left, offset);
         }
         run_stretch(first_frame + stretch * kStretchFrames, frames - stretch * kStretchFrames, step, ahead);
-        if (Device::warp() == kWarps - 1 && is_read) {
+        if (warp == kWarps - 1 && is_read) {
           send_edges(q, stretch, step);
         }
       }
@@ -594,8 +597,8 @@ struct Sweep {
 
   // `frames`: how many the block still has from `frame` on, the pseudo-frame included.
   CTC_ALIGN_FN void run_stretch(index_t frame, int frames, int step, Frames& ahead) {
-    const Edge<Real>* edges_in = edges_into(Device::warp(), step);
-    Edge<Real>* edges_out = edges_out_of(Device::warp(), step);
+    const Edge<Real>* edges_in = edges_into(warp, step);
+    Edge<Real>* edges_out = edges_out_of(warp, step);
     for (int i = 0; i < kStretchFrames; i += kAhead) {
       const Frames now = ahead;
       ahead = emissions.load(frame + i + kAhead);
@@ -712,7 +715,7 @@ struct Sweep {
       best = other > best ? other : best;
     }
     if (Device::lane() == 0) {
-      shared.maxima[Device::warp()] = best;
+      shared.maxima[warp] = best;
     }
     if (Device::thread() == 0) {
       shared.base_left = has_left ? wait_for_base(task.column - 1, q) : 0;
@@ -729,19 +732,20 @@ struct Sweep {
     double base = q == 1 || is_first_block
                       ? 0
                       : same_bits<double>(Device::load_relaxed(work.bases + block_slot(task.column, q - 1)));
-    if (best > -std::numeric_limits<float>::infinity()) {
-      base += static_cast<double>(best);
-      CTC_ALIGN_UNROLL
+    const double next = next_base(base, best, has_left, base_left);
+    float moved = 0;
+    if (next > -std::numeric_limits<double>::infinity()) {
+      moved = static_cast<float>(next - base);
+      base = next;
+CTC_ALIGN_UNROLL
       for (int r = 0; r < R; ++r) {
-        blank[r] -= static_cast<Real>(best);
-        label[r] -= static_cast<Real>(best);
+        blank[r] -= static_cast<Real>(moved);
+        label[r] -= static_cast<Real>(moved);
       }
-    } else if (has_left) {
-      base = base_left;
     }
     Device::block_barrier();  // everybody has read the old base before
     if (Device::thread() == 0) {
-      work.maxima[block_slot(task.column, q)] = best;
+      work.moved[block_slot(task.column, q)] = moved;
       Device::store_relaxed(work.bases + block_slot(task.column, q), same_bits<uint64_t>(base));
     }
     return has_left ? crossing_offset(base_left, base) : 0;
@@ -987,11 +991,9 @@ struct Trace {
       blank = work.kept_alphas[at];
       label = work.kept_alphas[at + plan.pairs()];
       if (kRebases && t % kBlockFrames == 0) {
-        const float moved = work.maxima[block_slot(k / kColumnPairs, t / kBlockFrames)];
-        if (moved > -std::numeric_limits<float>::infinity()) {
-          blank -= static_cast<Real>(moved);
-          label -= static_cast<Real>(moved);
-        }
+        const float moved = work.moved[block_slot(k / kColumnPairs, t / kBlockFrames)];
+        blank -= static_cast<Real>(moved);
+        label -= static_cast<Real>(moved);
       }
     }
   }

@@ -27,20 +27,24 @@ struct Plan {
   index_t frames;  // padded T
   index_t labels;  // padded L
 
-  index_t task_blocks;  // blocks of frames in a task
-  index_t ring_tasks;   // tasks whose edges are kept at a time, for each column
-  index_t stagger;      // columns that start while one task runs: tickets go along these diagonals
+  int32_t task_blocks;  // blocks of frames in a task
+  int32_t ring_tasks;   // tasks whose edges are kept at a time, for each column
+  int32_t stagger;      // columns that start while one task runs: tickets go along these diagonals
 
   CTC_ALIGN_FN index_t columns() const { return labels / kColumnPairs + 1; }
   CTC_ALIGN_FN index_t pairs() const { return columns() * kColumnPairs; }
   CTC_ALIGN_FN index_t blocks() const { return (frames + kBlockFrames - 2) / kBlockFrames; }
   CTC_ALIGN_FN index_t segments() const { return (frames + kSegmentFrames - 2) / kSegmentFrames; }
-  CTC_ALIGN_FN index_t tasks() const { return (blocks() + task_blocks - 1) / task_blocks; }  // of a column
+  // Of a column. What is divided by a variable has 32 bits: a division of 64 bits is a call, behind which the compiler
+  // does not know any more that a value is the same in the whole warp (device.cuh, uniform).
+  CTC_ALIGN_FN int32_t tasks() const { return (static_cast<int32_t>(blocks()) + task_blocks - 1) / task_blocks; }
 
   // Tickets: task n of column j has its turn at j + stagger * n. Every task that it waits for has an earlier turn: the
   // left neighbour (n, j-1), its own past (n-1, j), and the reader of the ring (n - ring_tasks, j+1).
-  CTC_ALIGN_FN index_t tasks_in_turn() const { return (columns() + stagger - 1) / stagger; }
-  CTC_ALIGN_FN index_t tickets() const { return batch * tasks_in_turn() * stagger * (tasks() + tasks_in_turn() - 1); }
+  CTC_ALIGN_FN int32_t tasks_in_turn() const { return (static_cast<int32_t>(columns()) + stagger - 1) / stagger; }
+  CTC_ALIGN_FN index_t tickets() const {
+    return batch * tasks_in_turn() * stagger * index_t{tasks() + tasks_in_turn() - 1};
+  }
 };
 
 // The edges that may be kept at a time: where a column's whole past fits, a task is the whole column.
@@ -52,10 +56,10 @@ inline Plan plan_batch(index_t batch, index_t frames, index_t labels) {
   const index_t affordable = larger<index_t>(1, kEdgeBytes / (columns * kEdgesPerBlock * 8));
   const index_t blocks = larger<index_t>(1, plan.blocks());
   if (affordable >= blocks) {
-    plan.task_blocks = blocks;
+    plan.task_blocks = static_cast<int32_t>(blocks);
     plan.ring_tasks = 1;
   } else {
-    plan.task_blocks = larger<index_t>(1, affordable / 2);
+    plan.task_blocks = static_cast<int32_t>(larger<index_t>(1, affordable / 2));
     plan.stagger = 16 * plan.task_blocks;
   }
   return plan;
@@ -74,12 +78,12 @@ struct Task {
 };
 
 // The task of a ticket; its column or number may lie outside the plan, then there is nothing to do.
-CTC_ALIGN_FN Task task_of_ticket(const Plan& plan, index_t ticket) {
-  const index_t item = ticket % plan.batch;
-  const index_t place = ticket / plan.batch;
-  const index_t in_turn = place % plan.tasks_in_turn();
-  const index_t turn = place / plan.tasks_in_turn();
-  return {item, turn % plan.stagger + plan.stagger * in_turn, turn / plan.stagger - in_turn};
+CTC_ALIGN_FN Task task_of_ticket(const Plan& plan, uint32_t ticket) {
+  const uint32_t batch = static_cast<uint32_t>(plan.batch), stagger = static_cast<uint32_t>(plan.stagger);
+  const uint32_t tasks_in_turn = static_cast<uint32_t>(plan.tasks_in_turn());
+  const uint32_t place = ticket / batch;
+  const uint32_t turn = place / tasks_in_turn, in_turn = place % tasks_in_turn;
+  return {ticket % batch, turn % stagger + index_t{stagger} * in_turn, index_t{turn / stagger} - in_turn};
 }
 
 // The band in units of the grid: does column j meet it during block q? The block that holds the last frame also holds

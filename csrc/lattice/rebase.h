@@ -7,10 +7,18 @@
 //     frame  0 | 1 ... 512 | 513 ... 1024 | 1025 ...          block(t) = (t - 1) / 512
 //              ^           ^ border      ^ border
 //
-// At a border, with t the frame just done, every column takes the maximum over its own pairs k >= first(t) (the pairs
-// that can still reach the end), subtracts it from its alphas and adds it to its base. If that maximum is -inf the
-// column has nothing to keep and takes its left neighbour's new base, so that what enters it later is small too. (The
-// column of first(t) has no neighbour in the band: it keeps its base, and nothing will ever enter it.)
+// At a border, with t the frame just done, columns go from left to right, from the one of pair first(t) on:
+//
+//     best    = maximum of the stored alphas of the column's pairs k >= first(t)     (they can still reach the end)
+//     base'   = max(base + best, base' of the left neighbour - kLargestDrop)         (float64; the first has no neighbour)
+//     stored' = stored - float(base' - base)
+//
+// (If base' is -inf, in a first column without a living alpha, nothing changes: nothing will ever enter it.) Why the
+// second term: what lies ahead of the good paths may consist of hopeless ones only, that have paid for a masked label
+// (a -65504, say) or rushed ahead. Relative to their base a good path that crosses over would stand at +65504 and lose
+// its digits. So a column's base is never far below its neighbour's; its own paths lose digits in its stead, and they
+// lose anyway. With -inf for the mask the column has nothing yet, and the same term says in which scale things come in.
+//
 // Inside a block a label alpha that crosses to the column on its right gets one addition of
 // float(base_left - base_right); in the first block, where all bases are 0, that changes nothing.
 //
@@ -25,12 +33,19 @@ namespace ctc_align {
 
 constexpr index_t kColumnPairs = 256;
 constexpr index_t kBlockFrames = 512;
+constexpr double kLargestDrop = 1024;  // nats; float32 still tells 1e-4 nats apart there
 
 // Is there a border between frame t-1 and frame t?
 CTC_ALIGN_FN bool starts_new_block(index_t t) { return t > kBlockFrames && (t - 1) % kBlockFrames == 0; }
 
 // The first frame behind the block that frame t >= 1 lies in.
 CTC_ALIGN_FN index_t end_of_block(index_t t) { return (t - 1) / kBlockFrames * kBlockFrames + kBlockFrames + 1; }
+
+// A column's new base. `best` is -inf where nothing lives; base_left is the left neighbour's NEW base, if it has one.
+CTC_ALIGN_FN double next_base(double base, float best, bool has_left, double base_left) {
+  const double own = base + static_cast<double>(best);
+  return has_left ? larger(own, base_left - kLargestDrop) : own;
+}
 
 // What is added to a label alpha that crosses from a column to its right neighbour.
 CTC_ALIGN_FN float crossing_offset(double base_left, double base_right) {

@@ -128,7 +128,7 @@ CTC_ALIGN_FN void start_row(const AlphaRow<Real>& row, index_t padded_pairs, con
   }
 }
 
-// Moves every column's maximum into its base. `t` is the frame the row holds. See rebase.h.
+// Moves every column's maximum into its base, by the rule of rebase.h. `t` is the frame that the row holds.
 CTC_ALIGN_FN void rebase_row(const AlphaRow<float>& row, const Band& band, index_t t) {
   constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
   const index_t first_column = band.first(t) / kColumnPairs;
@@ -142,14 +142,15 @@ CTC_ALIGN_FN void rebase_row(const AlphaRow<float>& row, const Band& band, index
         best = row.label[k] > best ? row.label[k] : best;
       }
     }
-    if (best > kMinusInfinity) {
+    const bool has_left = j > first_column;
+    const double next = next_base(row.bases[j], best, has_left, has_left ? row.bases[j - 1] : 0);
+    if (next > -std::numeric_limits<double>::infinity()) {
+      const float moved = static_cast<float>(next - row.bases[j]);
       for (index_t k = begin; k < end; ++k) {
-        row.blank[k] -= best;
-        row.label[k] -= best;
+        row.blank[k] -= moved;
+        row.label[k] -= moved;
       }
-      row.bases[j] += static_cast<double>(best);
-    } else if (j > first_column) {
-      row.bases[j] = row.bases[j - 1];
+      row.bases[j] = next;
     }
   }
 }

@@ -59,7 +59,7 @@ extern "C" const char* emulated_align(int is_double, const void* log_probs, cons
   using namespace ctc_align;
   static char message[512];
   try {
-    const Plan plan{batch, frames, labels, task_blocks, ring_tasks, stagger};
+    const Plan plan{batch, frames, labels, static_cast<int32_t>(task_blocks), static_cast<int32_t>(ring_tasks), static_cast<int32_t>(stagger)};
     const Options options{resident_blocks, static_cast<Schedule>(schedule), seed};
     const auto align = [&](auto scalar) {
       using scalar_t = decltype(scalar);

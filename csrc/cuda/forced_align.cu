@@ -16,7 +16,7 @@ namespace {
 constexpr int kHopThreads = 256;
 
 template <class Real, class scalar_t, int R, template <class, class, class, int, int> class Source>
-__global__ void __launch_bounds__(kColumnPairs / R)
+__global__ void __launch_bounds__(kColumnPairs / R, 1)
     sweep_kernel(const Plan plan, const Inputs<scalar_t> in, const Workspace<Real> work) {
   using Kernel = Sweep<CudaDevice, Real, scalar_t, R, Source>;
   __shared__ typename Kernel::Shared shared;
@@ -63,8 +63,7 @@ void launch(const Plan& plan, int pairs_per_thread, const Inputs<scalar_t>& in, 
     switch (pairs_per_thread) {
       case 1:  launch_sweep<Real, scalar_t, 1, Source>(plan, in, work, stream); break;
       case 2:  launch_sweep<Real, scalar_t, 2, Source>(plan, in, work, stream); break;
-      case 4:  launch_sweep<Real, scalar_t, 4, Source>(plan, in, work, stream); break;
-      default: launch_sweep<Real, scalar_t, 8, Source>(plan, in, work, stream); break;
+      default: launch_sweep<Real, scalar_t, 4, Source>(plan, in, work, stream); break;
     }
   }
   hop_kernel<Real, scalar_t><<<static_cast<unsigned>(plan.batch), kHopThreads, 0, stream>>>(plan, in, work);
@@ -114,9 +113,9 @@ std::tuple<Tensor, Tensor> forced_align(const Tensor& log_probs, const Tensor& t
                               blank};
     const Outputs<scalar_t> out{paths.mutable_data_ptr(), targets.scalar_type() == ScalarType::Long,
                                 static_cast<scalar_t*>(scores.mutable_data_ptr())};
-    const auto launch_with = in.classes <= kWarp ? launch<scalar_t, RowInWarp> : launch<scalar_t, OwnColumns>;
-    const int R = getenv("CTC_R") ? atoi(getenv("CTC_R")) : pairs_per_thread(plan);
-    launch_with(plan, R, in, out, log_probs, static_cast<cudaStream_t>(stream));
+    const bool whole_rows = in.classes <= kWarp;
+    const auto launch_with = whole_rows ? launch<scalar_t, RowInWarp> : launch<scalar_t, OwnColumns>;
+    launch_with(plan, pairs_per_thread(plan, whole_rows), in, out, log_probs, static_cast<cudaStream_t>(stream));
   };
   switch (log_probs.scalar_type()) {
     case ScalarType::Half:     launch_as(Half{}); break;

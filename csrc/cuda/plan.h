@@ -65,10 +65,15 @@ inline Plan plan_batch(index_t batch, index_t frames, index_t labels) {
   return plan;
 }
 
-// Pairs a thread holds in the sweep. Few columns wait for the frame, many for the arithmetic.
-inline int pairs_per_thread(const Plan& plan) {
+// Pairs a thread holds in the sweep; measured on an H100 (docs/performance.md). Few pairs make a frame short, which is
+// what counts while there are fewer columns than multiprocessors; more pairs make less work of a frame, and where every
+// thread reads its own emissions from afar, fewer warps are better at waiting for them.
+inline int pairs_per_thread(const Plan& plan, bool whole_rows) {
   const index_t columns = plan.batch * plan.columns();
-  return columns <= 512 ? 2 : columns <= 1024 ? 4 : 8;
+  if (!whole_rows) {
+    return plan.columns() == 1 ? 4 : 2;
+  }
+  return columns <= 128 ? 1 : columns <= 1024 ? 2 : 4;
 }
 
 struct Task {

@@ -15,7 +15,7 @@ BUILT := build/.built
 NATIVE := setup.py $(shell find csrc)
 CXX_FILES = $(shell find $(wildcard csrc test/csrc) -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help build test demo lint format wheel check-wheel clean
+.PHONY: help build test demo lint format wheel check-wheel cuda-compile gpu clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -51,6 +51,14 @@ wheel: $(TOOLS)  ## build dist/*.whl
 
 check-wheel: wheel  ## install the wheel in a clean environment and align with it
 	$(BIN)/python test/check_wheel.py dist/*.whl
+
+cuda-compile: $(TOOLS)  ## compile the CUDA kernels for every architecture; needs nvcc, but no GPU
+	$(BIN)/python test/check_cuda_compile.py $(ARGS)
+
+# Not in .venv: a machine with a GPU has its own torch, and often no way to fetch another.
+gpu: OUT ?= docs/measurements
+gpu:  ## on a machine with a GPU and nvcc: build, test and measure, in ten minutes; OUT=directory
+	$(PYTHON) benchmarks/gpu.py --out $(OUT) $(ARGS)
 
 clean:  ## remove what was built; .venv stays
 	rm -rf build dist *.egg-info torch_ctc_align/*.so

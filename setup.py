@@ -1,9 +1,9 @@
 """Builds the operator libraries; everything else about the package stands in pyproject.toml.
 
 Two shared libraries without any Python symbol, made for the LibTorch stable ABI: one binary serves torch >= 2.10 and
-every CPython. `_C` is always built. `_C_cuda` is built where nvcc and a
-torch with CUDA are found, and loaded only where torch has CUDA.
-CTC_ALIGN_CUDA=0 leaves it out, CTC_ALIGN_CUDA=1 builds it beside a CPU-only torch too.
+every CPython. `_C` is always built. `_C_cuda` is built where nvcc and a torch with CUDA are found, and loaded only
+where torch has CUDA. CTC_ALIGN_CUDA=0 leaves it out, CTC_ALIGN_CUDA=1 builds it beside a CPU-only torch too.
+TORCH_CUDA_ARCH_LIST says for which GPUs, as for every extension of torch; by default for those at hand.
 """
 
 import os
@@ -67,13 +67,14 @@ def find_cuda() -> str | None:
     return next((place for place in places if place and Path(place, "include", "cuda_runtime.h").exists()), None)
 
 
-extensions = [cpu_library()]
-if cuda_home := find_cuda():
-    extensions.append(cuda_library(cuda_home))
+if __name__ == "__main__":  # test/check_cuda_compile.py reads the flags above
+    extensions = [cpu_library()]
+    if cuda_home := find_cuda():
+        extensions.append(cuda_library(cuda_home))
 
-setup(
-    ext_modules=extensions,
-    cmdclass={"build_ext": cpp_extension.BuildExtension},
-    # One home for object files: an editable install, an in-place build and a wheel share them.
-    options={"bdist_wheel": {"py_limited_api": "cp310"}, "build_ext": {"build_temp": "build/objects"}},
-)
+    setup(
+        ext_modules=extensions,
+        cmdclass={"build_ext": cpp_extension.BuildExtension},
+        # One home for object files: an editable install, an in-place build and a wheel share them.
+        options={"bdist_wheel": {"py_limited_api": "cp310"}, "build_ext": {"build_temp": "build/objects"}},
+    )

@@ -48,7 +48,8 @@ def forced_align(
     Raises:
         ValueError: an argument has another shape, dtype or device than above; a length lies outside its range; a
             label is the blank or no class; with ``strict``, an item has fewer frames than labels and neighbouring
-            repeats, or no path of finite score. The message names the argument and the item.
+            repeats, or no path of finite score. The message names the argument and the item. On CUDA the values of
+            lengths and labels are looked at with ``strict`` alone; without it an item with a bad one is marked.
 
     The result does not depend on the number of threads, nor on the other items. Time is
     :math:`O((T - L) L)` an item; memory beside the outputs is a quarter of a byte for each of about
@@ -67,7 +68,7 @@ def forced_align(
     target_lengths = _as_lengths(target_lengths, log_probs)
     paths, scores = torch.ops.ctc_align.forced_align(log_probs, targets, input_lengths, target_lengths, blank)
     if strict:
-        _raise_for_marked_items(paths, targets, input_lengths, target_lengths)
+        _raise_for_marked_items(paths, log_probs, targets, input_lengths, target_lengths, blank)
     return paths, scores
 
 
@@ -81,16 +82,26 @@ def _as_lengths(lengths: Lengths | None, log_probs: Tensor) -> Tensor | None:
 
 
 def _raise_for_marked_items(
-    paths: Tensor, targets: Tensor, input_lengths: Tensor | None, target_lengths: Tensor | None
+    paths: Tensor,
+    log_probs: Tensor,
+    targets: Tensor,
+    input_lengths: Tensor | None,
+    target_lengths: Tensor | None,
+    blank: int,
 ) -> None:
+    """Raises if any item is marked, and says why one of them is. Reads the marks alone if there are none."""
     batch, frames = paths.shape
-    if frames == 0:  # no entry to mark: an item with labels cannot fit
-        labels = torch.full((batch,), targets.shape[1]) if target_lengths is None else target_lengths
-        marked = labels > 0
+    if frames == 0:  # no entry to mark: an item with labels cannot fit, and every other length is bad
+        marked = torch.full((batch,), targets.shape[1] > 0, device=paths.device)
+        if target_lengths is not None:
+            marked = target_lengths != 0
+        if input_lengths is not None:
+            marked = marked | (input_lengths != 0)
     else:
         marked = paths[:, 0] < 0
     if not bool(marked.any()):
         return
+    _raise_for_bad_values(log_probs, targets, input_lengths, target_lengths, blank)
     item = int(marked.nonzero()[0, 0])
     t = frames if input_lengths is None else int(input_lengths[item])
     length = targets.shape[1] if target_lengths is None else int(target_lengths[item])
@@ -105,6 +116,36 @@ def _raise_for_marked_items(
     raise ValueError(
         f"forced_align: item {item} has no path of finite score, expected one that meets no NaN and no infinity in "
         f"log_probs, found {sizes}"
+    )
+
+
+def _raise_for_bad_values(
+    log_probs: Tensor, targets: Tensor, input_lengths: Tensor | None, target_lengths: Tensor | None, blank: int
+) -> None:
+    """What the CPU operator refuses and the CUDA operator marks: the words, and the order, of csrc/cpu."""
+    _, frames, classes = log_probs.shape
+    labels = targets.shape[1]
+    for name, lengths, letter, extent in (
+        ("input_lengths", input_lengths, "T", frames),
+        ("target_lengths", target_lengths, "L", labels),
+    ):
+        for b, length in enumerate([] if lengths is None else lengths.tolist()):
+            if not 0 <= length <= extent:
+                raise ValueError(f"forced_align: {name}[{b}] must be between 0 and {letter} = {extent}, found {length}")
+    bad = (targets < 0) | (targets >= classes) | (targets == blank)
+    if target_lengths is not None:
+        bad &= torch.arange(labels, device=targets.device) < target_lengths[:, None]
+    if not bool(bad.any()):
+        return
+    b, k = bad.nonzero()[0].tolist()
+    label = int(targets[b, k])
+    if label == blank:
+        raise ValueError(
+            f"forced_align: targets[{b}, {k}] must not be the blank, expected a label other than {blank}, found {label}"
+        )
+    raise ValueError(
+        f"forced_align: targets[{b}, {k}] must be a class of log_probs, expected 0 <= label < C = {classes}, "
+        f"found {label}"
     )
 
 

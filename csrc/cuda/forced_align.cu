@@ -1,4 +1,5 @@
-// ctc_align::forced_align on CUDA tensors: one allocation, one memset, three launches. Nothing here looks at a value:
+// ctc_align::forced_align on CUDA tensors: one allocation, one memset, three launches, and two more for items too long
+// to keep all rows. Nothing here looks at a value:
 // no synchronisation, and a CUDA graph may capture it and replay it with other contents and lengths.
 #include <cuda_runtime.h>
 
@@ -17,24 +18,28 @@ constexpr int kHopThreads = 256;
 
 template <class Real, class scalar_t, int R, template <class, class, class, int, int> class Source>
 __global__ void __launch_bounds__(kColumnPairs / R, 1)
-    sweep_kernel(const Plan plan, const Inputs<scalar_t> in, const Workspace<Real> work) {
+    sweep_kernel(const Inputs<scalar_t> in, const Workspace<Real> work, bool is_second) {
   using Kernel = Sweep<CudaDevice, Real, scalar_t, R, Source>;
   __shared__ typename Kernel::Shared shared;
-  Kernel::run(plan, in, work, shared);
+  Kernel::run(in, work, is_second, shared);
 }
 
 template <class Real, class scalar_t>
-__global__ void __launch_bounds__(kHopThreads)
-    hop_kernel(const Plan plan, const Inputs<scalar_t> in, const Workspace<Real> work) {
+__global__ void __launch_bounds__(kHopThreads) hop_kernel(const Inputs<scalar_t> in, const Workspace<Real> work) {
   __shared__ HopShared shared;
-  run_hop<CudaDevice, Real, scalar_t>(plan, in, work, shared);
+  run_hop<CudaDevice, Real, scalar_t>(in, work, shared);
+}
+
+template <class Real, class scalar_t>
+__global__ void region_hop_kernel(const Inputs<scalar_t> in, const Workspace<Real> work) {
+  run_hop_in_region<CudaDevice, Real, scalar_t>(in, work);
 }
 
 template <class Real, class scalar_t, template <class, class, class, int, int> class Source>
-__global__ void __launch_bounds__(kWarp)
-    trace_kernel(const Plan plan, const Inputs<scalar_t> in, const Workspace<Real> work, const Outputs<scalar_t> out) {
+__global__ void __launch_bounds__(kWarp, 1)
+    trace_kernel(const Inputs<scalar_t> in, const Workspace<Real> work, const Outputs<scalar_t> out) {
   __shared__ TraceShared shared;
-  Trace<CudaDevice, Real, scalar_t, Source>::run(plan, in, work, out, shared);
+  Trace<CudaDevice, Real, scalar_t, Source>::run(in, work, out, shared);
 }
 
 void check_cuda(cudaError_t error, const char* what) {
@@ -44,33 +49,40 @@ void check_cuda(cudaError_t error, const char* what) {
 }
 
 template <class Real, class scalar_t, int R, template <class, class, class, int, int> class Source>
-void launch_sweep(const Plan& plan, const Inputs<scalar_t>& in, const Workspace<Real>& work, cudaStream_t stream) {
+void launch_sweep(const Inputs<scalar_t>& in, const Workspace<Real>& work, bool is_second, cudaStream_t stream) {
+  const Plan& plan = is_second ? work.second.plan : work.first.plan;
   sweep_kernel<Real, scalar_t, R, Source>
-      <<<static_cast<unsigned>(plan.tickets()), kColumnPairs / R, 0, stream>>>(plan, in, work);
+      <<<static_cast<unsigned>(plan.tickets()), kColumnPairs / R, 0, stream>>>(in, work, is_second);
   check_cuda(cudaGetLastError(), "launching the sweep");
 }
 
 template <class scalar_t, template <class, class, class, int, int> class Source>
-void launch(const Plan& plan, int pairs_per_thread, const Inputs<scalar_t>& in, const Outputs<scalar_t>& out,
+void launch(const Passes& passes, int pairs_per_thread, const Inputs<scalar_t>& in, const Outputs<scalar_t>& out,
             const Tensor& like, cudaStream_t stream) {
   using Real = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
-  const WorkspaceLayout layout = lay_out<Real>(plan);
-  const Tensor memory = empty_bytes(layout.bytes, like);
+  const Tensor memory = empty_bytes(WorkspaceLayout<Real>(passes, nullptr).bytes, like);
   auto* bytes = static_cast<uint8_t*>(memory.mutable_data_ptr());
-  const Workspace<Real> work = layout.template at<Real>(bytes);
+  const WorkspaceLayout<Real> layout(passes, bytes);
+  const Workspace<Real>& work = layout.work;
   check_cuda(cudaMemsetAsync(bytes, 0xff, layout.unset_bytes, stream), "clearing the workspace");
-  if (plan.blocks() > 0) {
-    switch (pairs_per_thread) {
-      case 1:  launch_sweep<Real, scalar_t, 1, Source>(plan, in, work, stream); break;
-      case 2:  launch_sweep<Real, scalar_t, 2, Source>(plan, in, work, stream); break;
-      default: launch_sweep<Real, scalar_t, 4, Source>(plan, in, work, stream); break;
-    }
+
+  const auto sweep = pairs_per_thread == 1   ? launch_sweep<Real, scalar_t, 1, Source>
+                     : pairs_per_thread == 2 ? launch_sweep<Real, scalar_t, 2, Source>
+                                             : launch_sweep<Real, scalar_t, 4, Source>;
+  const unsigned batch = static_cast<unsigned>(passes.first.batch);
+  if (passes.first.blocks() > 0) {
+    sweep(in, work, false, stream);
   }
-  hop_kernel<Real, scalar_t><<<static_cast<unsigned>(plan.batch), kHopThreads, 0, stream>>>(plan, in, work);
+  hop_kernel<Real, scalar_t><<<batch, kHopThreads, 0, stream>>>(in, work);
   check_cuda(cudaGetLastError(), "launching the hop");
-  const index_t segments = larger<index_t>(plan.segments(), 1);
-  trace_kernel<Real, scalar_t, Source>
-      <<<static_cast<unsigned>(plan.batch * segments), kWarp, 0, stream>>>(plan, in, work, out);
+  if (passes.two) {
+    sweep(in, work, true, stream);
+    const index_t regions = passes.second.regions();
+    region_hop_kernel<Real, scalar_t><<<static_cast<unsigned>(batch * regions), kWarp, 0, stream>>>(in, work);
+    check_cuda(cudaGetLastError(), "launching the hop in the regions");
+  }
+  const index_t segments = traced_segments(work.last().plan);
+  trace_kernel<Real, scalar_t, Source><<<static_cast<unsigned>(batch * segments), kWarp, 0, stream>>>(in, work, out);
   check_cuda(cudaGetLastError(), "launching the trace");
 }
 
@@ -84,9 +96,12 @@ std::tuple<Tensor, Tensor> forced_align(const Tensor& log_probs, const Tensor& t
                                         const std::optional<Tensor>& input_lengths,
                                         const std::optional<Tensor>& target_lengths, int64_t blank) {
   check_arguments(log_probs, targets, input_lengths, target_lengths, blank);
-  const Plan plan = plan_batch(log_probs.size(0), log_probs.size(1), targets.size(1));
+  const Passes passes = plan_passes(log_probs.size(0), log_probs.size(1), targets.size(1));
+  const Plan& plan = passes.first;
+  check(plan.frames < (index_t{1} << 31), "log_probs may have fewer than 2^31 frames on CUDA, found T = ", plan.frames);
   check(2 * plan.labels + 1 < kNoPath, "targets may have fewer than 2^31 - 1 labels on CUDA, found L = ", plan.labels);
-  check(plan.tickets() < (index_t{1} << 31), "the batch is too large for one CUDA launch");
+  check(larger(plan.tickets(), passes.second.tickets()) < (index_t{1} << 31),
+        "the batch is too large for one CUDA launch");
 
   const int32_t device = log_probs.get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(device);
@@ -115,7 +130,7 @@ std::tuple<Tensor, Tensor> forced_align(const Tensor& log_probs, const Tensor& t
                                 static_cast<scalar_t*>(scores.mutable_data_ptr())};
     const bool whole_rows = in.classes <= kWarp;
     const auto launch_with = whole_rows ? launch<scalar_t, RowInWarp> : launch<scalar_t, OwnColumns>;
-    launch_with(plan, pairs_per_thread(plan, whole_rows), in, out, log_probs, static_cast<cudaStream_t>(stream));
+    launch_with(passes, pairs_per_thread(plan, whole_rows), in, out, log_probs, static_cast<cudaStream_t>(stream));
   };
   switch (log_probs.scalar_type()) {
     case ScalarType::Half:     launch_as(Half{}); break;

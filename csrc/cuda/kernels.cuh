@@ -23,6 +23,7 @@
 #pragma once
 
 #include <limits>
+#include <type_traits>
 
 #include "../lattice/emission.h"
 #include "../lattice/pair_step.h"
@@ -86,7 +87,7 @@ struct Inputs {
   CTC_ALIGN_FN bool is_label(index_t c) const { return 0 <= c && c < classes && c != blank; }
 };
 
-// The lattice of an item; feasible is false where its lengths leave their ranges or no path can exist. Then nothing of
+// The lattice of an item; possible is false where its lengths leave their ranges or no path can exist. Then nothing of
 // the item is ever read.
 struct ItemLattice {
   Band band;
@@ -108,65 +109,95 @@ struct Edge {
   uint32_t origin;
 };
 
-// Global memory of one launch. Words that say "not there yet" are all ones; so is everything before the launch.
+// What one pass leaves in global memory. Words that say "not there yet" are all ones; so is everything before the launch.
 template <class Real>
-struct Workspace {
-  uint32_t* ticket;        // [1]           all ones: the first ticket comes out as 0
-  uint32_t* done;          // [B][columns]  number of the last task that is done; all ones: none
-  uint64_t* edges;         // [B][columns][ring_tasks][task_blocks][kEdgesPerBlock][kEdgeWords]
-  uint64_t* bases;         // [B][columns][blocks + 1]  bits of a float64
-  float* moved;             // [B][columns][blocks + 1]  what the column's alphas lost at the block's start
+struct Pass {
+  Plan plan;
+  uint32_t* ticket;        // [1]          all ones: the first ticket comes out as 0
+  uint32_t* done;          // [B][places]  number of the last task that is done; all ones: none
+  uint64_t* edges;         // [B][places][ring_tasks][task_blocks][kEdgesPerBlock][kEdgeWords]
   Real* live_alphas;       // [B][2][pairs]  the row between two tasks of a column
   uint32_t* live_origins;  // [B][2][pairs]
   Real* kept_alphas;       // [B][segments][2][pairs]  rows at the end of each segment: blanks, labels
   uint16_t* kept_origins;  // [B][segments][2][pairs]  how many pairs to the left, times 2, plus 1 if a label
-  uint32_t* path_states;   // [B][segments + 1]  states of the path at frames 0, 128, ..., T-1
-  uint32_t* path_ends;     // [B]  the best final state; all ones: no path
-};
+  uint32_t* path_states;   // [B][regions * segments + 1]  states of the path at the borders of the segments
 
-// Where each part of the workspace lies in one piece of memory; the parts that start as all ones come first.
-struct WorkspaceLayout {
-  index_t ticket, done, edges, bases, unset_bytes;
-  index_t moved, live_alphas, live_origins, kept_alphas, kept_origins, path_states, path_ends, bytes;
-
-  template <class Real>
-  Workspace<Real> at(uint8_t* memory) const {
-    const auto part = [&](auto* kind, index_t offset) { return reinterpret_cast<decltype(kind)>(memory + offset); };
-    return {part((uint32_t*)nullptr, ticket),       part((uint32_t*)nullptr, done),
-            part((uint64_t*)nullptr, edges),        part((uint64_t*)nullptr, bases),
-            part((float*)nullptr, moved),          part((Real*)nullptr, live_alphas),
-            part((uint32_t*)nullptr, live_origins), part((Real*)nullptr, kept_alphas),
-            part((uint16_t*)nullptr, kept_origins), part((uint32_t*)nullptr, path_states),
-            part((uint32_t*)nullptr, path_ends)};
+  CTC_ALIGN_FN index_t place(index_t item, index_t region, index_t column) const {
+    return item * plan.places() + column + region;
+  }
+  // Of blank or label k, in the row at the end of a segment of a region.
+  CTC_ALIGN_FN index_t kept(index_t item, index_t region, index_t segment, State state) const {
+    const index_t row = (item * plan.segments() + segment) * 2 + (state.is_label ? 1 : 0);
+    return row * plan.pairs() + region * kColumnPairs + state.pair;
+  }
+  CTC_ALIGN_FN uint32_t* states(index_t item) const {
+    return path_states + item * (plan.regions() * plan.segments() + 1);
   }
 };
 
 template <class Real>
-WorkspaceLayout lay_out(const Plan& plan) {
-  index_t used = 0;
-  const auto reserve = [&](index_t count, size_t size) {
-    const index_t offset = used;
-    used = (used + count * static_cast<index_t>(size) + 15) / 16 * 16;
-    return offset;
-  };
-  const index_t columns = plan.batch * plan.columns(), rows = plan.batch * 2 * plan.pairs();
-  const index_t edges = columns * plan.ring_tasks * plan.task_blocks * kEdgesPerBlock;
-  WorkspaceLayout layout;
-  layout.ticket = reserve(1, sizeof(uint32_t));
-  layout.done = reserve(columns, sizeof(uint32_t));
-  layout.path_ends = reserve(plan.batch, sizeof(uint32_t));
-  layout.edges = reserve(edges, sizeof(uint64_t) * (sizeof(Real) / sizeof(float)));
-  layout.bases = reserve(columns * (plan.blocks() + 1), sizeof(uint64_t));
-  layout.unset_bytes = used;
-  layout.moved = reserve(columns * (plan.blocks() + 1), sizeof(float));
-  layout.live_alphas = reserve(rows, sizeof(Real));
-  layout.live_origins = reserve(rows, sizeof(uint32_t));
-  layout.kept_alphas = reserve(rows * plan.segments(), sizeof(Real));
-  layout.kept_origins = reserve(rows * plan.segments(), sizeof(uint16_t));
-  layout.path_states = reserve(plan.batch * (plan.segments() + 1), sizeof(uint32_t));
-  layout.bytes = used;
-  return layout;
-}
+struct Workspace {
+  Pass<Real> first;
+  Pass<Real> second;  // where there are two passes
+  bool two;
+  uint64_t* bases;      // [B][columns][blocks + 1]  bits of a float64; both passes
+  float* moved;         // [B][columns][blocks + 1]  what the column's alphas lost at the block's start
+  uint32_t* path_ends;  // [B]  the best final state; all ones: no path
+
+  CTC_ALIGN_FN const Pass<Real>& last() const { return two ? second : first; }
+  CTC_ALIGN_FN index_t block_slot(index_t item, index_t column, index_t block) const {
+    return (item * first.plan.columns() + column) * (first.plan.blocks() + 1) + block;
+  }
+};
+
+// Lays the workspace into one piece of memory; the parts that start as all ones come first. With memory = nullptr it
+// only counts.
+template <class Real>
+struct WorkspaceLayout {
+  Workspace<Real> work;
+  index_t unset_bytes;
+  index_t bytes;
+
+  WorkspaceLayout(const Passes& passes, uint8_t* memory) {
+    index_t used = 0;
+    const auto reserve = [&](auto*& part, index_t count) {
+      part = reinterpret_cast<std::remove_reference_t<decltype(part)>>(memory + used);
+      used = (used + count * static_cast<index_t>(sizeof *part) + 15) / 16 * 16;
+    };
+    const auto each_pass = [&](auto&& lay) {
+      lay(work.first);
+      if (passes.two) {
+        lay(work.second);
+      }
+    };
+    const Plan& first = passes.first;
+    const index_t blocks = first.batch * first.columns() * (first.blocks() + 1);
+    work.first.plan = first;
+    work.second.plan = passes.second;
+    work.two = passes.two;
+    reserve(work.path_ends, first.batch);
+    reserve(work.bases, blocks);
+    each_pass([&](Pass<Real>& pass) {
+      const Plan& plan = pass.plan;
+      const index_t tasks = plan.batch * plan.places() * plan.ring_tasks;
+      reserve(pass.ticket, 1);
+      reserve(pass.done, plan.batch * plan.places());
+      reserve(pass.edges, tasks * plan.task_blocks * kEdgesPerBlock * index_t{sizeof(Real) / sizeof(float)});
+    });
+    unset_bytes = used;
+    reserve(work.moved, blocks);
+    each_pass([&](Pass<Real>& pass) {
+      const Plan& plan = pass.plan;
+      const index_t row = plan.batch * 2 * plan.pairs();
+      reserve(pass.live_alphas, row);
+      reserve(pass.live_origins, row);
+      reserve(pass.kept_alphas, row * plan.segments());
+      reserve(pass.kept_origins, row * plan.segments());
+      reserve(pass.path_states, plan.batch * (plan.regions() * plan.segments() + 1));
+    });
+    bytes = used;
+  }
+};
 
 // ------------------------------------------------------------------------------- 2 emissions ahead of use
 //
@@ -350,7 +381,7 @@ template <class Device, class Real, class scalar_t, int R, template <class, clas
 struct Sweep {
   static constexpr int kThreads = kColumnPairs / R;
   static constexpr int kWarps = kThreads / kWarp;
-  static constexpr int kAhead = R <= 2 ? 16 : 32 / R;  // frames loaded ahead of use
+  static constexpr int kAhead = R <= 2 ? 16 : 16 / R;  // frames loaded ahead of use
   static constexpr bool kRebases = sizeof(Real) == sizeof(float);
   static constexpr int kWords = EdgeWords<Device>::count(Real{});
   static constexpr Real kMinusInfinity = -std::numeric_limits<Real>::infinity();
@@ -358,15 +389,18 @@ struct Sweep {
   using Shared = SweepShared<Real, kWarps>;
   using Frames = typename Source<Device, Real, scalar_t, R, kAhead>::Frames;
 
-  const Plan& plan;
   const Inputs<scalar_t>& in;
   const Workspace<Real>& work;
+  const Pass<Real>& pass;
+  const Plan& plan;
   Shared& shared;
 
   Task task;
   Band band;
   Source<Device, Real, scalar_t, R, kAhead> emissions;
   index_t first_pair;  // of this thread
+  bool is_second;
+  index_t first_block, first_column, last_column;  // of the region
   int warp;
 
   Real blank[R], label[R];
@@ -376,48 +410,77 @@ struct Sweep {
   typename EdgeWords<Device>::Found found;  // of the next stretch's edges: warp 0 looks one stretch ahead
 
   // All threads of a block call it, once a launch.
-  CTC_ALIGN_FN static void run(const Plan& plan, const Inputs<scalar_t>& in, const Workspace<Real>& work,
+  CTC_ALIGN_FN static void run(const Inputs<scalar_t>& in, const Workspace<Real>& work, bool is_second,
                                Shared& shared) {
+    const Pass<Real>& pass = is_second ? work.second : work.first;
+    const Plan& plan = pass.plan;
     if (Device::thread() == 0) {
-      shared.ticket = Device::take_ticket(work.ticket) + 1;
+      shared.ticket = Device::take_ticket(pass.ticket) + 1;
     }
     Device::block_barrier();
-    Sweep sweep{plan, in, work, shared, task_of_ticket(plan, shared.ticket)};
-    if (sweep.task.column >= plan.columns() || sweep.task.number < 0 || sweep.task.number >= plan.tasks()) {
+    Sweep sweep{in, work, pass, plan, shared, task_of_ticket(plan, shared.ticket)};
+    Task& task = sweep.task;
+    if (task.column >= plan.columns_of_region() || task.number < 0 || task.number >= plan.tasks()) {
       return;
     }
-    const ItemLattice item = lattice_of(in, plan, sweep.task.item);
+    const ItemLattice item = lattice_of(in, plan, task.item);
     if (!item.possible) {
       return;
     }
     sweep.band = item.band;
+    sweep.is_second = is_second;
+    sweep.first_block = task.region * plan.region_blocks;
+    sweep.first_column = 0;
+    sweep.last_column = plan.columns() - 1;
+    if (is_second && !sweep.find_columns()) {
+      return;
+    }
+    task.column += sweep.first_column;
     sweep.warp = Device::warp();
-    sweep.first_pair = sweep.task.column * kColumnPairs + Device::thread() * R;
+    sweep.first_pair = task.column * kColumnPairs + Device::thread() * R;
     sweep.run_task();
   }
 
-  CTC_ALIGN_FN bool in_band(index_t column, index_t block) const { return column_in_band(band, column, block); }
+  // The columns between the states in which the path enters and leaves the region, if it comes there.
+  CTC_ALIGN_FN bool find_columns() {
+    const index_t frame_before = first_block * kBlockFrames;
+    if (work.path_ends[task.item] == kNoPath || frame_before + 1 >= band.frames) {
+      return false;
+    }
+    const uint32_t* states = work.first.states(task.item);
+    first_column = unpack_state(states[task.region]).pair / kColumnPairs;
+    last_column = unpack_state(states[task.region + 1]).pair / kColumnPairs;
+    return true;
+  }
+
+  CTC_ALIGN_FN bool in_band(index_t column, index_t block) const {
+    return first_column <= column && column <= last_column && first_block <= block &&
+           block < first_block + plan.region_blocks && column_in_band(band, column, block);
+  }
   CTC_ALIGN_FN bool task_in_band(index_t column, index_t number) const {
-    for (index_t q = number * plan.task_blocks; q < (number + 1) * plan.task_blocks; ++q) {
+    const index_t begin = first_block + number * plan.task_blocks;
+    for (index_t q = begin; q < begin + plan.task_blocks; ++q) {
       if (in_band(column, q)) {
         return true;
       }
     }
     return false;
   }
-  CTC_ALIGN_FN uint32_t* done(index_t column) const { return work.done + task.item * plan.columns() + column; }
-  CTC_ALIGN_FN index_t block_slot(index_t column, index_t q) const {
-    return (task.item * plan.columns() + column) * (plan.blocks() + 1) + q;
-  }
+  CTC_ALIGN_FN uint32_t* done(index_t column) const { return pass.done + pass.place(task.item, task.region, column); }
+  CTC_ALIGN_FN index_t block_slot(index_t column, index_t q) const { return work.block_slot(task.item, column, q); }
   CTC_ALIGN_FN uint64_t* edge_words(index_t column, index_t q) const {
-    const int32_t number = static_cast<int32_t>(q) / plan.task_blocks, within = static_cast<int32_t>(q) % plan.task_blocks;
+    const int32_t block = static_cast<int32_t>(q - first_block);
+    const int32_t number = block / plan.task_blocks, within = block % plan.task_blocks;
     const index_t slot = index_t{number % plan.ring_tasks} * plan.task_blocks + within;
     const index_t column_blocks = index_t{plan.ring_tasks} * plan.task_blocks;
-    return work.edges + ((task.item * plan.columns() + column) * column_blocks + slot) * kEdgesPerBlock * kWords;
+    return pass.edges + (pass.place(task.item, task.region, column) * column_blocks + slot) * kEdgesPerBlock * kWords;
+  }
+  CTC_ALIGN_FN index_t live_row() const {
+    return task.item * 2 * plan.pairs() + task.region * kColumnPairs + first_pair;
   }
 
   CTC_ALIGN_FN void run_task() {
-    const index_t begin = task.number * plan.task_blocks;
+    const index_t begin = first_block + task.number * plan.task_blocks;
     const index_t end = smaller(begin + plan.task_blocks, plan.blocks());
     index_t q = begin;
     while (q < end && !in_band(task.column, q)) {
@@ -473,16 +536,23 @@ struct Sweep {
   }
 
   CTC_ALIGN_FN void load_row(bool continues, index_t q) {
-    const index_t at = task.item * 2 * plan.pairs() + first_pair;
+    const index_t at = live_row();
+    // A region begins with what the first pass has kept for its columns, as far as they were reached.
+    const bool starts_region = is_second && q == first_block && q > 0 && column_in_band(band, task.column, q - 1);
     CTC_ALIGN_UNROLL
     for (int r = 0; r < R; ++r) {
       if (continues) {
-        blank[r] = work.live_alphas[at + r];
-        label[r] = work.live_alphas[at + plan.pairs() + r];
-        blank_origin[r] = work.live_origins[at + r];
-        label_origin[r] = work.live_origins[at + plan.pairs() + r];
+        blank[r] = pass.live_alphas[at + r];
+        label[r] = pass.live_alphas[at + plan.pairs() + r];
+        blank_origin[r] = pass.live_origins[at + r];
+        label_origin[r] = pass.live_origins[at + plan.pairs() + r];
       } else {
-        blank[r] = label[r] = kMinusInfinity;
+        const index_t k = first_pair + r;
+        const Pass<Real>& before = work.first;
+        blank[r] =
+            starts_region ? before.kept_alphas[before.kept(task.item, 0, task.region - 1, {k, false})] : kMinusInfinity;
+        label[r] =
+            starts_region ? before.kept_alphas[before.kept(task.item, 0, task.region - 1, {k, true})] : kMinusInfinity;
         reset_origins(r);
       }
     }
@@ -496,13 +566,13 @@ struct Sweep {
   }
 
   CTC_ALIGN_FN void store_row() const {
-    const index_t at = task.item * 2 * plan.pairs() + first_pair;
+    const index_t at = live_row();
     CTC_ALIGN_UNROLL
     for (int r = 0; r < R; ++r) {
-      work.live_alphas[at + r] = blank[r];
-      work.live_alphas[at + plan.pairs() + r] = label[r];
-      work.live_origins[at + r] = blank_origin[r];
-      work.live_origins[at + plan.pairs() + r] = label_origin[r];
+      pass.live_alphas[at + r] = blank[r];
+      pass.live_alphas[at + plan.pairs() + r] = label[r];
+      pass.live_origins[at + r] = blank_origin[r];
+      pass.live_origins[at + plan.pairs() + r] = label_origin[r];
     }
   }
 
@@ -626,8 +696,10 @@ struct Sweep {
           }
         }
       }
-      if (last >= frame + i && (last % kSegmentFrames == 0 || last == band.frames - 1)) {
-        keep_row((last - 1) / kSegmentFrames);
+      const int32_t done_frames = static_cast<int32_t>(last - first_block * kBlockFrames);  // of the region
+      const bool ends_segment = done_frames % plan.segment_frames == 0 || last == band.frames - 1;
+      if (last >= frame + i && ends_segment) {
+        keep_row((done_frames - 1) / plan.segment_frames);
         pass_right();
       }
     }
@@ -668,13 +740,15 @@ struct Sweep {
   }
 
   CTC_ALIGN_FN void keep_row(index_t segment) {
-    const index_t at = (task.item * plan.segments() + segment) * 2 * plan.pairs() + first_pair;
     CTC_ALIGN_UNROLL
     for (int r = 0; r < R; ++r) {
-      work.kept_alphas[at + r] = blank[r];
-      work.kept_alphas[at + plan.pairs() + r] = label[r];
-      work.kept_origins[at + r] = steps_back(first_pair + r, blank_origin[r]);
-      work.kept_origins[at + plan.pairs() + r] = steps_back(first_pair + r, label_origin[r]);
+      const index_t k = first_pair + r;
+      const index_t at_blank = pass.kept(task.item, task.region, segment, {k, false});
+      const index_t at_label = pass.kept(task.item, task.region, segment, {k, true});
+      pass.kept_alphas[at_blank] = blank[r];
+      pass.kept_alphas[at_label] = label[r];
+      pass.kept_origins[at_blank] = steps_back(k, blank_origin[r]);
+      pass.kept_origins[at_label] = steps_back(k, label_origin[r]);
       reset_origins(r);
     }
   }
@@ -686,7 +760,7 @@ struct Sweep {
   CTC_ALIGN_FN void finish(Real left) const {
     CTC_ALIGN_UNROLL
     for (int r = 0; r < R; ++r) {
-      if (first_pair + r == band.labels) {
+      if (first_pair + r == band.labels && !is_second) {
         const Real last_label = band.labels == 0 ? kMinusInfinity : r > 0 ? label[r - 1] : left;
         const bool ends_in_blank = band.labels == 0 || blank[r] > last_label;
         const Real total = ends_in_blank ? blank[r] : last_label;
@@ -699,6 +773,9 @@ struct Sweep {
   // At the start of block q >= 1: moves the column's maximum into its base (lattice/rebase.h). Returns what is to be
   // added to an edge that crosses into the column. All threads of the block call it.
   CTC_ALIGN_FN float rebase(index_t q, bool has_left) {
+    if (is_second) {
+      return repeat_rebase(q, has_left);
+    }
     const index_t t = q * kBlockFrames;
     float best = -std::numeric_limits<float>::infinity();
     CTC_ALIGN_UNROLL
@@ -728,7 +805,7 @@ struct Sweep {
     Device::block_barrier();  // both are written again at the next border
 
     // The column's base so far was published by this block of threads or by one that is done.
-    const bool is_first_block = q == 0 || !in_band(task.column, q - 1);
+    const bool is_first_block = !in_band(task.column, q - 1);
     double base = q == 1 || is_first_block
                       ? 0
                       : same_bits<double>(Device::load_relaxed(work.bases + block_slot(task.column, q - 1)));
@@ -737,7 +814,7 @@ struct Sweep {
     if (next > -std::numeric_limits<double>::infinity()) {
       moved = static_cast<float>(next - base);
       base = next;
-CTC_ALIGN_UNROLL
+      CTC_ALIGN_UNROLL
       for (int r = 0; r < R; ++r) {
         blank[r] -= static_cast<Real>(moved);
         label[r] -= static_cast<Real>(moved);
@@ -749,6 +826,19 @@ CTC_ALIGN_UNROLL
       Device::store_relaxed(work.bases + block_slot(task.column, q), same_bits<uint64_t>(base));
     }
     return has_left ? crossing_offset(base_left, base) : 0;
+  }
+
+  // The second pass does what the first has done there: it sees a part of the columns only.
+  CTC_ALIGN_FN float repeat_rebase(index_t q, bool has_left) {
+    const Real moved = static_cast<Real>(work.moved[block_slot(task.column, q)]);
+    CTC_ALIGN_UNROLL
+    for (int r = 0; r < R; ++r) {
+      blank[r] -= moved;
+      label[r] -= moved;
+    }
+    return has_left ? crossing_offset(same_bits<double>(work.bases[block_slot(task.column - 1, q)]),
+                                      same_bits<double>(work.bases[block_slot(task.column, q)]))
+                    : 0;
   }
 
   CTC_ALIGN_FN double wait_for_base(index_t column, index_t q) const {
@@ -767,12 +857,27 @@ struct HopShared {
   uint32_t path_end;
 };
 
-// One block an item: finds the path's state at every segment border, or that there is no path.
+// The path's state at every segment border of a region, from the state at the region's end back to its start.
+template <class Real>
+CTC_ALIGN_FN void hop_back(const Pass<Real>& pass, index_t item, index_t region, const Band& band, uint32_t state) {
+  const index_t frame_before = region * pass.plan.region_blocks * kBlockFrames;
+  const index_t frames = smaller(band.frames - 1 - frame_before, pass.plan.region_blocks * kBlockFrames);
+  uint32_t* states = pass.states(item) + region * pass.plan.segments();
+  const index_t segments = (frames + pass.plan.segment_frames - 1) / pass.plan.segment_frames;
+  states[segments] = state;
+  for (index_t s = segments - 1; s >= 0; --s) {
+    const State at = unpack_state(state);
+    const uint32_t back = pass.kept_origins[pass.kept(item, region, s, at)];
+    state = pack_state({at.pair - back / 2, back % 2 != 0});
+    states[s] = state;
+  }
+}
+
+// One block an item: is there a path, and where is it at every segment border?
 template <class Device, class Real, class scalar_t>
-CTC_ALIGN_FN void run_hop(const Plan& plan, const Inputs<scalar_t>& in, const Workspace<Real>& work,
-                          HopShared& shared) {
+CTC_ALIGN_FN void run_hop(const Inputs<scalar_t>& in, const Workspace<Real>& work, HopShared& shared) {
   const index_t b = Device::block();
-  const ItemLattice item = lattice_of(in, plan, b);
+  const ItemLattice item = lattice_of(in, work.first.plan, b);
   const Band band = item.band;
   if (Device::thread() == 0) {
     if (!item.possible) {
@@ -799,20 +904,22 @@ CTC_ALIGN_FN void run_hop(const Plan& plan, const Inputs<scalar_t>& in, const Wo
   }
   Device::block_barrier();
   if (Device::thread() == 0) {
-    uint32_t state = shared.path_end;
-    uint32_t* states = work.path_states + b * (plan.segments() + 1);
-    work.path_ends[b] = state;
-    if (state != kNoPath && band.frames > 0) {
-      const index_t segments = (band.frames - 1 + kSegmentFrames - 1) / kSegmentFrames;
-      states[segments] = state;
-      for (index_t s = segments - 1; s >= 0; --s) {
-        const State at = unpack_state(state);
-        const index_t row = ((b * plan.segments() + s) * 2 + (at.is_label ? 1 : 0)) * plan.pairs();
-        const uint32_t back = work.kept_origins[row + at.pair];
-        state = pack_state({at.pair - back / 2, back % 2 != 0});
-        states[s] = state;
-      }
+    work.path_ends[b] = shared.path_end;
+    if (shared.path_end != kNoPath && band.frames > 1) {
+      hop_back(work.first, b, 0, band, shared.path_end);
     }
+  }
+}
+
+// After a second pass, one thread a region.
+template <class Device, class Real, class scalar_t>
+CTC_ALIGN_FN void run_hop_in_region(const Inputs<scalar_t>& in, const Workspace<Real>& work) {
+  const index_t regions = work.second.plan.regions();
+  const index_t b = Device::block() / regions, region = Device::block() % regions;
+  const Band band = lattice_of(in, work.first.plan, b).band;
+  if (Device::thread() == 0 && work.path_ends[b] != kNoPath &&
+      region * work.second.plan.region_blocks * kBlockFrames + 1 < band.frames) {
+    hop_back(work.second, b, region, band, work.first.states(b)[region + 1]);
   }
 }
 
@@ -838,6 +945,9 @@ struct Outputs {
 constexpr int kTracePairs = 5 * kWarp;
 static_assert(kTracePairs > kSegmentFrames, "a warp holds every pair that a segment's path may touch");
 
+// Warps of an item; the last may have nothing to do.
+CTC_ALIGN_FN index_t traced_segments(const Plan& plan) { return larger<index_t>(plan.regions() * plan.segments(), 1); }
+
 struct TraceShared {
   uint32_t records[2][kSegmentFrames / 32][kTracePairs];  // bit i of word g: frame 32 g + i of the segment
   uint32_t states[kSegmentFrames + 1];                    // of frames first-1 .. last
@@ -850,25 +960,22 @@ struct Trace {
   static constexpr bool kRebases = sizeof(Real) == sizeof(float);
   static constexpr Real kMinusInfinity = -std::numeric_limits<Real>::infinity();
 
-  const Plan& plan;
   const Inputs<scalar_t>& in;
   const Workspace<Real>& work;
+  const Pass<Real>& pass;
+  const Plan& plan;
   const Outputs<scalar_t>& out;
   TraceShared& shared;
 
   index_t item;
   index_t segment;
 
-  CTC_ALIGN_FN static void run(const Plan& plan, const Inputs<scalar_t>& in, const Workspace<Real>& work,
-                               const Outputs<scalar_t>& out, TraceShared& shared) {
-    const index_t segments = larger<index_t>(plan.segments(), 1);
-    Trace trace{plan,
-                in,
-                work,
-                out,
-                shared,
-                static_cast<index_t>(Device::block()) / segments,
-                static_cast<index_t>(Device::block()) % segments};
+  CTC_ALIGN_FN static void run(const Inputs<scalar_t>& in, const Workspace<Real>& work, const Outputs<scalar_t>& out,
+                               TraceShared& shared) {
+    const Pass<Real>& pass = work.last();
+    const index_t segments = traced_segments(pass.plan), block = Device::block();
+    Trace trace{in, work, pass, pass.plan, out, shared, block / segments, block % segments};
+    const Plan& plan = pass.plan;
     const Band band = lattice_of(in, plan, trace.item).band;
     if (work.path_ends[trace.item] == kNoPath) {
       trace.fill(0, -1, -std::numeric_limits<Real>::infinity());
@@ -911,9 +1018,7 @@ struct Trace {
     out.write(item * plan.frames + t, c, in.emissions(item).at(t, c));
   }
 
-  CTC_ALIGN_FN uint32_t path_state(index_t border) const {
-    return work.path_states[item * (plan.segments() + 1) + border];
-  }
+  CTC_ALIGN_FN uint32_t path_state(index_t border) const { return pass.states(item)[border]; }
 
   // Sweeps the pairs between the path's own ones at the segment's start and end, R a lane; the records go to shared
   // memory. Pairs behind the last one are computed too, but with the blank's emissions, which are at hand.
@@ -987,9 +1092,12 @@ struct Trace {
         label = band.labels > 0 ? load_emission<Real>(in.emissions(item).at(0, klass)) : kMinusInfinity;
       }
     } else if (k <= band.last(t)) {
-      const index_t at = (item * plan.segments() + segment - 1) * 2 * plan.pairs() + k;
-      blank = work.kept_alphas[at];
-      label = work.kept_alphas[at + plan.pairs()];
+      const int32_t region = static_cast<int32_t>(segment) / plan.segments();
+      const int32_t within = static_cast<int32_t>(segment) % plan.segments();
+      const Pass<Real>& kept_by = within > 0 ? pass : work.first;
+      const index_t row_region = within > 0 ? region : 0, row = within > 0 ? within - 1 : region - 1;
+      blank = kept_by.kept_alphas[kept_by.kept(item, row_region, row, {k, false})];
+      label = kept_by.kept_alphas[kept_by.kept(item, row_region, row, {k, true})];
       if (kRebases && t % kBlockFrames == 0) {
         const float moved = work.moved[block_slot(k / kColumnPairs, t / kBlockFrames)];
         blank -= static_cast<Real>(moved);
@@ -998,9 +1106,7 @@ struct Trace {
     }
   }
 
-  CTC_ALIGN_FN index_t block_slot(index_t column, index_t block) const {
-    return (item * plan.columns() + column) * (plan.blocks() + 1) + block;
-  }
+  CTC_ALIGN_FN index_t block_slot(index_t column, index_t block) const { return work.block_slot(item, column, block); }
   CTC_ALIGN_FN Real offset_into(index_t column, index_t block) const {
     const uint64_t left = work.bases[block_slot(column - 1, block)], own = work.bases[block_slot(column, block)];
     return static_cast<Real>(crossing_offset(same_bits<double>(left), same_bits<double>(own)));

@@ -5,6 +5,10 @@
 //     block     512 frames      the rebase grid's block of frames
 //     segment   128 frames      at its end a row of alphas and origins is kept; the traceback's unit of parallel work
 //     task      n blocks of one column: what a block of threads does for one ticket
+//
+// Rows for every 128 frames are too much for a very long item. Then there are two passes: the first keeps a row every
+// 16,384 frames only, which cuts the item into REGIONS; where the path enters and leaves a region is then known, and
+// the second pass sweeps, inside every region, the columns between the two, and keeps a row every 128 frames.
 #pragma once
 
 #include <cstddef>
@@ -13,7 +17,7 @@
 
 namespace ctc_align {
 
-constexpr index_t kSegmentFrames = 128;
+constexpr int32_t kSegmentFrames = 128;
 constexpr index_t kStretchFrames = 16;  // frames between two hand-overs of edges
 static_assert(kBlockFrames % kSegmentFrames == 0 && kSegmentFrames % kStretchFrames == 0, "the grids are nested");
 
@@ -22,47 +26,97 @@ constexpr uint32_t kNoPath = 0xffffffffu;
 // A column's edges of one block of frames: one for each frame, one for the pseudo-frame behind the last, and padding.
 constexpr index_t kEdgesPerBlock = kBlockFrames + kStretchFrames;
 
+// One pass over a batch.
 struct Plan {
   index_t batch;
   index_t frames;  // padded T
   index_t labels;  // padded L
 
-  int32_t task_blocks;  // blocks of frames in a task
-  int32_t ring_tasks;   // tasks whose edges are kept at a time, for each column
-  int32_t stagger;      // columns that start while one task runs: tickets go along these diagonals
+  int32_t segment_frames;  // a row is kept at the end of each
+  index_t region_blocks;   // blocks of frames in a region; a first pass has one region
+  int32_t task_blocks;     // blocks of frames in a task
+  int32_t ring_tasks;      // tasks whose edges are kept at a time, for each column
+  int32_t stagger;         // columns that start while one task runs: tickets go along these diagonals
 
+  // What is divided by a variable has 32 bits: a division of 64 bits is a call, behind which the compiler does not know
+  // any more that a value is the same in the whole warp, and guards every shuffle.
   CTC_ALIGN_FN index_t columns() const { return labels / kColumnPairs + 1; }
-  CTC_ALIGN_FN index_t pairs() const { return columns() * kColumnPairs; }
   CTC_ALIGN_FN index_t blocks() const { return (frames + kBlockFrames - 2) / kBlockFrames; }
-  CTC_ALIGN_FN index_t segments() const { return (frames + kSegmentFrames - 2) / kSegmentFrames; }
-  // Of a column. What is divided by a variable has 32 bits: a division of 64 bits is a call, behind which the compiler
-  // does not know any more that a value is the same in the whole warp (device.cuh, uniform).
-  CTC_ALIGN_FN int32_t tasks() const { return (static_cast<int32_t>(blocks()) + task_blocks - 1) / task_blocks; }
+  CTC_ALIGN_FN index_t regions() const {
+    return larger<int32_t>(1, static_cast<int32_t>(blocks() + region_blocks - 1) / static_cast<int32_t>(region_blocks));
+  }
+  CTC_ALIGN_FN index_t blocks_of_region() const { return smaller(blocks(), region_blocks); }
+  CTC_ALIGN_FN int32_t segments() const {  // of a region
+    const int32_t region_frames = static_cast<int32_t>(smaller(frames - 1, region_blocks * kBlockFrames));
+    return (region_frames + segment_frames - 1) / segment_frames;
+  }
 
-  // Tickets: task n of column j has its turn at j + stagger * n. Every task that it waits for has an earlier turn: the
-  // left neighbour (n, j-1), its own past (n-1, j), and the reader of the ring (n - ring_tasks, j+1).
-  CTC_ALIGN_FN int32_t tasks_in_turn() const { return (static_cast<int32_t>(columns()) + stagger - 1) / stagger; }
+  // Columns that a region's part of the path may touch: it moves right by one pair a frame at most.
+  CTC_ALIGN_FN index_t columns_of_region() const {
+    return regions() == 1 ? columns() : smaller(columns(), region_blocks * kBlockFrames / kColumnPairs + 2);
+  }
+  // Neighbouring regions share one column at most, so column j of region r has place j + r for itself.
+  CTC_ALIGN_FN index_t places() const { return columns() + regions() - 1; }
+  CTC_ALIGN_FN index_t pairs() const { return places() * kColumnPairs; }  // of a row
+
+  // Of a column.
+  CTC_ALIGN_FN int32_t tasks() const {
+    return (static_cast<int32_t>(blocks_of_region()) + task_blocks - 1) / task_blocks;
+  }
+
+  // Tickets: task n of a region's column j has its turn at j + stagger * n. Every task that it waits for has an earlier
+  // turn: the left neighbour (n, j-1), its own past (n-1, j), and the reader of the ring (n - ring_tasks, j+1).
+  CTC_ALIGN_FN int32_t tasks_in_turn() const {
+    return (static_cast<int32_t>(columns_of_region()) + stagger - 1) / stagger;
+  }
   CTC_ALIGN_FN index_t tickets() const {
-    return batch * tasks_in_turn() * stagger * index_t{tasks() + tasks_in_turn() - 1};
+    return batch * regions() * tasks_in_turn() * stagger * index_t{tasks() + tasks_in_turn() - 1};
   }
 };
 
 // The edges that may be kept at a time: where a column's whole past fits, a task is the whole column.
 constexpr index_t kEdgeBytes = index_t{64} << 20;
 
-inline Plan plan_batch(index_t batch, index_t frames, index_t labels) {
-  Plan plan{batch, frames, labels, 1, 2, 1};
-  const index_t columns = larger<index_t>(1, batch * plan.columns());
+// Tasks as long as that memory allows.
+inline Plan with_tasks(Plan plan) {
+  const index_t columns = larger<index_t>(1, plan.batch * plan.places());
   const index_t affordable = larger<index_t>(1, kEdgeBytes / (columns * kEdgesPerBlock * 8));
-  const index_t blocks = larger<index_t>(1, plan.blocks());
+  const index_t blocks = larger<index_t>(1, plan.blocks_of_region());
   if (affordable >= blocks) {
     plan.task_blocks = static_cast<int32_t>(blocks);
     plan.ring_tasks = 1;
+    plan.stagger = static_cast<int32_t>(plan.columns_of_region());  // one task a column: tickets are columns
   } else {
     plan.task_blocks = static_cast<int32_t>(larger<index_t>(1, affordable / 2));
-    plan.stagger = 16 * plan.task_blocks;
+    plan.ring_tasks = 2;
+    plan.stagger = static_cast<int32_t>(smaller<index_t>(16 * plan.task_blocks, plan.columns_of_region()));
   }
   return plan;
+}
+
+// One pass where its rows fit a budget, else two. The budget decides by the padded sizes alone.
+struct Passes {
+  Plan first;
+  Plan second;  // of regions; not used where the first pass keeps every row
+  bool two;
+};
+
+constexpr index_t kRowBytes = index_t{1} << 30;
+constexpr index_t kRegionBlocks = 32;  // 16,384 frames: about as many regions in ten hours as rows in a region
+static_assert(kRegionBlocks * kBlockFrames < 32768, "an origin is within 15 bits of pairs");
+
+inline Passes plan_passes(index_t batch, index_t frames, index_t labels, index_t row_bytes = kRowBytes,
+                          index_t region_blocks = kRegionBlocks) {
+  const index_t all = larger<index_t>(1, (frames + kBlockFrames - 2) / kBlockFrames);
+  const Plan whole{batch, frames, labels, kSegmentFrames, all, 1, 1, 1};
+  const index_t bytes = batch * whole.segments() * whole.pairs() * 12;
+  if (bytes <= row_bytes || all <= region_blocks) {
+    return {with_tasks(whole), with_tasks(whole), false};
+  }
+  const int32_t region_frames = static_cast<int32_t>(region_blocks * kBlockFrames);
+  const Plan first{batch, frames, labels, region_frames, all, 1, 1, 1};
+  const Plan second{batch, frames, labels, kSegmentFrames, region_blocks, 1, 1, 1};
+  return {with_tasks(first), with_tasks(second), true};
 }
 
 // Pairs a thread holds in the sweep; measured on an H100 (docs/performance.md). Few pairs make a frame short, which is
@@ -78,17 +132,20 @@ inline int pairs_per_thread(const Plan& plan, bool whole_rows) {
 
 struct Task {
   index_t item;
-  index_t column;
+  index_t region;
+  index_t column;  // counted from the region's first
   index_t number;
 };
 
 // The task of a ticket; its column or number may lie outside the plan, then there is nothing to do.
 CTC_ALIGN_FN Task task_of_ticket(const Plan& plan, uint32_t ticket) {
-  const uint32_t batch = static_cast<uint32_t>(plan.batch), stagger = static_cast<uint32_t>(plan.stagger);
+  const uint32_t batch = static_cast<uint32_t>(plan.batch), regions = static_cast<uint32_t>(plan.regions());
+  const uint32_t stagger = static_cast<uint32_t>(plan.stagger);
   const uint32_t tasks_in_turn = static_cast<uint32_t>(plan.tasks_in_turn());
-  const uint32_t place = ticket / batch;
+  const uint32_t place = ticket / batch / regions;
   const uint32_t turn = place / tasks_in_turn, in_turn = place % tasks_in_turn;
-  return {ticket % batch, turn % stagger + index_t{stagger} * in_turn, index_t{turn / stagger} - in_turn};
+  return {ticket % batch, ticket / batch % regions, turn % stagger + index_t{stagger} * in_turn,
+          index_t{turn / stagger} - in_turn};
 }
 
 // The band in units of the grid: does column j meet it during block q? The block that holds the last frame also holds

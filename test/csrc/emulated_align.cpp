@@ -1,85 +1,228 @@
-// The CUDA aligner on the host: the text of csrc/cuda/kernels.cuh, run by the emulator, behind one C function.
+// The CUDA aligner on the host: the text of csrc/cuda/kernels.cuh, run by the emulator, behind C functions.
+// test_cuda_emulated.py compiles this file, once for each of
+//
+//     CTC_ALIGN_REAL     float or double, of log_probs and of the sums
+//     CTC_ALIGN_PAIRS    the numbers of pairs a thread that are asked for: 1,2,4,8 or some of them
+//     CTC_ALIGN_KERNELS  the kernels.cuh to run
 #include <cstdio>
 #include <cstring>
 #include <exception>
+#include <functional>
+#include <string>
 #include <vector>
 
-#include "../../csrc/cuda/kernels.cuh"
+#include CTC_ALIGN_KERNELS
 #include "emulator.h"
 
-namespace ctc_align {
+using namespace ctc_align;
+using Real = CTC_ALIGN_REAL;
+
+// How a batch is cut. task_blocks = 0 asks for what plan_passes() chooses; -n for two passes with regions of n blocks,
+// whose tasks are as plan_passes() chooses, or of one block if ring_tasks is given.
+struct PlanArguments {
+  int64_t batch, frames, labels, task_blocks, ring_tasks, stagger;
+};
+
+// One call of the operator; strides are in elements.
+struct Call {
+  PlanArguments plan;
+  const Real* log_probs;
+  int64_t item_stride, frame_stride, class_stride, classes;
+  const void* targets;
+  int64_t wide, target_item_stride, label_stride;  // wide: targets and paths are int64, not int32
+  const void *input_lengths, *target_lengths;      // or nullptr
+  int64_t input_wide, target_wide, lengths_stride;
+  int64_t blank;
+  void* paths;
+  Real* scores;
+  int64_t pairs_per_thread;  // 0: as the library would choose
+  int64_t replay;            // keep the workspace as the call before has left it, which had the same plan
+  int64_t resident_blocks, schedule, seed;
+};
+
 namespace {
 
-template <class scalar_t, int R, template <class, class, class, int, int> class Source>
-void run(const Plan& plan, const Inputs<scalar_t>& in, const Outputs<scalar_t>& out, const Options& options) {
-  using Real = scalar_t;
-  using SweepText = Sweep<EmulatedDevice, Real, scalar_t, R, Source>;
-  const WorkspaceLayout layout = lay_out<Real>(plan);
-  std::vector<uint64_t> memory(static_cast<size_t>(layout.bytes) / 8 + 2, 0x7ff4'dead'7fa4'deadu);  // NaN, and no pair
-  auto* bytes = reinterpret_cast<uint8_t*>(memory.data());
-  std::memset(bytes, 0xff, static_cast<size_t>(layout.unset_bytes));
-  const Workspace<Real> work = layout.template at<Real>(bytes);
-  if (plan.blocks() > 0) {
-    emulate<typename SweepText::Shared>(static_cast<uint32_t>(plan.tickets()), SweepText::kThreads, options,
-                                        [&](auto& shared) { SweepText::run(plan, in, work, shared); });
+Passes passes_of(const PlanArguments& arguments) {
+  const bool two = arguments.task_blocks < 0;
+  Passes passes = plan_passes(arguments.batch, arguments.frames, arguments.labels, two ? 0 : kRowBytes,
+                              two ? -arguments.task_blocks : kRegionBlocks);
+  const auto set = [](auto& field, int64_t value) { field = static_cast<std::decay_t<decltype(field)>>(value); };
+  for (Plan* plan : {&passes.first, &passes.second}) {
+    if (two ? arguments.ring_tasks > 0 : arguments.task_blocks > 0) {
+      set(plan->task_blocks, two ? 1 : arguments.task_blocks);
+      set(plan->ring_tasks, arguments.ring_tasks);
+      set(plan->stagger, arguments.stagger);
+    }
   }
-  emulate<HopShared>(static_cast<uint32_t>(plan.batch), 64, options,
-                     [&](auto& shared) { run_hop<EmulatedDevice, Real, scalar_t>(plan, in, work, shared); });
-  emulate<TraceShared>(
-      static_cast<uint32_t>(plan.batch * larger<index_t>(plan.segments(), 1)), kWarp, options,
-      [&](auto& shared) { Trace<EmulatedDevice, Real, scalar_t, Source>::run(plan, in, work, out, shared); });
+  return passes;
 }
 
-template <class scalar_t, int R>
-void run(const Plan& plan, const Inputs<scalar_t>& in, const Outputs<scalar_t>& out, const Options& options) {
-  in.classes <= kWarp ? run<scalar_t, R, RowInWarp>(plan, in, out, options)
-                      : run<scalar_t, R, OwnColumns>(plan, in, out, options);
+// Every pointer of a workspace.
+std::vector<uint8_t**> pointers_of(Workspace<Real>& work) {
+  std::vector<uint8_t**> pointers;
+  const auto add = [&](auto*&... members) { (pointers.push_back(reinterpret_cast<uint8_t**>(&members)), ...); };
+  add(work.bases, work.moved, work.path_ends);
+  for (Pass<Real>* pass : {&work.first, &work.second}) {
+    if (pass == &work.first || work.two) {
+      add(pass->ticket, pass->done, pass->edges, pass->live_alphas, pass->live_origins, pass->kept_alphas,
+          pass->kept_origins, pass->path_states);
+    }
+  }
+  return pointers;
 }
 
-template <class scalar_t>
-void run(int pairs_per_thread, const Plan& plan, const Inputs<scalar_t>& in, const Outputs<scalar_t>& out,
-         const Options& options) {
-  switch (pairs_per_thread) {
-    case 1:  return run<scalar_t, 1>(plan, in, out, options);
-    case 2:  return run<scalar_t, 2>(plan, in, out, options);
-    case 4:  return run<scalar_t, 4>(plan, in, out, options);
-    default: return run<scalar_t, 8>(plan, in, out, options);
+// The workspace, every part in memory of its own: AddressSanitizer sees who leaves it. It starts as NaN, and as
+// numbers that are no pair and no ticket.
+class Parts {
+ public:
+  Workspace<Real> lay_out_anew(const Passes& passes, bool replay) {
+    std::vector<uint8_t> whole(static_cast<size_t>(WorkspaceLayout<Real>(passes, nullptr).bytes) + 16);
+    WorkspaceLayout<Real> layout(passes, whole.data());
+    const std::vector<uint8_t**> pointers = pointers_of(layout.work);
+    std::vector<uint8_t*> begins;
+    for (uint8_t** pointer : pointers) begins.push_back(*pointer);
+    if (!replay) parts_.assign(pointers.size(), {});
+    for (size_t i = 0; i < pointers.size(); ++i) {
+      const uint8_t* end = whole.data() + layout.bytes;
+      for (const uint8_t* other : begins) end = begins[i] < other && other < end ? other : end;
+      parts_[i].resize(static_cast<size_t>(end - begins[i]) / 8, 0x7ff4'dead'7fa4'deadu);
+      *pointers[i] = reinterpret_cast<uint8_t*>(parts_[i].data());
+      const bool unset = begins[i] - whole.data() < layout.unset_bytes;
+      if (unset) std::memset(*pointers[i], 0xff, parts_[i].size() * 8);
+    }
+    return layout.work;
+  }
+
+ private:
+  std::vector<std::vector<uint64_t>> parts_;
+};
+
+Parts parts;
+
+// SweepText and TraceText: Sweep<...> and Trace<...> of kernels.cuh.
+template <class SweepText, class TraceText>
+void launch(const Passes& passes, const Inputs<Real>& in, const Outputs<Real>& out, const Options& options,
+            bool replay) {
+  const Workspace<Real> work = parts.lay_out_anew(passes, replay);
+  const uint32_t batch = static_cast<uint32_t>(passes.first.batch);
+  const auto sweep = [&](bool is_second) {
+    const Plan& plan = is_second ? passes.second : passes.first;
+    emulate<typename SweepText::Shared>(static_cast<uint32_t>(plan.tickets()), SweepText::kThreads, options,
+                                        [&](auto& shared) { SweepText::run(in, work, is_second, shared); });
+  };
+  if (passes.first.blocks() > 0) sweep(false);
+  emulate<HopShared>(batch, 64, options, [&](auto& shared) { run_hop<EmulatedDevice, Real, Real>(in, work, shared); });
+  if (passes.two) {
+    sweep(true);
+    emulate<HopShared>(batch * static_cast<uint32_t>(passes.second.regions()), kWarp, options,
+                       [&](auto&) { run_hop_in_region<EmulatedDevice, Real, Real>(in, work); });
+  }
+  using TraceShared = std::remove_reference_t<decltype(std::declval<TraceText&>().shared)>;
+  emulate<TraceShared>(batch * static_cast<uint32_t>(traced_segments(work.last().plan)), kWarp, options,
+                       [&](auto& shared) { TraceText::run(in, work, out, shared); });
+}
+
+template <int R, class... Arguments>
+void align_with(const Inputs<Real>& in, const Arguments&... arguments) {
+  using Device = EmulatedDevice;
+  in.classes <= kWarp
+      ? launch<Sweep<Device, Real, Real, R, RowInWarp>, Trace<Device, Real, Real, RowInWarp>>(arguments...)
+      : launch<Sweep<Device, Real, Real, R, OwnColumns>, Trace<Device, Real, Real, OwnColumns>>(arguments...);
+}
+
+template <int... R>
+void align(const Call& call) {
+  const Passes passes = passes_of(call.plan);
+  const Inputs<Real> in{call.log_probs,
+                        call.item_stride,
+                        call.frame_stride,
+                        call.class_stride,
+                        call.classes,
+                        {call.targets, call.wide != 0},
+                        call.target_item_stride,
+                        call.label_stride,
+                        {{call.input_lengths, call.input_wide != 0}, call.lengths_stride},
+                        {{call.target_lengths, call.target_wide != 0}, call.lengths_stride},
+                        call.blank};
+  const Outputs<Real> out{call.paths, call.wide != 0, call.scores};
+  const Options options{static_cast<int>(call.resident_blocks), static_cast<Schedule>(call.schedule),
+                        static_cast<uint64_t>(call.seed)};
+  const int64_t chosen = pairs_per_thread(passes.first, call.classes <= kWarp);
+  const int64_t wanted = call.pairs_per_thread != 0 ? call.pairs_per_thread : chosen;
+  const auto run_if = [&](bool holds, auto run) { return holds && (run(), true); };
+  const bool found =
+      (run_if(R == wanted, [&] { align_with<R>(in, passes, in, out, options, call.replay != 0); }) || ...);
+  if (!found) throw std::runtime_error("not compiled for " + std::to_string(wanted) + " pairs a thread");
+}
+
+// Does every task have one ticket, and do the tasks that it waits for have earlier ones?
+void check_tickets(const Plan& plan) {
+  const index_t columns = plan.columns_of_region(), tasks = plan.tasks(), regions = plan.regions();
+  constexpr index_t kNone = -1;
+  std::vector<index_t> ticket_of(static_cast<size_t>(plan.batch * regions * columns * tasks), kNone);
+  const auto ticket = [&](const Task& task) -> index_t& {
+    const index_t place = (task.item * regions + task.region) * columns + task.column;
+    return ticket_of[static_cast<size_t>(place * tasks + task.number)];
+  };
+  const auto complain = [](const char* what, const Task& task) {
+    throw std::runtime_error(std::string(what) + ": item " + std::to_string(task.item) + " region " +
+                             std::to_string(task.region) + " column " + std::to_string(task.column) + " task " +
+                             std::to_string(task.number));
+  };
+  const auto is_planned = [&](const Task& task) {
+    return 0 <= task.column && task.column < columns && 0 <= task.number && task.number < tasks;
+  };
+  for (index_t i = 0; i < plan.tickets(); ++i) {
+    const Task task = task_of_ticket(plan, static_cast<uint32_t>(i));
+    if (task.item < 0 || task.item >= plan.batch) complain("no such item", task);
+    if (task.region < 0 || task.region >= regions) complain("no such region", task);
+    if (!is_planned(task)) continue;
+    if (ticket(task) != kNone) complain("two tickets", task);
+    ticket(task) = i;
+    const Task awaited[] = {
+        {task.item, task.region, task.column - 1, task.number},                     // its edges
+        {task.item, task.region, task.column, task.number - 1},                     // its row
+        {task.item, task.region, task.column + 1, task.number - plan.ring_tasks}};  // its place in the ring
+    for (const Task& other : awaited) {
+      if (is_planned(other) && ticket(other) == kNone) complain("waits for a later ticket", task);
+    }
+  }
+  for (index_t i = 0; i < static_cast<index_t>(ticket_of.size()); ++i) {
+    const index_t place = i / tasks;
+    const Task task{place / columns / regions, place / columns % regions, place % columns, i % tasks};
+    if (ticket_of[static_cast<size_t>(i)] == kNone) complain("no ticket", task);
+  }
+}
+
+const char* message_of(const std::function<void()>& work) {
+  static std::string message;
+  try {
+    work();
+    return nullptr;
+  } catch (const std::exception& error) {
+    message = error.what();
+    return message.c_str();
   }
 }
 
 }  // namespace
-}  // namespace ctc_align
 
-// Contiguous log_probs (B, T, C), targets (B, L) and lengths (B,), all integers int64. Returns nullptr or what went wrong.
-extern "C" const char* emulated_align(int is_double, const void* log_probs, const int64_t* targets,
-                                      const int64_t* input_lengths, const int64_t* target_lengths, int64_t batch,
-                                      int64_t frames, int64_t classes, int64_t labels, int64_t blank, int64_t* paths,
-                                      void* scores, int pairs_per_thread, int64_t task_blocks, int64_t ring_tasks,
-                                      int64_t stagger, int resident_blocks, int schedule, uint64_t seed) {
-  using namespace ctc_align;
-  static char message[512];
-  try {
-    const Plan plan{batch, frames, labels, static_cast<int32_t>(task_blocks), static_cast<int32_t>(ring_tasks), static_cast<int32_t>(stagger)};
-    const Options options{resident_blocks, static_cast<Schedule>(schedule), seed};
-    const auto align = [&](auto scalar) {
-      using scalar_t = decltype(scalar);
-      const Inputs<scalar_t> in{static_cast<const scalar_t*>(log_probs),
-                                frames * classes,
-                                classes,
-                                1,
-                                classes,
-                                {targets, true},
-                                labels,
-                                1,
-                                {{input_lengths, true}, 1},
-                                {{target_lengths, true}, 1},
-                                blank};
-      run(pairs_per_thread, plan, in, {paths, true, static_cast<scalar_t*>(scores)}, options);
-    };
-    is_double ? align(double{}) : align(float{});
-    return nullptr;
-  } catch (const std::exception& error) {
-    std::snprintf(message, sizeof message, "%s", error.what());
-    return message;
-  }
+// Both return nullptr, or what went wrong.
+extern "C" const char* emulated_align(const Call* call) {
+  return message_of([&] { align<CTC_ALIGN_PAIRS>(*call); });
+}
+extern "C" const char* emulated_tickets(const PlanArguments* arguments) {
+  return message_of([&] {
+    const Passes passes = passes_of(*arguments);
+    check_tickets(passes.first);
+    if (passes.two) check_tickets(passes.second);
+  });
+}
+// How a batch is cut, in task_blocks, ring_tasks and stagger; returns the pairs a thread.
+extern "C" int emulated_plan(PlanArguments* arguments) {
+  const Plan plan = passes_of(*arguments).first;
+  arguments->task_blocks = plan.task_blocks;
+  arguments->ring_tasks = plan.ring_tasks;
+  arguments->stagger = plan.stagger;
+  return pairs_per_thread(plan, true);
 }

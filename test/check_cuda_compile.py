@@ -1,0 +1,147 @@
+"""Compiles the CUDA kernels for every architecture we support and shows what became of them. Needs nvcc, but no GPU.
+
+    python test/check_cuda_compile.py [90 120 ...]
+
+Kernels that differ in one number only (the pairs a thread holds) share a line:
+
+    sm_90, 61 s
+      sweep<float, Half, RowInWarp>   1: 56/2144   2: 71/1072   4: 104/528   8: 168/256
+
+that is, 56 registers and 2144 bytes of shared memory with one pair a thread. Spilled registers and a stack are shown
+where there are any. A spill fails the check; with float64, which keeps twice as much, it is only reported.
+"""
+
+import concurrent.futures
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from torch.utils import cpp_extension
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCE = ROOT / "csrc" / "cuda" / "forced_align.cu"
+ARCHITECTURES = ["75", "80", "86", "89", "90", "100", "120"]
+
+
+def load_setup():
+    """The build's own flags, and its own way to find CUDA."""
+    spec = importlib.util.spec_from_file_location("setup_of_the_package", ROOT / "setup.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def find_nvcc(setup):
+    os.environ["CTC_ALIGN_CUDA"] = "1"  # beside a CPU-only torch too
+    home = setup.find_cuda()
+    return home and shutil.which("nvcc", path=os.path.join(home, "bin"))
+
+
+def compile_for(nvcc, flags, architecture, whole):
+    """Seconds, and what ptxas says of each kernel. `whole`: the host code too; it is the same for all."""
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory() as scratch:
+        command = [
+            *(nvcc, "--compile" if whole else "--cubin", SOURCE, "-o", os.path.join(scratch, "out"), *flags),
+            *("-gencode", f"arch=compute_{architecture},code=sm_{architecture}", "--resource-usage"),
+        ]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"sm_{architecture}: nvcc failed\n{done.stdout[-4000:]}")
+    return time.monotonic() - start, list(read_usage(done.stdout))
+
+
+class Usage(NamedTuple):
+    """What one kernel takes; a thread's registers, bytes otherwise."""
+
+    name: str  # as in the source: sweep<float, half, RowInWarp>
+    number: str  # its numeric template arguments
+    registers: int
+    shared: int
+    stack: int
+    spilled: int
+
+    def __str__(self):
+        text = f"{self.number}: " * bool(self.number) + f"{self.registers}/{self.shared}"
+        return text + f" stack {self.stack}" * bool(self.stack) + f" SPILLED {self.spilled}" * bool(self.spilled)
+
+
+def read_usage(log):
+    """What ptxas says of each kernel."""
+    kernels = re.split(r"Compiling entry function '", demangle(log))[1:]
+
+    def count(kernel, pattern):
+        return sum(map(int, re.findall(pattern, kernel)))
+
+    for kernel in kernels:
+        yield Usage(
+            *short_name(kernel.split("'")[0]),
+            registers=count(kernel, r"Used (\d+) registers"),
+            shared=count(kernel, r"(\d+) bytes smem"),
+            stack=count(kernel, r"(\d+) bytes stack frame"),
+            spilled=count(kernel, r"(\d+) bytes spill (?:stores|loads)"),
+        )
+
+
+def demangle(text):
+    return subprocess.run(["c++filt"], input=text, capture_output=True, text=True, check=True).stdout
+
+
+def short_name(name):
+    """'void a::(anonymous namespace)::sweep_kernel<float, c10::Half, 2>(...)' -> 'sweep<float, half>', '2'."""
+    name = name.removeprefix("void ").replace("(anonymous namespace)::", "")
+    name = name.replace("c10::BFloat16", "bfloat16").replace("c10::Half", "half")
+    base, _, arguments = re.sub(r"\b(\w+::)+|\(.*", "", name).partition("<")
+    arguments = arguments.removesuffix(">").split(", ")
+    kinds = [argument for argument in arguments if not argument.isdigit()]
+    numbers = [argument for argument in arguments if argument.isdigit()]
+    return f"{base.removesuffix('_kernel')}<{', '.join(kinds)}>", ", ".join(numbers)
+
+
+def describe(usage):
+    """Lines of kernels that differ in a number only."""
+    groups = {}
+    for kernel in sorted(usage, key=lambda kernel: (kernel.name, len(kernel.number), kernel.number)):
+        groups.setdefault(kernel.name, []).append(str(kernel))
+    width = max(map(len, groups))
+    return [f"  {name:{width}}  {'   '.join(texts)}" for name, texts in groups.items()]
+
+
+def main():
+    setup = load_setup()
+    nvcc = find_nvcc(setup)
+    if not nvcc:
+        print("nvcc is not here: the CUDA kernels were not compiled")
+        return
+    flags = [*cpp_extension.COMMON_NVCC_FLAGS, *setup.NVCC_FLAGS]
+    flags += [f"-I{path}" for path in cpp_extension.include_paths()]
+    known = re.findall(
+        r"compute_(\d+)", subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True).stdout
+    )
+    wanted = sys.argv[1:] or ARCHITECTURES
+    for architecture in wanted:
+        if architecture not in known:
+            print(f"sm_{architecture}: not known to this nvcc, left out")
+    wanted = [architecture for architecture in wanted if architecture in known]
+
+    spilling = []
+    print("registers / bytes of shared memory of each kernel", flush=True)
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        jobs = [pool.submit(compile_for, nvcc, flags, a, whole=a == wanted[0]) for a in wanted]
+        for architecture, job in zip(wanted, jobs, strict=True):
+            seconds, usage = job.result()
+            print(f"sm_{architecture}, {seconds:.0f} s", *describe(usage), sep="\n", flush=True)
+            spilling += [f"  sm_{architecture}: {k.name} {k}" for k in usage if k.spilled and "double" not in k.name]
+    if spilling:
+        sys.exit("\n".join(["error: these kernels spill registers", *spilling]))
+
+
+if __name__ == "__main__":
+    main()

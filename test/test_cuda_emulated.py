@@ -211,9 +211,10 @@ LABELS = [254, 255, 256, 257, 511, 512, 513, 600, 700]
 @pytest.mark.parametrize("T", FRAMES)
 def test_any_number_of_frames(random_case, generator, assert_agrees, T):
     """With no label, one, some, as many as frames, and one too many; and items that are shorter than the batch."""
+    kinds = KINDS if T < 300 else KINDS[T % 2 :: 2]
     some = [0, 1, T // 3, T, T + 1]
     most = max(min(T + 1, 260), 1)
-    for i, (dtype, C) in enumerate(KINDS):
+    for i, (dtype, C) in enumerate(kinds):
         log_probs, targets = random_case(7, T, most, C, dtype=dtype, steps=[None, 1, 3][(T + i) % 3])
         targets[:5] = without_repeats(targets, C)[:5]
         input_lengths = torch.cat([torch.full((5,), T), torch.randint(0, T + 1, (2,), generator=generator)])
@@ -236,7 +237,7 @@ def test_dense_speech(random_case, assert_agrees, spare):
     for dtype, C in KINDS:
         log_probs, targets = random_case(1, 1300, 700, C, steps=3, dtype=dtype)
         repeats = int((targets[0, 1:] == targets[0, :-1]).sum())
-        assert_agrees((log_probs[:, : 700 + repeats + spare], targets))
+        assert_agrees((log_probs[:, : 700 + repeats + spare], targets), launches=1)
         if spare == 0:
             assert_agrees((log_probs[:, : 700 + repeats - 1], targets))  # marked
             assert_agrees((log_probs[:, : 700 + spare], without_repeats(targets, C)))
@@ -261,7 +262,7 @@ def test_long_items_beside_short_ones(random_case, generator, assert_agrees):
 def test_any_cut_into_tasks(random_case, assert_agrees, draw, tasks):
     """Four blocks of frames and three columns: tasks of one block make rings of every size turn."""
     log_probs, targets = random_case(2, 1700, 520, 6, steps=3)
-    case = log_probs, targets, torch.tensor([1700, 1200]), torch.tensor([520, 270])
+    case = log_probs, targets, torch.tensor([1700, 700]), torch.tensor([520, 100])
     orders = [draw.choice([(1, 0, 0), (5, 1, 0)])]
     orders += [(draw.choice([2, 3, 5]), 2, draw.randrange(2**32)) for _ in range(MORE)]
     assert_agrees(case, launches=[Launch(draw.choice(PAIRS[1:] or PAIRS), tasks, *order) for order in orders])
@@ -640,7 +641,7 @@ def breakable(built, random_case):
 
 
 def test_nothing_is_wrong_without_a_mistake(breakable):
-    assert {breakable.outcome(0, launch) for launch in CATCHING_LAUNCHES} == {"right"}
+    assert {breakable.outcome(0, launch) for launch in CATCHING_LAUNCHES[::3]} == {"right"}
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
@@ -660,17 +661,27 @@ def test_without_tickets_there_is_a_deadlock(breakable):
 # ---------------------------------------------------------------------------------------------- AddressSanitizer
 
 
-def test_under_address_sanitizer(missing):
-    """Bad input, padding and a grid of sizes once more: no access leaves its tensor, its row or its workspace part."""
-    if UNDER_ASAN:
-        pytest.skip("this is it")
-    library = subprocess.run(
-        [*os.environ.get("CXX", "g++").split(), "-print-file-name=libasan.so"], capture_output=True, text=True
-    ).stdout.strip()
-    if not Path(library).is_absolute():
-        missing("asan", "the compiler has no AddressSanitizer")
-    environment = os.environ | {"CTC_ALIGN_ASAN": "1", "LD_PRELOAD": library, "ASAN_OPTIONS": "detect_leaks=0"}
+@pytest.fixture(scope="module", autouse=True)
+def sanitized(request):
+    """This file's run under AddressSanitizer: a process beside the other tests, if the last of them is to run too."""
+    wanted = any(item.name == "test_under_address_sanitizer" for item in request.session.items)
+    compiler = os.environ.get("CXX", "g++").split()
+    said = subprocess.run([*compiler, "-print-file-name=libasan.so"], capture_output=True, text=True).stdout.strip()
+    if UNDER_ASAN or not wanted or not Path(said).is_absolute():
+        yield None
+        return
+    environment = os.environ | {"CTC_ALIGN_ASAN": "1", "LD_PRELOAD": said, "ASAN_OPTIONS": "detect_leaks=0"}
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__]
     command += ["-k", "bad_values or padding or frames[1] or frames[130] or frames[514] or replay or any_layout"]
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
-    assert result.returncode == 0, result.stdout + result.stderr
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_under_address_sanitizer(sanitized, missing):
+    """Bad input, padding, replay and a few sizes: no access leaves its tensor or its part of the workspace."""
+    if sanitized is None:
+        missing("asan", "the compiler has no AddressSanitizer, or this is the run under it")
+    said, _ = sanitized.communicate(timeout=300)
+    assert sanitized.returncode == 0, said

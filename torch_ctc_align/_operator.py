@@ -7,14 +7,24 @@ import torch
 from torch import Tensor
 
 
-def _load(name: str) -> None:
-    (library,) = Path(__file__).parent.glob(f"{name}.*so")
-    torch.ops.load_library(str(library))
+def _find_library(name: str) -> str | None:
+    return next((str(path) for path in Path(__file__).parent.glob(f"{name}.*so")), None)
 
 
-_load("_C")
-if torch.version.cuda is not None and list(Path(__file__).parent.glob("_C_cuda.*so")):
-    _load("_C_cuda")
+def _refuse_cuda(log_probs: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    raise NotImplementedError(
+        "forced_align: this installation of torch_ctc_align has no CUDA library, so it cannot align tensors on "
+        f"{log_probs.device}; move them to the CPU, or install from source on a machine with nvcc "
+        "(CTC_ALIGN_CUDA=1 pip install --no-build-isolation --no-deps --force-reinstall .)"
+    )
+
+
+torch.ops.load_library(_find_library("_C"))
+if torch.version.cuda is not None:
+    if _cuda_library := _find_library("_C_cuda"):
+        torch.ops.load_library(_cuda_library)
+    else:
+        torch.library.register_kernel("ctc_align::forced_align", "cuda", _refuse_cuda)
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _INTEGERS = (torch.int32, torch.int64)

@@ -486,7 +486,7 @@ struct Sweep {
     while (q < end && !in_band(task.column, q)) {
       ++q;
     }
-    if (q == end) {
+    if (q >= end) {
       return;
     }
     const bool continues = q == begin && task.number > 0 && task_in_band(task.column, task.number - 1);

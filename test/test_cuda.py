@@ -1,0 +1,206 @@
+"""The CUDA kernel against the CPU kernel, on a GPU: equal bits, no synchronisation, graphs, streams, bad values.
+
+Skips where there is no GPU or the CUDA library is not built. CTC_ALIGN_REQUIRE=cuda makes that a failure.
+"""
+
+import pytest
+import torch
+
+import torch_ctc_align
+
+forced_align = torch.ops.ctc_align.forced_align
+
+INF = float("inf")
+DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+SIZES = [  # B, T, L, C: the classes fit a warp's row or do not; several columns, blocks of frames, segments
+    (3, 1, 1, 3),
+    (4, 2, 2, 3),
+    (3, 127, 20, 5),
+    (3, 129, 40, 33),
+    (5, 60, 20, 6),
+    (3, 513, 256, 40),
+    (3, 514, 255, 32),
+    (2, 1025, 511, 33),
+    (3, 700, 300, 6),
+    (2, 2049, 2049, 200),
+    (2, 3000, 1500, 30),
+    (8, 5000, 700, 32),
+    (300, 200, 30, 20),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def gpu():
+    import os
+
+    reason = None
+    if not torch.cuda.is_available():
+        reason = "no CUDA device"
+    elif not torch._C._dispatch_has_kernel_for_dispatch_key("ctc_align::forced_align", "CUDA"):
+        reason = "the CUDA library is not built"
+    if reason is not None:
+        (pytest.fail if "cuda" in os.environ.get("CTC_ALIGN_REQUIRE", "").split(",") else pytest.skip)(reason)
+
+
+def to_cuda(*arguments):
+    return [x.cuda() if isinstance(x, torch.Tensor) else x for x in arguments]
+
+
+def assert_equal_on_both(*arguments):
+    paths, scores = forced_align(*arguments)
+    cuda_paths, cuda_scores = forced_align(*to_cuda(*arguments))
+    assert torch.equal(cuda_paths.cpu(), paths)
+    assert torch.equal(cuda_scores.cpu(), scores)
+
+
+def make_ragged(random_case, generator, B, T, L, C, **options):
+    case = random_case(B, T, L, C, **options)
+    input_lengths = torch.randint(T - T // 3, T + 1, (B,), generator=generator)
+    target_lengths = torch.randint(0, L + 1, (B,), generator=generator)
+    input_lengths[0], target_lengths[0] = T, L
+    return *case, input_lengths, target_lengths
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("kind", ["random", "ties", "holes"])
+def test_equal_bits(random_case, generator, size, dtype, kind):
+    C = size[-1]
+    for blank in (0, C // 2, C - 1):
+        log_probs, *rest = make_ragged(
+            random_case, generator, *size, blank=blank, dtype=dtype, steps=3 if kind == "ties" else None
+        )
+        if kind == "holes":
+            holes = torch.rand(log_probs.shape, generator=generator)
+            for i, none in enumerate((-INF, INF, torch.nan)):
+                log_probs[(holes * 100).int() == i] = none
+        assert_equal_on_both(log_probs, *rest, blank)
+
+
+@pytest.mark.parametrize("size", [(1, 20_000, 5_000, 32), (1, 20_000, 5_000, 100), (2, 30_000, 12_000, 40)], ids=str)
+def test_long_items(random_case, generator, size):
+    assert_equal_on_both(*make_ragged(random_case, generator, *size))
+
+
+def test_an_item_of_two_passes(random_case, generator):
+    """Its rows would take more than 1 GiB: regions, of which the last is short, and a path that enters columns late."""
+    log_probs, targets = random_case(1, 300_000, 60_000, 8)
+    log_probs[:, 50_000:90_000, 1:] -= 30
+    assert_equal_on_both(log_probs, targets)
+
+
+def test_strides_and_integers(random_case, generator):
+    log_probs, targets, *lengths = make_ragged(random_case, generator, 4, 300, 60, 40)
+    expected = forced_align(log_probs, targets, *lengths)
+    transposed = log_probs.transpose(0, 1).contiguous().transpose(0, 1)
+    sliced = torch.stack([log_probs, -log_probs], dim=-1)[..., 0]
+    for emissions in (transposed, sliced, log_probs.transpose(1, 2).contiguous().transpose(1, 2)):
+        for integer in (torch.int32, torch.int64):
+            integers = [x.to(integer) for x in (targets, *lengths)]
+            paths, scores = forced_align(*to_cuda(emissions, *integers))
+            assert paths.dtype == integer
+            assert torch.equal(paths.cpu().long(), expected[0])
+            assert torch.equal(scores.cpu(), expected[1])
+
+
+def test_empty_extents():
+    for B, T, L in [(0, 5, 2), (2, 0, 0), (2, 0, 3), (2, 5, 0), (1, 1, 0)]:
+        assert_equal_on_both(torch.zeros(B, T, 4), torch.ones(B, L, dtype=torch.int64))
+
+
+def test_values_out_of_range_mark_their_item_alone(random_case):
+    log_probs, targets = random_case(6, 300, 40, 12)
+    lengths = torch.full((6,), 300), torch.full((6,), 40)
+    expected = forced_align(log_probs, targets, *lengths)
+    huge = torch.iinfo(torch.int64)
+    targets[1, 7], targets[2, 0] = 12, huge.min
+    lengths[0][3], lengths[1][4], targets[5, 39] = huge.max, -1, 0
+    paths, scores = (x.cpu() for x in forced_align(*to_cuda(log_probs, targets, *lengths)))
+    assert torch.equal(paths[0], expected[0][0])
+    assert torch.equal(scores[0], expected[1][0])
+    assert (paths[1:] == -1).all()
+    assert (scores[1:] == -INF).all()
+    with pytest.raises(ValueError, match=r"item 1|targets\[1, 7\]"):
+        torch_ctc_align.forced_align(*to_cuda(log_probs, targets, *lengths))
+
+
+def test_nothing_waits_for_the_device(random_case, generator):
+    case = to_cuda(*make_ragged(random_case, generator, 4, 600, 60, 20))
+    forced_align(*case)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        paths, scores = forced_align(*case)
+        torch_ctc_align.token_spans(paths, scores, case[1])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("size", [(3, 600, 60, 20), (2, 2500, 700, 50)], ids=str)
+def test_a_graph_replays_with_other_contents(random_case, generator, size):
+    held = to_cuda(*make_ragged(random_case, generator, *size))
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        forced_align(*held)
+    stream.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        paths, scores = forced_align(*held)
+    for _ in range(3):
+        case = make_ragged(random_case, generator, *size)
+        for tensor, value in zip(held, case, strict=True):
+            tensor.copy_(value)
+        graph.replay()
+        expected = forced_align(*case)
+        assert torch.equal(paths.cpu(), expected[0])
+        assert torch.equal(scores.cpu(), expected[1])
+
+
+def test_the_current_stream_is_used(random_case):
+    log_probs, targets = random_case(2, 500, 50, 20)
+    expected = forced_align(log_probs, targets)
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        late = torch.full_like(log_probs, -1.0, device="cuda")
+        torch.cuda._sleep(20_000_000)
+        late.copy_(log_probs.pin_memory(), non_blocking=True)
+        paths, _ = forced_align(late, targets.cuda(non_blocking=True))
+    stream.synchronize()
+    assert torch.equal(paths.cpu(), expected[0])
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one device")
+def test_the_second_device(random_case):
+    log_probs, targets = random_case(2, 500, 50, 20)
+    paths, _ = forced_align(log_probs.to("cuda:1"), targets.to("cuda:1"))
+    assert paths.device == torch.device("cuda:1")
+    assert torch.equal(paths.cpu(), forced_align(log_probs, targets)[0])
+
+
+def test_gradients(random_case, generator):
+    case = make_ragged(random_case, generator, 3, 80, 12, 9, dtype=torch.float64)
+    gradients = []
+    for arguments in (list(case), to_cuda(*case)):
+        arguments[0].requires_grad_()
+        forced_align(*arguments)[1].nan_to_num(neginf=0).sin().sum().backward()
+        gradients.append(arguments[0].grad.cpu())
+    torch.testing.assert_close(*gradients)
+
+
+def test_opcheck(random_case, generator):
+    case = to_cuda(*make_ragged(random_case, generator, 2, 40, 7, 5))
+    torch.library.opcheck(forced_align.default, tuple(case))
+
+
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+def test_compiled(random_case, generator, mode):
+    @torch.compile(fullgraph=True, mode=mode)
+    def align(log_probs, targets, input_lengths, target_lengths):
+        paths, scores = forced_align(log_probs - 1, targets, input_lengths, target_lengths)
+        return paths, scores.sum(1)
+
+    for _ in range(3):
+        case = to_cuda(*make_ragged(random_case, generator, 4, 200, 30, 20))
+        paths, totals = align(*case)
+        expected, scores = forced_align(case[0] - 1, *case[1:])
+        assert torch.equal(paths, expected)
+        torch.testing.assert_close(totals, scores.sum(1))

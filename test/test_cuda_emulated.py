@@ -14,6 +14,7 @@ import itertools
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -536,6 +537,39 @@ def test_function_says_it_of_batches_without_frames():
         others = torch.ones(2, 2, dtype=torch.int64), *map(torch.tensor, lengths)
         said = message_of(torch_ctc_align.functional._raise_for_marked_items, torch.zeros(2, 0), log_probs, *others, 0)
         assert said == message_of(forced_align, log_probs, *others)
+
+
+WITHOUT_LIBRARY = """
+import torch
+
+torch.version.cuda = "13.0"
+import torch_ctc_align
+
+print(torch_ctc_align.__file__)
+operator, arguments = torch.ops.ctc_align.forced_align.default, (torch.zeros(1, 2, 3), torch.ones(1, 1).long())
+print(operator(*arguments)[0].tolist())
+try:
+    operator.redispatch(torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA), *arguments)
+except NotImplementedError as error:
+    print(error)
+"""
+
+
+def test_without_the_cuda_library_cuda_tensors_are_refused_in_one_sentence(tmp_path):
+    """Where torch has CUDA and the library has not been built. CPU tensors are aligned as ever."""
+    package = Path(torch_ctc_align.__file__).parent
+    shutil.copytree(package, tmp_path / package.name, ignore=shutil.ignore_patterns("_C_cuda*", "__pycache__"))
+    command = [sys.executable, "-c", WITHOUT_LIBRARY]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": ""})
+    assert result.returncode == 0, result.stderr
+    place, paths, error = result.stdout.splitlines()
+    assert Path(place).is_relative_to(tmp_path)
+    assert paths == "[[1, 1]]"
+    assert error == (
+        "forced_align: this installation of torch_ctc_align has no CUDA library; move the tensors to the CPU, or "
+        "install from source where nvcc is: CTC_ALIGN_CUDA=1 pip install --no-build-isolation --force-reinstall "
+        "--no-deps ."
+    )
 
 
 # ---------------------------------------------------------------------------------------------- broken on purpose

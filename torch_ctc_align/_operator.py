@@ -7,24 +7,26 @@ import torch
 from torch import Tensor
 
 
-def _find_library(name: str) -> str | None:
-    return next((str(path) for path in Path(__file__).parent.glob(f"{name}.*so")), None)
+def _load(name: str) -> bool:
+    """Loads a library of the package, if it has been built."""
+    libraries = list(Path(__file__).parent.glob(f"{name}.*so"))
+    for library in libraries:
+        torch.ops.load_library(str(library))
+    return bool(libraries)
 
 
-def _refuse_cuda(log_probs: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+def _refuse_cuda(*_: Any) -> tuple[Tensor, Tensor]:
     raise NotImplementedError(
-        "forced_align: this installation of torch_ctc_align has no CUDA library, so it cannot align tensors on "
-        f"{log_probs.device}; move them to the CPU, or install from source on a machine with nvcc "
-        "(CTC_ALIGN_CUDA=1 pip install --no-build-isolation --no-deps --force-reinstall .)"
+        "forced_align: this installation of torch_ctc_align has no CUDA library; move the tensors to the CPU, or "
+        "install from source where nvcc is: CTC_ALIGN_CUDA=1 pip install --no-build-isolation --force-reinstall "
+        "--no-deps ."
     )
 
 
-torch.ops.load_library(_find_library("_C"))
-if torch.version.cuda is not None:
-    if _cuda_library := _find_library("_C_cuda"):
-        torch.ops.load_library(_cuda_library)
-    else:
-        torch.library.register_kernel("ctc_align::forced_align", "cuda", _refuse_cuda)
+if not _load("_C"):
+    raise ImportError("torch_ctc_align: the CPU library is not built; run make build, or pip install .")
+if torch.version.cuda is not None and not _load("_C_cuda"):
+    torch.library.register_kernel("ctc_align::forced_align", "cuda", _refuse_cuda)
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _INTEGERS = (torch.int32, torch.int64)

@@ -11,7 +11,9 @@
 // trace   One warp a segment, all segments at once: between two known states a path of 128 frames touches at most 129
 //         pairs, so the warp sweeps just those again, with records on the chip, and walks back.
 //
-// Why the second sweep finds the same bits: it starts from the kept row and sees only pairs right of the path's own
+// For items whose rows would not fit, sweep and hop come twice: for the whole item, and inside its regions (plan.h).
+//
+// Why a second sweep finds the same bits: it starts from the kept row and sees only pairs right of the path's own
 // start. What it leaves out can only make a losing predecessor smaller (rounded addition is monotone), so along the
 // path every comparison falls as before.
 //

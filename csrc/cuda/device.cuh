@@ -15,8 +15,8 @@ struct CudaDevice {
   static __device__ __forceinline__ uint32_t block() { return blockIdx.x; }
 
   // A value that all lanes of the warp hold, told in a way that the compiler understands: a reduction ends in a uniform
-  // register. It may then count on the warp staying together in branches that depend on it. Otherwise it gives every
-  // shuffle an entry for lanes that come alone, and orders nothing across it: half of the sweep's time.
+  // register. It then knows that the warp stays together in branches that depend on it, and need not guard the shuffles
+  // there against lanes that come alone.
   static __device__ __forceinline__ uint32_t uniform(uint32_t value) {
 #if __CUDA_ARCH__ >= 800
     return __reduce_max_sync(kAll, value);

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 
-def _load(name: str) -> bool:
-    """Loads a library of the package, if it has been built."""
-    libraries = list(Path(__file__).parent.glob(f"{name}.*so"))
-    for library in libraries:
+def _load(name: str) -> Path | None:
+    """Loads a library of the package, if it has been built, and says where it is."""
+    library = next(Path(__file__).parent.glob(f"{name}.*so"), None)
+    if library is not None:
         torch.ops.load_library(str(library))
-    return bool(libraries)
+    return library
 
 
 def _refuse_cuda(*_: Any) -> tuple[Tensor, Tensor]:
@@ -23,9 +23,11 @@ def _refuse_cuda(*_: Any) -> tuple[Tensor, Tensor]:
     )
 
 
-if not _load("_C"):
+CPU_LIBRARY = _load("_C")
+if CPU_LIBRARY is None:
     raise ImportError("torch_ctc_align: the CPU library is not built; run make build, or pip install .")
-if torch.version.cuda is not None and not _load("_C_cuda"):
+HAS_CUDA_LIBRARY = torch.version.cuda is not None and _load("_C_cuda") is not None
+if torch.version.cuda is not None and not HAS_CUDA_LIBRARY:
     torch.library.register_kernel("ctc_align::forced_align", "cuda", _refuse_cuda)
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

@@ -1,15 +1,12 @@
-// One item on one thread: from its log_probs and its target to its row of paths and scores. No tensors in here.
+// One item: from its log_probs and its target to its row of paths and scores. No tensors in here.
 #pragma once
 
 #include <algorithm>
 #include <limits>
 #include <memory>
-#include <type_traits>
 #include <vector>
 
-#include "../lattice/sweep.h"
-#include "../lattice/traceback.h"
-#include "lanes_portable.h"
+#include "options.h"
 
 namespace ctc_align {
 
@@ -28,46 +25,50 @@ struct Item {
   Strided<const label_t> target;
   index_t frames;         // T of this item
   index_t labels;         // L of this item
+  index_t classes;        // C
   index_t padded_frames;  // T of the batch
   index_t blank;
   label_t* path;     // [padded_frames]
   scalar_t* scores;  // [padded_frames]
 };
 
-// Half types are summed in float32, the others in their own precision.
-template <class scalar_t>
-using AccumulationType = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
-
-// The panel stays small enough for a second-level cache.
-constexpr index_t kPanelBytes = 256 * 1024;
-
-template <class T>
-std::unique_ptr<T[]> uninitialized(index_t count) {
-  return std::unique_ptr<T[]>(new T[static_cast<size_t>(count)]);
-}
+inline float minus_infinity(float) { return -std::numeric_limits<float>::infinity(); }
+inline double minus_infinity(double) { return -std::numeric_limits<double>::infinity(); }
+inline StoredHalf minus_infinity(StoredHalf) { return {0xFC00}; }
+inline StoredBFloat16 minus_infinity(StoredBFloat16) { return {0xFF80}; }
 
 // The target in the shape the sweep wants: class ids of the panel, and who may be skipped into.
 struct CompactTarget {
-  std::vector<int64_t> classes;     // panel class -> class; blank first, then the labels that occur
+  std::vector<int64_t> classes;     // panel class -> class, increasing; empty: all classes are in the panel
   std::vector<int32_t> class_ids;   // pair -> panel class; 0 in the padding
   std::vector<uint16_t> skip_bits;  // bit k % 16 of word k / 16
+  int32_t blank;                    // panel class of the blank
+  index_t class_count;              // in the panel
   index_t repeats = 0;
 
-  template <class label_t>
-  CompactTarget(const Strided<const label_t>& target, index_t labels, index_t blank, index_t tile_pairs) {
+  // Up to so many classes the panel holds them all: that is quicker than finding out which ones occur.
+  static constexpr index_t kFewClasses = 32;
+
+  template <class scalar_t, class label_t>
+  CompactTarget(const Item<scalar_t, label_t>& item, index_t tile_pairs) {
+    const index_t labels = item.labels;
     const index_t padded = (labels / tile_pairs + 1) * tile_pairs;
-    classes.reserve(labels + 1);
-    classes.push_back(blank);
-    for (index_t k = 0; k < labels; ++k) {
-      classes.push_back(target[k]);
+    if (item.classes > kFewClasses) {
+      classes.reserve(labels + 1);
+      classes.push_back(item.blank);
+      for (index_t k = 0; k < labels; ++k) {
+        classes.push_back(item.target[k]);
+      }
+      std::sort(classes.begin(), classes.end());
+      classes.erase(std::unique(classes.begin(), classes.end()), classes.end());
+      classes.shrink_to_fit();
     }
-    std::sort(classes.begin() + 1, classes.end());
-    classes.erase(std::unique(classes.begin() + 1, classes.end()), classes.end());
+    class_count = classes.empty() ? item.classes : static_cast<index_t>(classes.size());
+    blank = panel_class(item.blank);
     class_ids.assign(padded, 0);
     skip_bits.assign(padded / kPairsPerWord, 0);
     for (index_t k = 0; k < labels; ++k) {
-      const auto found = std::lower_bound(classes.begin() + 1, classes.end(), static_cast<int64_t>(target[k]));
-      class_ids[k] = static_cast<int32_t>(found - classes.begin());
+      class_ids[k] = panel_class(static_cast<int64_t>(item.target[k]));
       if (k > 0 && class_ids[k] != class_ids[k - 1]) {
         skip_bits[k / kPairsPerWord] |= static_cast<uint16_t>(1u << (k % kPairsPerWord));
       }
@@ -76,65 +77,116 @@ struct CompactTarget {
   }
 
   bool skip_allowed(index_t pair) const { return (skip_bits[pair / kPairsPerWord] >> (pair % kPairsPerWord)) & 1; }
+
+  index_t bytes() const {
+    return static_cast<index_t>(classes.size() * sizeof(int64_t) + class_ids.size() * sizeof(int32_t) +
+                                skip_bits.size() * sizeof(uint16_t));
+  }
+
+ private:
+  int32_t panel_class(int64_t klass) const {
+    if (classes.empty()) {
+      return static_cast<int32_t>(klass);
+    }
+    return static_cast<int32_t>(std::lower_bound(classes.begin(), classes.end(), klass) - classes.begin());
+  }
 };
+
+// The bases of the columns: room for those of the band, 0 in the first block.
+struct BaseMemory {
+  std::vector<index_t> row_begins;
+  std::unique_ptr<double[]> values;
+  index_t count = 0;
+
+  explicit BaseMemory(const Band& band) {
+    const index_t blocks = BaseGrid::blocks(band.frames);
+    row_begins.reserve(blocks);
+    for (index_t n = 0; n < blocks; ++n) {
+      row_begins.push_back(count - BaseGrid::first_column(band, n));
+      count += BaseGrid::last_column(band, n) - BaseGrid::first_column(band, n) + 1;
+    }
+    values = uninitialized<double>(count);
+    std::fill_n(values.get(), blocks > 0 ? BaseGrid::last_column(band, 0) + 1 : 0, 0.0);
+  }
+
+  BaseGrid grid() const { return {values.get(), row_begins.data()}; }
+  index_t bytes() const { return count * static_cast<index_t>(sizeof(double)); }
+};
+
+// Bytes of records and checkpoints, unless the user has set a budget. Checkpoints then lie so close that a few per cent
+// of the lattice are swept a second time, whatever its size: their number grows with the labels, their length too.
+inline index_t default_ladder_bytes(index_t frames) {
+  constexpr index_t kBytesPerFrame = 160;
+  constexpr index_t kAlways = 4 << 20;  // what second-level caches hold, more or less
+  return std::max(kAlways, kBytesPerFrame * frames);
+}
 
 template <class scalar_t, class label_t>
 void mark_infeasible(const Item<scalar_t, label_t>& item) {
   std::fill_n(item.path, item.padded_frames, static_cast<label_t>(-1));
-  std::fill_n(item.scores, item.padded_frames,
-              static_cast<scalar_t>(-std::numeric_limits<AccumulationType<scalar_t>>::infinity()));
+  std::fill_n(item.scores, item.padded_frames, minus_infinity(scalar_t{}));
+}
+
+// Finds the best path of an item of at least one frame and writes it. Returns false if there is none.
+template <class scalar_t, class label_t>
+bool trace_item(const Item<scalar_t, label_t>& item, const CompactTarget& target, const Options& options,
+                const Crew& crew) {
+  using Real = AccumulationType<scalar_t>;
+  constexpr Real kMinusInfinity = -std::numeric_limits<Real>::infinity();
+  const SweepKernels<scalar_t>& kernels = options.isa->kernels<scalar_t>();
+  const Band band{item.frames, item.labels};
+
+  // Frame 0: blank 0 or label 0.
+  const index_t pairs = static_cast<index_t>(target.class_ids.size());
+  const auto alphas = uninitialized<Real>(2 * pairs);
+  const AlphaRow<Real> row{alphas.get(), alphas.get() + pairs, 0, pairs};
+  std::fill_n(alphas.get(), 2 * pairs, kMinusInfinity);
+  row.blank(0) = load_emission<Real>(item.emissions.at(0, item.blank));
+  if (item.labels > 0) {
+    row.label(0) = load_emission<Real>(item.emissions.at(0, item.target[0]));
+  }
+
+  const BaseMemory bases(band);
+  Sweeper<scalar_t> sweep(
+      kernels, crew, options.tiling,
+      {item.emissions, target.class_count, target.classes.empty() ? nullptr : target.classes.data(), target.blank},
+      item.frames);
+
+  LadderLimits limits{default_ladder_bytes(item.frames), options.cuts.data(),
+                      static_cast<index_t>(options.cuts.size()), options.force_cuts};
+  if (options.memory_budget > 0) {
+    constexpr index_t kLeast = 64 * 1024;
+    const index_t spent = 2 * pairs * static_cast<index_t>(sizeof(Real)) + target.bytes() + bases.bytes() + sweep.bytes();
+    limits.bytes = std::max(options.memory_budget - spent, kLeast);
+  }
+
+  const auto skip_allowed = [&](index_t pair) { return target.skip_allowed(pair); };
+  const auto visit = [&](index_t t, State state) {
+    const index_t klass = state.is_label ? static_cast<index_t>(item.target[state.pair]) : item.blank;
+    item.path[t] = static_cast<label_t>(klass);
+    item.scores[t] = item.emissions.at(t, klass);
+  };
+  const SweepJob<Real> job{band, band, {target.class_ids.data(), target.skip_bits.data()}, row, bases.grid(), true,
+                           nullptr, 0};
+  return Ladder<Real, Sweeper<scalar_t>, decltype(skip_allowed), decltype(visit)>(job, kernels.tile_pairs, limits, sweep,
+                                                                                skip_allowed, visit)
+      .trace();
 }
 
 // Aligns an item whose lengths and labels are in range. Writes the whole rows of paths and scores.
 template <class scalar_t, class label_t>
-void align_item(const Item<scalar_t, label_t>& item) {
-  using Lanes = PortableLanes<AccumulationType<scalar_t>>;
-  using Real = typename Lanes::Real;
-  constexpr index_t kTilePairs = Lanes::kTileWords * kPairsPerWord;
-  const Band band{item.frames, item.labels};
-
-  if (band.labels > band.frames) {
+void align_item(const Item<scalar_t, label_t>& item, const Options& options, const Crew& crew) {
+  if (item.labels > item.frames) {
     return mark_infeasible(item);  // before anything is sized by a target that cannot fit
   }
-  const CompactTarget target(item.target, item.labels, item.blank, kTilePairs);
-  if (shortest_path(band.labels, target.repeats) > band.frames) {
-    return mark_infeasible(item);
-  }
-
-  if (band.frames > 0) {
-    const index_t row_length = static_cast<index_t>(target.classes.size());
-    const index_t stretch_frames = std::clamp<index_t>(kPanelBytes / (row_length * static_cast<index_t>(sizeof(Real))),
-                                                       1, std::min(kBlockFrames, band.frames));
-    const index_t padded_pairs = static_cast<index_t>(target.class_ids.size());
-    const auto values = uninitialized<Real>(stretch_frames * row_length);
-    const auto alphas = uninitialized<Real>(2 * padded_pairs);
-    const auto bases = uninitialized<double>(columns_of(band.labels));
-    const auto edges = uninitialized<Real>(stretch_frames);
-    const auto row_offsets = uninitialized<index_t>(stretch_frames);
-    const auto records = uninitialized<RecordWord>(RecordRows{band}.words());
-
-    const EmissionPanel<Real> panel{values.get(), row_length, target.classes.data()};
-    const SweepArea<Real> area{{alphas.get(), alphas.get() + padded_pairs, bases.get()},
-                               edges.get(),
-                               row_offsets.get(),
-                               stretch_frames,
-                               records.get()};
-    const PathEnd end = sweep_lattice<Lanes>(
-        band, {target.class_ids.data(), target.skip_bits.data()}, panel, area,
-        [&](index_t first_frame, index_t frames) { load_panel(panel, item.emissions, first_frame, frames); });
-    if (!end.feasible) {
+  if (item.frames > 0) {
+    const CompactTarget target(item, options.isa->kernels<scalar_t>().tile_pairs);
+    if (shortest_path(item.labels, target.repeats) > item.frames || !trace_item(item, target, options, crew)) {
       return mark_infeasible(item);
     }
-    trace_path(
-        band, records.get(), end.state, [&](index_t pair) { return target.skip_allowed(pair); },
-        [&](index_t t, State state) {
-          const index_t klass = state.is_label ? static_cast<index_t>(item.target[state.pair]) : item.blank;
-          item.path[t] = static_cast<label_t>(klass);
-          item.scores[t] = item.emissions.at(t, klass);
-        });
   }
-  std::fill_n(item.path + band.frames, item.padded_frames - band.frames, static_cast<label_t>(item.blank));
-  std::fill_n(item.scores + band.frames, item.padded_frames - band.frames, static_cast<scalar_t>(0));
+  std::fill_n(item.path + item.frames, item.padded_frames - item.frames, static_cast<label_t>(item.blank));
+  std::fill_n(item.scores + item.frames, item.padded_frames - item.frames, scalar_t{});
 }
 
 }  // namespace ctc_align

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <atomic>
 #include <exception>
+#include <functional>
 #include <mutex>
 #include <numeric>
 #include <tuple>
@@ -32,32 +33,64 @@ std::vector<index_t> read_lengths(const char* name, const char* extent_name, con
   return result;
 }
 
-// Runs work(b) for every item, the largest first. Never throws inside the parallel body, where the message would be
-// lost: the first exception is carried out and thrown again.
-template <class Work>
-void for_each_item(const std::vector<index_t>& sizes, const Work& work) {
-  std::vector<index_t> order(sizes.size());
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](index_t a, index_t b) { return sizes[a] > sizes[b]; });
+// Runs work(0), ..., work(workers - 1) on torch's threads.
+void run_on_threads(int workers, const std::function<void(int)>& work) {
+  torch::stable::parallel_for(0, workers, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t w = begin; w < end; ++w) {
+      work(static_cast<int>(w));
+    }
+  });
+}
 
-  std::atomic<size_t> next{0};
+// Runs align(b, crew) for every item, the largest first. An item that would keep one thread busy after all others are
+// done gets the whole crew; the rest get a thread each. Never throws inside the parallel body, where the message would
+// be lost: the first exception is carried out and thrown again.
+template <class Align>
+void for_each_item(const std::vector<index_t>& sizes, const Align& align) {
+  constexpr index_t kWorthACrew = 4 << 20;    // cells
+  constexpr index_t kWorthAThread = 1 << 16;  // waking one takes some microseconds
+  const size_t count = sizes.size();
+  const Crew alone;
+  Crew crew;
+  crew.run = run_on_threads;
+  index_t cells = std::accumulate(sizes.begin(), sizes.end(), index_t{0});
+  const index_t useful = std::max<index_t>(1, cells / kWorthAThread);
+  crew.workers = static_cast<int>(std::min<index_t>(torch::stable::get_num_threads(), useful));
+  if (crew.workers <= 1) {
+    for (size_t b = 0; b < count; ++b) {
+      align(b, alone);
+    }
+    return;
+  }
+
+  std::vector<size_t> order(count);
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return sizes[a] > sizes[b]; });
+  size_t done = 0;
+  while (done < count && sizes[order[done]] > kWorthACrew && sizes[order[done]] > cells / crew.workers) {
+    cells -= sizes[order[done]];
+    align(order[done++], crew);
+  }
+
+  std::atomic<size_t> next{done};
   std::exception_ptr error;
   std::mutex error_mutex;
-  const auto worker = [&](int64_t, int64_t) {
+  const auto work = [&](int) {
     try {
-      for (size_t i = next++; i < order.size(); i = next++) {
-        work(order[i]);
+      for (size_t i = next++; i < count; i = next++) {
+        align(order[i], alone);
       }
     } catch (...) {
       const std::lock_guard<std::mutex> lock(error_mutex);
       error = error ? error : std::current_exception();
+      next = count;
     }
   };
-  const int64_t workers = std::min<int64_t>(torch::stable::get_num_threads(), static_cast<int64_t>(order.size()));
-  if (workers <= 1) {
-    worker(0, 1);
+  const int workers = static_cast<int>(std::min<size_t>(crew.workers, count - done));
+  if (workers > 1) {
+    run_on_threads(workers, work);
   } else {
-    torch::stable::parallel_for(0, workers, 1, worker);
+    work(0);
   }
   if (error) {
     std::rethrow_exception(error);
@@ -84,6 +117,7 @@ void align_batch(const Tensor& log_probs, const Tensor& targets, const std::vect
                      {target_data + b * targets.stride(0), targets.stride(1)},
                      input_lengths[b],
                      target_lengths[b],
+                     classes,
                      log_probs.size(1),
                      blank,
                      path_data + row,
@@ -97,7 +131,8 @@ void align_batch(const Tensor& log_probs, const Tensor& targets, const std::vect
             ", found ", label);
     }
   }
-  for_each_item(sizes, [&](index_t b) { align_item(items[b]); });
+  const Options options = current_options();
+  for_each_item(sizes, [&](size_t b, const Crew& crew) { align_item(items[b], options, crew); });
 }
 
 template <class scalar_t, class... Args>
@@ -112,8 +147,8 @@ void dispatch_labels(const Tensor& log_probs, const Tensor& targets, const Args&
 template <class... Args>
 void dispatch(const Tensor& log_probs, const Args&... args) {
   switch (log_probs.scalar_type()) {
-    case ScalarType::Half:     return dispatch_labels<Half>(log_probs, args...);
-    case ScalarType::BFloat16: return dispatch_labels<BFloat16>(log_probs, args...);
+    case ScalarType::Half:     return dispatch_labels<StoredHalf>(log_probs, args...);
+    case ScalarType::BFloat16: return dispatch_labels<StoredBFloat16>(log_probs, args...);
     case ScalarType::Float:    return dispatch_labels<float>(log_probs, args...);
     default:                   return dispatch_labels<double>(log_probs, args...);
   }

@@ -1,11 +1,11 @@
-// Emissions on their way into the sweep: a panel of some frames by the classes that occur in the target.
+// Emissions on their way into the sweep: how they are stored, what they mean, and the panel that the sweep reads.
 //
-// The sweep looks up an emission for every pair and frame. The panel makes that one contiguous row a frame, whatever
-// the strides, the dtype and the number of classes of log_probs: only classes of the target are read, and each value
-// is widened once a frame instead of once a pair. Class ids inside the panel: 0 is the blank, then the labels in
-// increasing order.
+// The sweep looks up an emission for every pair and frame. The PANEL makes that cheap whatever the strides, the dtype
+// and the number of classes of log_probs: it holds some frames of the classes that are needed, widened to the type of
+// the sums. It comes in two layouts, for the two ways of looking up (sweep.h):
 //
-//     panel row t:   [ blank | label class a | label class b | ... ]     `row_length` wide, accumulation dtype
+//     by frame:   | class 0 1 2 .. |  of frame 0,  | class 0 1 2 .. | of frame 1, ...    a row fits into registers
+//     by class:   | frame 0 1 2 .. |  of class 0,  | frame 0 1 2 .. | of class 1, ...    any number of classes
 //
 // An emission that is no log-probability, NaN or infinite or 2^100 and more, becomes -inf here: no alignment may pass
 // through it. After that no sum can reach +inf (2^27 frames of 2^100 stay below it), so no NaN can arise anywhere in the
@@ -17,6 +17,43 @@
 #include "lattice.h"
 
 namespace ctc_align {
+
+// ------------------------------------------------------------------------------------------- half types as they lie
+
+// Plain bits, for code that is compiled once per instruction set: a library's half types bring inline functions of
+// their own, and the linker would pick one instruction set's copy of those for all.
+struct StoredHalf {
+  uint16_t bits;
+};
+struct StoredBFloat16 {
+  uint16_t bits;
+};
+
+CTC_ALIGN_FN float float_of_bits(uint32_t bits) {
+  float value;
+  __builtin_memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+// Widening is exact. One line for each kind of half, no branch, so that it becomes vector code.
+CTC_ALIGN_FN float widen(StoredHalf stored) {
+  const uint32_t sign = static_cast<uint32_t>(stored.bits & 0x8000) << 16;
+  const uint32_t exponent = stored.bits & 0x7C00;
+  const uint32_t magnitude = stored.bits & 0x7FFF;
+  const float subnormal = static_cast<float>(static_cast<int32_t>(magnitude)) * 0x1p-24f;  // exponent 0: m * 2^-24
+  uint32_t normal = (magnitude << 13) + (112u << 23);                                      // bias 15 -> 127
+  normal = exponent == 0x7C00 ? 0x7F800000u | (magnitude << 13) : normal;                  // infinities and NaN
+  uint32_t bits;
+  __builtin_memcpy(&bits, &subnormal, sizeof bits);
+  return float_of_bits(sign | (exponent == 0 ? bits : normal));
+}
+CTC_ALIGN_FN float widen(StoredBFloat16 stored) { return float_of_bits(static_cast<uint32_t>(stored.bits) << 16); }
+template <class scalar_t>
+CTC_ALIGN_FN scalar_t widen(scalar_t stored) {
+  return stored;
+}
+
+// --------------------------------------------------------------------------------------------------- one emission
 
 // The log_probs of one item, in place.
 template <class scalar_t>
@@ -34,26 +71,60 @@ struct Emissions {
 template <class Real, class scalar_t>
 CTC_ALIGN_FN Real load_emission(const scalar_t& stored) {
   constexpr Real kTooLarge = static_cast<Real>(0x1p100);
-  const Real value = static_cast<Real>(stored);
-  return value < kTooLarge ? value : -std::numeric_limits<Real>::infinity();  // NaN is not less either
+  constexpr Real kMinusInfinity = -std::numeric_limits<Real>::infinity();
+  const Real value = static_cast<Real>(widen(stored));
+  return value < kTooLarge ? value : kMinusInfinity;  // NaN is not less either
 }
+
+// ------------------------------------------------------------------------------------------------------- the panel
 
 template <class Real>
 struct EmissionPanel {
   Real* values;
-  index_t row_length;      // how many classes are in use, the blank included
-  const int64_t* classes;  // panel class -> class of log_probs
+  index_t row_length;      // distance of two frames, or of two classes
+  bool by_frame;           // the layout
+  index_t class_count;     // classes in the panel
+  const int64_t* classes;  // panel class -> class of log_probs, increasing; null if all are in it
+  int32_t blank;           // panel class of the blank
 
-  CTC_ALIGN_FN Real* row(index_t i) const { return values + i * row_length; }
+  CTC_ALIGN_FN index_t class_at(index_t c) const { return classes ? classes[c] : c; }
 };
 
-template <class Real, class scalar_t>
+// Fills the panel with the frames from first_frame on. It has room for whole groups of kGroup frames, or classes.
+template <int kGroup, class Real, class scalar_t>
 CTC_ALIGN_FN void load_panel(const EmissionPanel<Real>& panel, const Emissions<scalar_t>& emissions,
                              index_t first_frame, index_t frames) {
-  for (index_t i = 0; i < frames; ++i) {
-    Real* row = panel.row(i);
-    for (index_t c = 0; c < panel.row_length; ++c) {
-      row[c] = load_emission<Real>(emissions.at(first_frame + i, panel.classes[c]));
+  if (panel.by_frame) {
+    for (index_t i = 0; i < frames; ++i) {
+      const scalar_t* from = &emissions.at(first_frame + i, 0);
+      Real* row = panel.values + i * panel.row_length;
+      if (emissions.class_stride == 1 && !panel.classes) {
+        for (index_t c = 0; c < panel.class_count; ++c) {  // a copy: vector code
+          row[c] = load_emission<Real>(from[c]);
+        }
+      } else {
+        for (index_t c = 0; c < panel.class_count; ++c) {
+          row[c] = load_emission<Real>(from[panel.class_at(c) * emissions.class_stride]);
+        }
+      }
+    }
+    return;
+  }
+  // A group of frames at a time: the processor then follows that many rows of log_probs from left to right.
+  for (index_t begin = 0; begin < frames; begin += kGroup) {
+    const index_t group = smaller<index_t>(kGroup, frames - begin);
+    for (index_t c = 0; c < panel.class_count; ++c) {
+      const scalar_t* from = &emissions.at(first_frame + begin, panel.class_at(c));
+      Real* to = panel.values + c * panel.row_length + begin;
+      if (group == kGroup) {
+        for (int i = 0; i < kGroup; ++i) {
+          to[i] = load_emission<Real>(from[i * emissions.frame_stride]);
+        }
+      } else {
+        for (index_t i = 0; i < group; ++i) {
+          to[i] = load_emission<Real>(from[i * emissions.frame_stride]);
+        }
+      }
     }
   }
 }

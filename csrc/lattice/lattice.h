@@ -49,12 +49,26 @@ CTC_ALIGN_FN T larger(T a, T b) {
 //
 // A cell of the band depends on cells of the band alone: pair k at frame t reads pairs k-1 and k at t-1, and
 // first(t-1) is 0 or first(t) - 1. So whatever stands left of the band never reaches a result.
+//
+// Said in general: the band of a GOAL, the pairs from which pair `labels` can be reached at frame `frames`. For the
+// whole lattice that is the last blank, one frame behind the last one. For a path known to be in pair p at frame t it
+// is (p, t), and the band is the CONE of that state: a part of the whole band, with the same two lines.
 struct Band {
   index_t frames;
   index_t labels;
 
   CTC_ALIGN_FN index_t first(index_t t) const { return larger<index_t>(0, labels - frames + t); }
   CTC_ALIGN_FN index_t last(index_t t) const { return smaller<index_t>(labels, t); }
+
+  // Cells of the frames from `begin` to `end - 1`, 0 <= begin <= end <= frames + 1.
+  CTC_ALIGN_FN index_t cells(index_t begin, index_t end) const { return cells_before(end) - cells_before(begin); }
+
+ private:
+  CTC_ALIGN_FN index_t cells_before(index_t t) const {
+    const index_t rising = smaller(t, labels + 1);                      // frames 0..rising-1 have last(t) = t
+    const index_t leaving = larger<index_t>(0, t - (frames - labels));  // so many frames behind first(t) = 0
+    return rising * (rising - 1) / 2 + (t - rising) * labels - leaving * (leaving - 1) / 2 + t;
+  }
 };
 
 // --------------------------------------------------------------------------------------------- 3 the target

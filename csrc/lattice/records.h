@@ -3,10 +3,11 @@
 // A word holds the records of 16 neighbouring pairs at one frame; frame t's row holds the words that its band touches:
 //
 //     word:   bit 0..15  from_left of pairs 16w .. 16w+15        bit 16..31  enters of the same pairs
-//     row t:  words first(t)/16 .. last(t)/16                     (no row for frame 0, which has no predecessors)
+//     row t:  words first(t)/16 .. last(t)/16
 //
 //     | row 1 | row 2 | row 3  | ...      begin(1) = 0, begin(t+1) = begin(t) + length of row t
 //
+// (Frame 0 has no predecessors and no row. A segment of frames keeps its own rows only, see ladder.h.)
 // Offsets are exact for every T >= L, in 64 bits: 43,000 frames of 25,000 labels take 112 MB and pass 2^31 states.
 #pragma once
 
@@ -23,15 +24,17 @@ struct RecordRows {
   CTC_ALIGN_FN index_t first_word(index_t t) const { return band.first(t) / kPairsPerWord; }
   CTC_ALIGN_FN index_t last_word(index_t t) const { return band.last(t) / kPairsPerWord; }
 
-  // Offset of frame t's row, t = 1..T; begin(T) is the length of all rows together.
+  // Offset of frame t's row, 1 <= t <= band.frames + 1.
   CTC_ALIGN_FN index_t begin(index_t t) const {
     const index_t rising = smaller(t, band.labels + 1);  // frames 0..rising-1 have last(t) = t
-    const index_t slack = band.frames - band.labels;     // frames slack..T-1 have first(t) = t - slack
+    const index_t slack = band.frames - band.labels;     // frames slack.. have first(t) = t - slack
     const index_t last_words = sum_of_words(rising) + (t - rising) * (band.labels / kPairsPerWord);
     const index_t first_words = sum_of_words(larger<index_t>(0, t - slack));
     return last_words - first_words + t - 1;  // a row has last - first + 1 words; frame 0 would have one word
   }
-  CTC_ALIGN_FN index_t words() const { return band.frames > 1 ? begin(band.frames) : 0; }
+
+  // Words of the rows of the frames behind `from`, up to `to`.
+  CTC_ALIGN_FN index_t words(index_t from, index_t to) const { return begin(to + 1) - begin(from + 1); }
 
  private:
   // sum of i / 16 over i = 0..n-1

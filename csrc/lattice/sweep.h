@@ -1,21 +1,24 @@
-// The forward pass over one lattice: tiles of (pairs x frames), alphas in registers, one edge value a frame.
+// The forward pass: tiles of (pairs x frames), alphas in registers, one edge value a frame.
 //
-// Contents: 1 a tile  2 the row of alphas and its rebase  3 the whole lattice
+// Contents: 1 names  2 emissions of a tile  3 a tile  4 the rebase of a column  5 a stretch of frames
 //
-// Order of work. Frames are taken in stretches (at most a block of the rebase grid, and what the emission panel
-// holds); inside a stretch tiles go from left to right. A tile keeps its pairs' alphas in registers for the whole
-// stretch, and only the label alpha of its last pair leaves it, one value a frame: the EDGE.
+// Order of work. Frames are taken in STRETCHES, at most a block of the rebase grid; inside a stretch tiles go from
+// left to right. A tile keeps its pairs' alphas in registers for the whole stretch, and only the label alpha of its
+// last pair leaves it, one value a frame: the EDGE.
 //
 //                 tile j-1        tile j
 //     t0     ...  b y b y b y  >  b y b y b y  >        '>' edge[0]: the label alpha of frame t0-1
 //     t0+1   ...  b y b y b y  >  b y b y b y  >            edge[1]: of frame t0
 //
 // Each tile replaces the edges it has read by its own, so one array of edges serves the whole row of tiles.
-// Dependencies only come from the left and from the past, so this order, or any other one of rectangles, is legal.
+// Dependencies only come from the left and from the past, so this order, or any other one of rectangles, is legal:
+// another thread may sweep the next stretch as soon as this one has gone far enough to the right (csrc/cpu/schedule.h).
 //
-// The band decides which tiles are visited and which records are stored. Inside a visited tile every pair is
-// computed. What stands outside the band is never read by a result: pairs not reached yet are -inf, pairs left of the
-// band cannot lead back into it (lattice.h), and behind blank L nothing leads to the left.
+// The band decides which tiles are visited, in which of their frames, and which records are stored. There every pair of
+// the tile is computed. What stands outside the band is never read by a result: pairs not reached yet are -inf, pairs
+// left of the band cannot lead back into it (lattice.h), and behind blank L nothing leads to the left.
+//
+// Tried and slower: a row-by-row loop that streams the alphas through the cache (4 times); hardware gathers (5 times).
 #pragma once
 
 #include <limits>
@@ -28,7 +31,7 @@
 
 namespace ctc_align {
 
-// ------------------------------------------------------------------------------------------------- 1 a tile
+// ----------------------------------------------------------------------------------------------------- 1 names
 
 // The target as the sweep wants it, padded to whole tiles: ids of panel classes, and 16 skip bits a record word.
 struct SweepTarget {
@@ -36,212 +39,336 @@ struct SweepTarget {
   const uint16_t* skip_bits;
 };
 
+// Alphas of one frame, of the pairs from first_pair on. Whole tiles.
+template <class Real>
+struct AlphaRow {
+  Real* blanks;
+  Real* labels;
+  index_t first_pair;
+  index_t pairs;
+
+  CTC_ALIGN_FN Real& blank(index_t pair) const { return blanks[pair - first_pair]; }
+  CTC_ALIGN_FN Real& label(index_t pair) const { return labels[pair - first_pair]; }
+};
+
+// The base of every column in every block of frames, for the columns that are visited in the block and one more (where
+// the last label has its blank). Whoever sweeps an item first settles the bases; who sweeps a part of it again, and sees
+// less of each column, finds them here and rounds at the same places alike.
+struct BaseGrid {
+  double* values;
+  const index_t* row_begins;  // [blocks], values[row_begins[n] + j] is column j's base in block n
+
+  CTC_ALIGN_FN double& at(index_t block, index_t column) const { return values[row_begins[block] + column]; }
+  CTC_ALIGN_FN static index_t first_column(const Band& band, index_t block) {
+    return band.first(block * kBlockFrames) / kColumnPairs;
+  }
+  CTC_ALIGN_FN static index_t last_column(const Band& band, index_t block) {
+    return band.last(smaller((block + 1) * kBlockFrames + 1, band.frames)) / kColumnPairs;
+  }
+  CTC_ALIGN_FN static index_t blocks(index_t frames) { return (frames + kBlockFrames - 2) / kBlockFrames; }
+};
+
+// What is swept, and what is kept of it.
+template <class Real>
+struct SweepJob {
+  Band whole;  // of the item
+  Band band;   // of what is swept: the same, or a cone in it
+  SweepTarget target;
+  AlphaRow<Real> row;    // of the frame before the first one; of the last one afterwards
+  BaseGrid bases;        // float32 only
+  bool settle_bases;     // or take them from the grid
+  RecordWord* records;   // null: no records
+  index_t record_begin;  // RecordRows::begin of the first frame's row
+};
+
 // A stretch of frames: what every tile in it reads and writes.
 template <class Real>
 struct Stretch {
-  index_t first_frame;  // >= 1
+  index_t first_frame;  // >= 1; a stretch lies in one block of the rebase grid
   index_t frames;
-  const Real* emissions;       // the panel's row of the first frame
-  index_t row_length;          // of the panel
-  Real* edges;                 // [frames]
-  RecordWord* records;         // all rows
-  const index_t* row_offsets;  // [frames] record word w of the frame is records[row_offset + w]
+  EmissionPanel<Real> panel;
+  Real* edges;           // [frames]
+  index_t* row_offsets;  // [frames] record word w of the frame is records[row_offset + w]
+
+  CTC_ALIGN_FN index_t last_frame() const { return first_frame + frames - 1; }
 };
 
-// Sweeps the pairs of one tile, `Lanes::kTileWords` record words from `first_word`, over a stretch.
-// blank, label: alphas of the tile's pairs at frame first_frame-1 on entry, at the last frame on return.
+// --------------------------------------------------------------------------------------- 2 emissions of a tile
+
+// Small vocabularies: a frame's row of the panel sits in registers, and a permutation looks up a vector of labels.
+template <class Lanes, int kVectors, bool kInRegisters>
+struct TileEmissions {
+  using Real = typename Lanes::Real;
+  static constexpr index_t kGroup = kBlockFrames;  // frames between two calls of prepare
+
+  const EmissionPanel<Real>& panel;
+  typename Lanes::Index ids[kVectors];
+  typename Lanes::Table table;
+
+  CTC_ALIGN_FN TileEmissions(const EmissionPanel<Real>& from, const int32_t* class_ids) : panel(from) {
+    for (int v = 0; v < kVectors; ++v) {
+      ids[v] = Lanes::load_index(class_ids + v * Lanes::kWidth);
+    }
+  }
+  CTC_ALIGN_FN void prepare(index_t) {}
+  CTC_ALIGN_FN typename Lanes::Value begin_frame(index_t i) {  // returns the blank's emission
+    const Real* row = panel.values + i * panel.row_length;
+    table = Lanes::load_table(row);
+    return Lanes::broadcast(row[panel.blank]);
+  }
+  CTC_ALIGN_FN typename Lanes::Value label(index_t, int v) const { return Lanes::look_up(table, ids[v]); }
+};
+
+// Any vocabulary: a vector of frames for each label, and kWidth of these transposed give kWidth vectors of labels.
+template <class Lanes, int kVectors>
+struct TileEmissions<Lanes, kVectors, false> {
+  using Real = typename Lanes::Real;
+  static constexpr index_t kGroup = Lanes::kWidth;
+
+  const EmissionPanel<Real>& panel;
+  const int32_t* class_ids;
+  alignas(64) Real group[kGroup][kVectors * Lanes::kWidth];
+
+  CTC_ALIGN_FN TileEmissions(const EmissionPanel<Real>& from, const int32_t* ids) : panel(from), class_ids(ids) {}
+  CTC_ALIGN_FN void prepare(index_t begin) {
+    for (int v = 0; v < kVectors; ++v) {
+      typename Lanes::Value square[Lanes::kWidth];
+      for (int l = 0; l < Lanes::kWidth; ++l) {
+        square[l] = Lanes::load(panel.values + class_ids[v * Lanes::kWidth + l] * panel.row_length + begin);
+      }
+      Lanes::transpose(square);
+      for (int i = 0; i < Lanes::kWidth; ++i) {
+        Lanes::store(&group[i][v * Lanes::kWidth], square[i]);
+      }
+    }
+  }
+  CTC_ALIGN_FN typename Lanes::Value begin_frame(index_t i) const {
+    return Lanes::broadcast(panel.values[panel.blank * panel.row_length + i]);
+  }
+  CTC_ALIGN_FN typename Lanes::Value label(index_t i, int v) const {
+    return Lanes::load(&group[i % kGroup][v * Lanes::kWidth]);
+  }
+};
+
+// --------------------------------------------------------------------------------------------------- 3 a tile
+
+// Sweeps one tile, `Lanes::kTileWords` record words of pairs from `first_word`, over the frames begin..end-1 of the
+// stretch. In the row it finds frame begin-1 (counted in the stretch) and leaves frame end-1.
 // kRagged: the band's border runs through the tile, so some of its record words have no place in their row.
-template <class Lanes, bool kRecords, bool kRagged>
-CTC_ALIGN_FN void sweep_tile(const Stretch<typename Lanes::Real>& stretch, const RecordRows& rows,
-                             const SweepTarget& target, index_t first_word, typename Lanes::Real* blank,
-                             typename Lanes::Real* label) {
+template <class Lanes, bool kInRegisters, bool kRecords, bool kRagged>
+CTC_ALIGN_FN void sweep_tile(const SweepJob<typename Lanes::Real>& job, const Stretch<typename Lanes::Real>& stretch,
+                             index_t first_word, index_t begin, index_t end) {
   constexpr int kWords = Lanes::kTileWords;
   constexpr int kVectorsPerWord = kPairsPerWord / Lanes::kWidth;
   constexpr int kVectors = kWords * kVectorsPerWord;
+  const RecordRows rows{job.band};
+  const index_t first_pair = first_word * kPairsPerWord;
 
+  TileEmissions<Lanes, kVectors, kInRegisters> emissions(stretch.panel, job.target.class_ids + first_pair);
   typename Lanes::Value blanks[kVectors], labels[kVectors];
   typename Lanes::Mask skips[kVectors];
-  const int32_t* classes = target.class_ids + first_word * kPairsPerWord;
   for (int v = 0; v < kVectors; ++v) {
-    blanks[v] = Lanes::load(blank + v * Lanes::kWidth);
-    labels[v] = Lanes::load(label + v * Lanes::kWidth);
-    skips[v] = Lanes::mask(target.skip_bits[first_word + v / kVectorsPerWord] >> (v % kVectorsPerWord * Lanes::kWidth));
+    blanks[v] = Lanes::load(&job.row.blank(first_pair + v * Lanes::kWidth));
+    labels[v] = Lanes::load(&job.row.label(first_pair + v * Lanes::kWidth));
+    skips[v] =
+        Lanes::mask(job.target.skip_bits[first_word + v / kVectorsPerWord] >> (v % kVectorsPerWord * Lanes::kWidth));
   }
 
-  for (index_t i = 0; i < stretch.frames; ++i) {
-    const typename Lanes::Real* row = stretch.emissions + i * stretch.row_length;
-    const auto blank_emission = Lanes::broadcast(row[0]);
-    auto left = Lanes::broadcast(stretch.edges[i]);
-    stretch.edges[i] = Lanes::last(labels[kVectors - 1]);
+  for (index_t group = begin / emissions.kGroup * emissions.kGroup; group < end; group += emissions.kGroup) {
+    emissions.prepare(group);
+    const index_t group_end = smaller<index_t>(end, group + emissions.kGroup);
+    for (index_t i = larger(begin, group); i < group_end; ++i) {
+      const auto blank_emission = emissions.begin_frame(i);
+      auto left = Lanes::broadcast(stretch.edges[i]);
+      stretch.edges[i] = Lanes::last(labels[kVectors - 1]);
 
-    for (int w = 0; w < kWords; ++w) {
-      PairRecords<Lanes> records[kVectorsPerWord];
-      for (int u = 0; u < kVectorsPerWord; ++u) {
-        const int v = w * kVectorsPerWord + u;
-        const auto from_left = Lanes::shift_in(left, labels[v]);  // label alphas of pairs k-1
-        left = labels[v];
-        records[u] = pair_step<Lanes>(from_left, skips[v], blank_emission,
-                                      Lanes::lookup(row, classes + v * Lanes::kWidth), blanks[v], labels[v]);
-      }
-      if constexpr (kRecords) {
-        const index_t word = first_word + w;
-        const index_t t = stretch.first_frame + i;
-        if (!kRagged || (rows.first_word(t) <= word && word <= rows.last_word(t))) {
-          stretch.records[stretch.row_offsets[i] + word] = Lanes::pack(records);
+      for (int w = 0; w < kWords; ++w) {
+        PairRecords<Lanes> records[kVectorsPerWord];
+        for (int u = 0; u < kVectorsPerWord; ++u) {
+          const int v = w * kVectorsPerWord + u;
+          const auto from_left = Lanes::shift_in(left, labels[v]);  // label alphas of pairs k-1
+          left = labels[v];
+          records[u] = pair_step<Lanes>(from_left, skips[v], blank_emission, emissions.label(i, v), blanks[v],
+                                        labels[v]);
         }
-      }
-    }
-  }
-
-  for (int v = 0; v < kVectors; ++v) {
-    Lanes::store(blank + v * Lanes::kWidth, blanks[v]);
-    Lanes::store(label + v * Lanes::kWidth, labels[v]);
-  }
-}
-
-// --------------------------------------------------------------------- 2 the row of alphas and its rebase
-
-// Alphas of one frame, padded to whole tiles, and the base of every column.
-template <class Real>
-struct AlphaRow {
-  Real* blank;
-  Real* label;
-  double* bases;  // [columns]; all 0 where Real is double
-};
-
-CTC_ALIGN_FN index_t columns_of(index_t labels) { return labels / kColumnPairs + 1; }
-
-// Starts a row at frame 0: blank 0 or label 0.
-template <class Real>
-CTC_ALIGN_FN void start_row(const AlphaRow<Real>& row, index_t padded_pairs, const Band& band, const Real* emissions,
-                            const SweepTarget& target) {
-  constexpr Real kMinusInfinity = -std::numeric_limits<Real>::infinity();
-  for (index_t k = 0; k < padded_pairs; ++k) {
-    row.blank[k] = row.label[k] = kMinusInfinity;
-  }
-  for (index_t j = 0; j < columns_of(band.labels); ++j) {
-    row.bases[j] = 0;
-  }
-  row.blank[0] = emissions[0];
-  if (band.labels > 0) {
-    row.label[0] = emissions[target.class_ids[0]];
-  }
-}
-
-// Moves every column's maximum into its base, by the rule of rebase.h. `t` is the frame that the row holds.
-CTC_ALIGN_FN void rebase_row(const AlphaRow<float>& row, const Band& band, index_t t) {
-  constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
-  const index_t first_column = band.first(t) / kColumnPairs;
-  for (index_t j = first_column; j < columns_of(band.labels); ++j) {
-    const index_t begin = larger(j * kColumnPairs, band.first(t));
-    const index_t end = smaller((j + 1) * kColumnPairs, band.last(t) + 1);
-    float best = kMinusInfinity;
-    for (index_t k = begin; k < end; ++k) {
-      best = row.blank[k] > best ? row.blank[k] : best;
-      if (k < band.labels) {
-        best = row.label[k] > best ? row.label[k] : best;
-      }
-    }
-    const bool has_left = j > first_column;
-    const double next = next_base(row.bases[j], best, has_left, has_left ? row.bases[j - 1] : 0);
-    if (next > -std::numeric_limits<double>::infinity()) {
-      const float moved = static_cast<float>(next - row.bases[j]);
-      for (index_t k = begin; k < end; ++k) {
-        row.blank[k] -= moved;
-        row.label[k] -= moved;
-      }
-      row.bases[j] = next;
-    }
-  }
-}
-
-// ----------------------------------------------------------------------------------------- 3 the whole lattice
-
-template <class Real>
-struct SweepArea {  // the memory that a sweep needs
-  AlphaRow<Real> row;
-  Real* edges;           // [stretch_frames]
-  index_t* row_offsets;  // [stretch_frames]
-  index_t stretch_frames;
-  RecordWord* records;  // rows.words() words
-};
-
-// Where the best path ends, and whether there is one.
-struct PathEnd {
-  State state;
-  bool feasible;
-};
-
-// Sweeps the whole lattice of an item of at least one frame and stores its records.
-// load(first_frame, frames) fills the panel from that frame on.
-template <class Lanes, class LoadPanel>
-CTC_ALIGN_FN PathEnd sweep_lattice(const Band& band, const SweepTarget& target,
-                                   const EmissionPanel<typename Lanes::Real>& panel,
-                                   const SweepArea<typename Lanes::Real>& area, const LoadPanel& load) {
-  using Real = typename Lanes::Real;
-  constexpr bool kRebases = sizeof(Real) == sizeof(float);
-  constexpr Real kMinusInfinity = -std::numeric_limits<Real>::infinity();
-  constexpr index_t kTilePairs = Lanes::kTileWords * kPairsPerWord;
-  static_assert(kColumnPairs % kTilePairs == 0, "a tile lies in one column");
-  const RecordRows rows{band};
-  const AlphaRow<Real>& row = area.row;
-
-  load(0, 1);
-  start_row(row, (band.labels / kTilePairs + 1) * kTilePairs, band, panel.row(0), target);
-
-  index_t frames = 0;
-  for (index_t t = 1; t < band.frames; t += frames) {
-    if constexpr (kRebases) {
-      if (starts_new_block(t)) {
-        rebase_row(row, band, t - 1);
-      }
-    }
-    frames = smaller(smaller(area.stretch_frames, end_of_block(t) - t), band.frames - t);
-    load(t, frames);
-    const Stretch<Real> stretch{t, frames, panel.row(0), panel.row_length, area.edges, area.records, area.row_offsets};
-    index_t row_begin = rows.begin(t);
-    for (index_t i = 0; i < frames; ++i) {
-      area.edges[i] = kMinusInfinity;
-      area.row_offsets[i] = row_begin - rows.first_word(t + i);
-      row_begin += rows.last_word(t + i) - rows.first_word(t + i) + 1;
-    }
-
-    // Frame t reads pair first(t-1) of the row; the stretch's last frame reaches pair last(t + frames - 1).
-    const index_t first_tile = band.first(t - 1) / kTilePairs;
-    const index_t last_tile = band.last(t + frames - 1) / kTilePairs;
-    for (index_t tile = first_tile; tile <= last_tile; ++tile) {
-      const index_t begin_pair = tile * kTilePairs;
-      if constexpr (kRebases) {
-        if (begin_pair % kColumnPairs == 0 && tile > first_tile) {
-          const index_t j = begin_pair / kColumnPairs;
-          const float offset = crossing_offset(row.bases[j - 1], row.bases[j]);
-          for (index_t i = 0; i < frames; ++i) {
-            stretch.edges[i] += offset;
+        if constexpr (kRecords) {
+          const index_t word = first_word + w;
+          const index_t t = stretch.first_frame + i;
+          if (!kRagged || (rows.first_word(t) <= word && word <= rows.last_word(t))) {
+            Lanes::store_records(job.records + (stretch.row_offsets[i] + word), records);
           }
         }
       }
-      const bool inside = band.first(t + frames - 1) <= begin_pair && begin_pair + kTilePairs - 1 <= band.last(t);
-      const index_t word = begin_pair / kPairsPerWord;
-      if (inside) {
-        sweep_tile<Lanes, true, false>(stretch, rows, target, word, row.blank + begin_pair, row.label + begin_pair);
-      } else {
-        sweep_tile<Lanes, true, true>(stretch, rows, target, word, row.blank + begin_pair, row.label + begin_pair);
-      }
     }
   }
 
-  // The last label wins a tie with the last blank. Where a column border lies between them the label crosses it.
-  const index_t labels = band.labels;
-  const Real blank = row.blank[labels];
-  Real label = labels > 0 ? row.label[labels - 1] : kMinusInfinity;
-  if (kRebases && labels > 0 && labels % kColumnPairs == 0) {
-    const index_t j = labels / kColumnPairs;
-    label += crossing_offset(row.bases[j - 1], row.bases[j]);
+  for (int v = 0; v < kVectors; ++v) {
+    Lanes::store(&job.row.blank(first_pair + v * Lanes::kWidth), blanks[v]);
+    Lanes::store(&job.row.label(first_pair + v * Lanes::kWidth), labels[v]);
   }
-  const bool ends_in_blank = labels == 0 || blank > label;
-  const Real total = ends_in_blank ? blank : label;
-  const bool feasible = total - total == 0;  // neither an infinity nor NaN
-  return {{ends_in_blank ? labels : labels - 1, !ends_in_blank}, feasible};
+}
+
+// ------------------------------------------------------------------------------------ 4 the rebase of a column
+
+// The largest alpha of the pairs begin..end-1. (A maximum does not depend on the order.)
+template <class Lanes>
+CTC_ALIGN_FN typename Lanes::Real largest(const typename Lanes::Real* alphas, index_t count) {
+  using Real = typename Lanes::Real;
+  constexpr Real kMinusInfinity = -std::numeric_limits<Real>::infinity();
+  Real best = kMinusInfinity;
+  index_t k = 0;
+  if (count >= Lanes::kWidth) {
+    auto bests = Lanes::broadcast(kMinusInfinity);
+    for (; k + Lanes::kWidth <= count; k += Lanes::kWidth) {
+      bests = Lanes::greater(Lanes::load(alphas + k), bests);
+    }
+    alignas(64) Real lanes[Lanes::kWidth];
+    Lanes::store(lanes, bests);
+    for (int l = 0; l < Lanes::kWidth; ++l) {
+      best = lanes[l] > best ? lanes[l] : best;
+    }
+  }
+  for (; k < count; ++k) {
+    best = alphas[k] > best ? alphas[k] : best;
+  }
+  return best;
+}
+
+// Moves column j's maximum into its base, by the rule of rebase.h, where block `block` begins. The row holds the frame
+// before. With the bases settled already it only moves the alphas.
+template <class Lanes>
+CTC_ALIGN_FN void rebase_column(const SweepJob<float>& job, index_t block, index_t j) {
+  const index_t t = block * kBlockFrames;
+  const bool known = BaseGrid::first_column(job.whole, block - 1) <= j && j <= BaseGrid::last_column(job.whole, block - 1);
+  const double base = known ? job.bases.at(block - 1, j) : 0;  // 0: nothing lives there yet, so it has no say
+  if (job.settle_bases) {
+    const index_t begin = larger(j * kColumnPairs, job.whole.first(t));
+    const index_t end = smaller((j + 1) * kColumnPairs, job.whole.last(t) + 1);
+    const index_t label_end = smaller(end, job.whole.labels);  // pair L has no label
+    float best = -std::numeric_limits<float>::infinity();
+    if (begin < end) {
+      best = largest<Lanes>(&job.row.blank(begin), end - begin);
+    }
+    if (begin < label_end) {
+      const float label = largest<Lanes>(&job.row.label(begin), label_end - begin);
+      best = label > best ? label : best;
+    }
+    const bool has_left = j > BaseGrid::first_column(job.whole, block);
+    const double next = next_base(base, best, has_left, has_left ? job.bases.at(block, j - 1) : 0);
+    job.bases.at(block, j) = next > -std::numeric_limits<double>::infinity() ? next : base;
+  }
+  const float moved = static_cast<float>(job.bases.at(block, j) - base);
+  const index_t begin = larger(j * kColumnPairs, job.row.first_pair);
+  const index_t end = smaller((j + 1) * kColumnPairs, job.row.first_pair + job.row.pairs);
+  for (index_t k = begin; k < end; ++k) {
+    job.row.blank(k) -= moved;
+    job.row.label(k) -= moved;
+  }
+}
+
+// ----------------------------------------------------------------------------------- 5 a stretch of frames
+
+// Makes the edges and the offsets of the records ready for the tiles of a stretch.
+template <class Real>
+CTC_ALIGN_FN void begin_stretch(const SweepJob<Real>& job, const Stretch<Real>& stretch) {
+  constexpr Real kMinusInfinity = -std::numeric_limits<Real>::infinity();
+  const RecordRows rows{job.band};
+  index_t row_begin = job.records ? rows.begin(stretch.first_frame) - job.record_begin : 0;
+  for (index_t i = 0; i < stretch.frames; ++i) {
+    const index_t t = stretch.first_frame + i;
+    stretch.edges[i] = kMinusInfinity;
+    if (job.records) {
+      stretch.row_offsets[i] = row_begin - rows.first_word(t);
+      row_begin += rows.last_word(t) - rows.first_word(t) + 1;
+    }
+  }
+}
+
+// The columns that the tiles of a stretch lie in: its first frame reads pair first(t-1), its last one reaches last(t).
+struct ColumnRange {
+  index_t first, last;
+};
+template <class Real>
+CTC_ALIGN_FN ColumnRange columns_of_stretch(const SweepJob<Real>& job, index_t first_frame, index_t last_frame) {
+  return {job.band.first(first_frame - 1) / kColumnPairs, job.band.last(last_frame) / kColumnPairs};
+}
+
+template <class Lanes, bool kInRegisters>
+CTC_ALIGN_FN void sweep_tile_in_band(const SweepJob<typename Lanes::Real>& job,
+                                     const Stretch<typename Lanes::Real>& stretch, index_t tile) {
+  using Real = typename Lanes::Real;
+  constexpr index_t kTilePairs = Lanes::kTileWords * kPairsPerWord;
+  constexpr Real kMinusInfinity = -std::numeric_limits<Real>::infinity();
+  const Band& band = job.band;
+  const index_t t0 = stretch.first_frame;
+  const index_t first_pair = tile * kTilePairs;
+  const index_t last_pair = first_pair + kTilePairs - 1;
+
+  // Before frame first_pair nothing has come here. The last frame with a pair in the band is last_pair + T - L; one
+  // more leaves the edge that the next tile reads after it.
+  const index_t begin = smaller(larger<index_t>(first_pair - t0, 0), stretch.frames);
+  const index_t end = smaller(larger(last_pair + band.frames - band.labels - t0 + 2, begin), stretch.frames);
+  for (index_t i = 0; i < begin; ++i) {
+    stretch.edges[i] = kMinusInfinity;
+  }
+  const index_t word = first_pair / kPairsPerWord;
+  const bool inside = band.first(t0 + end - 1) <= first_pair && last_pair <= band.last(t0 + begin);
+  if (!job.records) {
+    sweep_tile<Lanes, kInRegisters, false, false>(job, stretch, word, begin, end);
+  } else if (inside) {
+    sweep_tile<Lanes, kInRegisters, true, false>(job, stretch, word, begin, end);
+  } else {
+    sweep_tile<Lanes, kInRegisters, true, true>(job, stretch, word, begin, end);
+  }
+}
+
+// Sweeps the columns `columns` of a stretch; those on their left are done.
+template <class Lanes>
+CTC_ALIGN_FN void sweep_columns(const SweepJob<typename Lanes::Real>& job, const Stretch<typename Lanes::Real>& stretch,
+                                ColumnRange columns) {
+  using Real = typename Lanes::Real;
+  constexpr index_t kTilePairs = Lanes::kTileWords * kPairsPerWord;
+  static_assert(kColumnPairs % kTilePairs == 0, "a tile lies in one column");
+  const index_t t = stretch.first_frame;
+  const ColumnRange all = columns_of_stretch(job, t, stretch.last_frame());
+  const index_t first_tile = job.band.first(t - 1) / kTilePairs;
+  const index_t last_tile = job.band.last(stretch.last_frame()) / kTilePairs;
+
+  for (index_t j = columns.first; j <= columns.last; ++j) {
+    if constexpr (sizeof(Real) == sizeof(float)) {
+      const index_t block = (t - 1) / kBlockFrames;
+      if (starts_new_block(t)) {
+        rebase_column<Lanes>(job, block, j);
+      }
+      if (j > all.first) {
+        const float offset = crossing_offset(job.bases.at(block, j - 1), job.bases.at(block, j));
+        for (index_t i = 0; i < stretch.frames; ++i) {
+          stretch.edges[i] += offset;
+        }
+      }
+    }
+    const index_t begin = larger(first_tile, j * (kColumnPairs / kTilePairs));
+    const index_t end = smaller(last_tile + 1, (j + 1) * (kColumnPairs / kTilePairs));
+    for (index_t tile = begin; tile < end; ++tile) {
+      if constexpr (Lanes::kTableClasses > 0) {
+        if (stretch.panel.by_frame) {
+          sweep_tile_in_band<Lanes, true>(job, stretch, tile);
+          continue;
+        }
+      }
+      sweep_tile_in_band<Lanes, false>(job, stretch, tile);
+    }
+  }
+
+  // A later stretch of this block may go further to the right; the border is here.
+  if constexpr (sizeof(Real) == sizeof(float)) {
+    if (job.settle_bases && starts_new_block(t) && columns.last == all.last) {
+      const index_t block = (t - 1) / kBlockFrames;
+      for (index_t j = all.last + 1; j <= BaseGrid::last_column(job.whole, block); ++j) {
+        rebase_column<Lanes>(job, block, j);
+      }
+    }
+  }
 }
 
 }  // namespace ctc_align

@@ -1,4 +1,4 @@
-// Walks the records from the end of the best path to its start.
+// Walks the records of a stretch of frames, from the state that the best path has at its end to the one at its start.
 #pragma once
 
 #include "lattice.h"
@@ -6,21 +6,22 @@
 
 namespace ctc_align {
 
-// Calls visit(t, state) for every frame from the last to the first.
-// Every backpointer leads to the same pair or to the one on its left, and none leads out of the band.
+// Calls visit(t, state) for t = to, to-1, ..., from+1 and returns the state at frame `from`.
+// `records` begins with the row of frame from+1. Every backpointer leads to the same pair or to the one on its left,
+// and none leads out of the band.
 template <class SkipAllowed, class Visit>
-CTC_ALIGN_FN void trace_path(const Band& band, const RecordWord* records, State state, const SkipAllowed& skip_allowed,
-                             const Visit& visit) {
+CTC_ALIGN_FN State walk_records(const Band& band, index_t from, index_t to, const RecordWord* records, State state,
+                                const SkipAllowed& skip_allowed, const Visit& visit) {
   const RecordRows rows{band};
-  index_t row_end = rows.words();
-  for (index_t t = band.frames - 1; t > 0; --t) {
+  index_t row_end = rows.words(from, to);
+  for (index_t t = to; t > from; --t) {
     visit(t, state);
     const index_t row_begin = row_end - (rows.last_word(t) - rows.first_word(t) + 1);
     const RecordWord word = records[row_begin + state.pair / kPairsPerWord - rows.first_word(t)];
     state = previous_state(state, read_record(word, state.pair), skip_allowed(state.pair));
     row_end = row_begin;
   }
-  visit(0, state);
+  return state;
 }
 
 }  // namespace ctc_align

@@ -1,0 +1,99 @@
+// The dictionary of lanes that compiles everywhere: vectors of the compiler's own (GCC and Clang).
+//
+// Four floats become SSE2 on x86-64 and NEON on aarch64. The other dictionaries start from this one and replace the
+// words that their instruction set says better. `exceeds` and `greater` are plain '>' in IEEE order: false with a NaN.
+// Isa only tells instantiations of different translation units apart: the linker must not take one for the other.
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+#include "../lattice/pair_step.h"
+#include "../lattice/records.h"
+
+namespace ctc_align {
+
+template <class RealType, int kLanes, class Isa>
+struct VectorLanes {
+  using Real = RealType;
+  static constexpr int kWidth = kLanes;
+  static constexpr int kTileWords = kLanes / 4;  // 4 vectors a word, or 4 words: 8 or 16 vectors of alphas
+  static constexpr index_t kTableClasses = 0;    // no look-up in registers
+
+  using Lane = std::conditional_t<sizeof(Real) == 4, int32_t, int64_t>;
+  typedef Real Value __attribute__((vector_size(kWidth * sizeof(Real))));
+  typedef Lane Mask __attribute__((vector_size(kWidth * sizeof(Real))));
+
+  CTC_ALIGN_FN static Value load(const Real* p) {
+    Value v;
+    __builtin_memcpy(&v, p, sizeof v);
+    return v;
+  }
+  CTC_ALIGN_FN static void store(Real* p, Value v) { __builtin_memcpy(p, &v, sizeof v); }
+  CTC_ALIGN_FN static Value broadcast(Real x) { return x - Value{}; }  // x - 0 is x, -0 too
+  CTC_ALIGN_FN static Value add(Value a, Value b) { return a + b; }
+  CTC_ALIGN_FN static Value greater(Value a, Value b) { return a > b ? a : b; }
+  CTC_ALIGN_FN static Mask exceeds(Value a, Value b) { return a > b; }
+  CTC_ALIGN_FN static Value select(Mask m, Value yes, Value no) { return m ? yes : no; }
+  CTC_ALIGN_FN static Real last(Value v) { return v[kWidth - 1]; }
+
+  // `current` moved up one lane; the last lane of `previous` enters at lane 0.
+  CTC_ALIGN_FN static Value shift_in(Value previous, Value current) {
+    if constexpr (kWidth == 4) {
+      return __builtin_shufflevector(previous, current, 3, 4, 5, 6);
+    } else {
+      return __builtin_shufflevector(previous, current, 7, 8, 9, 10, 11, 12, 13, 14);
+    }
+  }
+
+  // A square of kWidth vectors, turned about its diagonal: log2(kWidth) rounds of a perfect shuffle of its rows.
+  CTC_ALIGN_FN static void transpose(Value (&square)[kWidth]) {
+    for (int round = 1; round < kWidth; round *= 2) {
+      Value next[kWidth];
+      for (int r = 0; r < kWidth / 2; ++r) {
+        const Value a = square[r], b = square[r + kWidth / 2];
+        if constexpr (kWidth == 4) {
+          next[2 * r] = __builtin_shufflevector(a, b, 0, 4, 1, 5);
+          next[2 * r + 1] = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+        } else {
+          next[2 * r] = __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+          next[2 * r + 1] = __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+        }
+      }
+      for (int r = 0; r < kWidth; ++r) {
+        square[r] = next[r];
+      }
+    }
+  }
+
+  // Lane i is on where bit i is set.
+  CTC_ALIGN_FN static Mask mask(uint32_t bits) {
+    const Lane b = static_cast<Lane>(bits);
+    return ((b - Mask{}) & bit_of_lane()) != 0;
+  }
+
+  // The records of 16 pairs as one word: each lane contributes its own bit, then the lanes are joined once.
+  CTC_ALIGN_FN static void store_records(RecordWord* word, const PairRecords<VectorLanes> (&records)[16 / kLanes]) {
+    Mask joined = {};
+    for (int u = 0; u < kPairsPerWord / kWidth; ++u) {
+      const Mask bits = bit_of_lane() << (u * kWidth);
+      joined |= (records[u].from_left & bits) | (records[u].enters & (bits << kPairsPerWord));
+    }
+    RecordWord all = 0;
+    for (int l = 0; l < kWidth; ++l) {
+      all |= static_cast<RecordWord>(joined[l]);
+    }
+    *word = all;
+  }
+
+ private:
+  CTC_ALIGN_FN static Mask bit_of_lane() {
+    if constexpr (kWidth == 4) {
+      return Mask{1, 2, 4, 8};
+    } else {
+      return Mask{1, 2, 4, 8, 16, 32, 64, 128};
+    }
+  }
+};
+
+}  // namespace ctc_align

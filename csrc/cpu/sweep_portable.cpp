@@ -1,0 +1,10 @@
+// The sweep for every processor.
+#include "lanes_vector.h"
+#include "sweep_kernels.h"
+
+namespace ctc_align {
+namespace {
+struct Portable;
+}
+const Isa kPortable = make_isa<VectorLanes<float, 4, Portable>, VectorLanes<double, 4, Portable>>();
+}  // namespace ctc_align

@@ -1,0 +1,240 @@
+// The memory ladder: the whole path in as little memory as there is, by sweeping some of the lattice again.
+//
+// Contents: 1 checkpoints  2 where to cut  3 the recursion
+//
+// The records of a lattice take 2 bits a cell: 2 MB for a minute of speech, 1.4 GB for an hour, 2 TB for a day. Only
+// those near the path are ever read. So:
+//
+//     trace a segment of frames, from a row of alphas at its start to the state that the path has at its end:
+//         if the records of its band fit into the budget: sweep it with records, and walk
+//         else: sweep it without, keep a CHECKPOINT, the row of alphas, every n frames,
+//               and trace the pieces between two of them, from the last to the first
+//
+//     pair  |              ___/|            A piece ends in a known state, so only the pairs that can reach that state
+//           |         ___/ ####|            matter: its band is a cone (lattice.h), at most n pairs wide.
+//           |    ___/|  #######* state      Pieces of n frames have n * n / 2 cells each, T * n / 2 together, a few
+//           |   | ###|  ###### |            per cent of the lattice; their records take n * n / 8 bytes, the
+//           |   |####* ####    |            checkpoints 4 (2L + 1) (T - L) / n.
+//           +---------------------- t       A cone whose records do not fit is traced the same way, in shorter pieces.
+//
+// The first sweep of all sees the whole band, settles the bases of every column and block, and finds the end of the
+// path. A later one sees less of each column and takes the bases as they are: same additions, same roundings, same bits.
+//
+// Hirschberg's recursion needs less memory still, but twice the cells, and it adds in another order: other bits.
+#pragma once
+
+#include <algorithm>
+#include <limits>
+#include <memory>
+#include <vector>
+
+#include "sweep.h"
+#include "traceback.h"
+
+namespace ctc_align {
+
+template <class T>
+std::unique_ptr<T[]> uninitialized(index_t count) {
+  return std::unique_ptr<T[]>(new T[static_cast<size_t>(count)]);
+}
+
+// ----------------------------------------------------------------------------------------------- 1 checkpoints
+
+// Rows of alphas at the frames from, from + every, from + 2 every, ... before `to`: of each the pairs in the band.
+template <class Real>
+class Checkpoints {
+ public:
+  Checkpoints(const Band& band, index_t from, index_t to, index_t every)
+      : band_(band), from_(from), every_(every), begins_{0} {
+    for (index_t t = from; t < to; t += every) {
+      begins_.push_back(begins_.back() + 2 * (band.last(t) - band.first(t) + 1));
+    }
+    values_ = uninitialized<Real>(begins_.back());
+  }
+
+  index_t count() const { return static_cast<index_t>(begins_.size()) - 1; }
+  index_t bytes() const {
+    return begins_.back() * static_cast<index_t>(sizeof(Real)) + count() * static_cast<index_t>(sizeof(index_t));
+  }
+  index_t frame(index_t n) const { return from_ + n * every_; }
+
+  // The first frame at or behind t that has a checkpoint, if it goes on like this.
+  index_t next_frame(index_t t) const { return from_ + (t - from_ + every_ - 1) / every_ * every_; }
+
+  // Keeps the pairs begin..end-1 of a row, those of the band, if its frame is one of those.
+  void save(const AlphaRow<Real>& row, index_t t, index_t begin, index_t end) const {
+    const index_t n = (t - from_) / every_;
+    if (t != frame(n) || n >= count()) {
+      return;
+    }
+    begin = std::max(begin, band_.first(t));
+    end = std::min(end, band_.last(t) + 1);
+    if (begin < end) {
+      std::copy(&row.blank(begin), &row.blank(begin) + (end - begin), blanks(n) + (begin - band_.first(t)));
+      std::copy(&row.label(begin), &row.label(begin) + (end - begin), labels(n) + (begin - band_.first(t)));
+    }
+  }
+
+  // Fills a row from checkpoint n. Pairs that are not in it are -inf.
+  void restore(index_t n, const AlphaRow<Real>& row) const {
+    constexpr Real kMinusInfinity = -std::numeric_limits<Real>::infinity();
+    const index_t first = band_.first(frame(n));
+    const index_t begin = std::max(row.first_pair, first);
+    const index_t end = std::min(row.first_pair + row.pairs, band_.last(frame(n)) + 1);
+    std::fill_n(row.blanks, row.pairs, kMinusInfinity);
+    std::fill_n(row.labels, row.pairs, kMinusInfinity);
+    if (begin < end) {
+      std::copy(blanks(n) + (begin - first), blanks(n) + (end - first), &row.blank(begin));
+      std::copy(labels(n) + (begin - first), labels(n) + (end - first), &row.label(begin));
+    }
+  }
+
+ private:
+  Real* blanks(index_t n) const { return values_.get() + begins_[n]; }
+  Real* labels(index_t n) const { return values_.get() + (begins_[n] + begins_[n + 1]) / 2; }
+
+  Band band_;
+  index_t from_;
+  index_t every_;
+  std::vector<index_t> begins_;
+  std::unique_ptr<Real[]> values_;
+};
+
+// ---------------------------------------------------------------------------------------------- 2 where to cut
+
+// What decides on the rung: sizes and these, never a value.
+struct LadderLimits {
+  index_t bytes;              // for records and checkpoints together
+  const index_t* cuts;        // tests: the frames of a piece, for each level, whatever fits
+  index_t cut_count;          // behind the last of them come records
+  bool forced;                // do the cuts count?
+};
+
+// Frames from one checkpoint to the next; 0: no checkpoints, the records fit.
+template <class Real>
+index_t plan_pieces(const Band& band, index_t from, index_t to, const LadderLimits& limits, index_t level) {
+  constexpr index_t kCellBytes = 2 * sizeof(Real);
+  constexpr index_t kFewFrames = 16;  // their cone has at most 16 pairs: less than any checkpoint
+  if (limits.forced) {
+    return level < limits.cut_count ? limits.cuts[level] : 0;
+  }
+  const index_t frames = to - from;
+  if (frames <= kFewFrames || RecordRows{band}.words(from, to) <= limits.bytes / static_cast<index_t>(sizeof(RecordWord))) {
+    return 0;
+  }
+  // Three quarters of the budget for the checkpoints; what lies below them needs far less (n * n / 8 bytes, or again
+  // checkpoints), and short pieces mean little to sweep again.
+  const index_t share = std::max<index_t>(limits.bytes / 4 * 3, 1);
+  const index_t every = band.cells(from, to) / share * kCellBytes + band.cells(from, to) % share * kCellBytes / share + 1;
+  return std::min(every, (frames + 1) / 2);
+}
+
+// ---------------------------------------------------------------------------------------------- 3 the recursion
+
+// Where the best path ends, and whether there is one.
+struct PathEnd {
+  State state;
+  bool feasible;
+};
+
+// `row` holds the last frame. The last label wins a tie with the last blank. Where a column border lies between them
+// the label crosses it.
+template <class Real>
+PathEnd find_path_end(const Band& band, const AlphaRow<Real>& row, const BaseGrid& bases) {
+  const index_t labels = band.labels;
+  const Real blank = row.blank(labels);
+  Real label = labels > 0 ? row.label(labels - 1) : -std::numeric_limits<Real>::infinity();
+  if (sizeof(Real) == sizeof(float) && labels > 0 && labels % kColumnPairs == 0 && band.frames > 1) {
+    const index_t block = (band.frames - 2) / kBlockFrames;
+    const index_t j = labels / kColumnPairs;
+    label += crossing_offset(bases.at(block, j - 1), bases.at(block, j));
+  }
+  const bool ends_in_blank = labels == 0 || blank > label;
+  const Real total = ends_in_blank ? blank : label;
+  return {{ends_in_blank ? labels : labels - 1, !ends_in_blank}, total - total == 0};  // neither an infinity nor NaN
+}
+
+// Traces the best path of an item.
+// sweep(job, from, to, checkpoints) sweeps the frames behind `from` up to `to` and keeps checkpoints unless null.
+// skip_allowed(pair) and visit(t, state) are those of walk_records.
+template <class Real, class Sweep, class SkipAllowed, class Visit>
+class Ladder {
+ public:
+  Ladder(const SweepJob<Real>& job, index_t tile_pairs, const LadderLimits& limits, Sweep& sweep,
+         const SkipAllowed& skip_allowed, const Visit& visit)
+      : job_(job), tile_pairs_(tile_pairs), limits_(limits), sweep_(sweep), skip_allowed_(skip_allowed), visit_(visit) {}
+
+  // Visits every frame from the last to the first; none if there is no path, and then returns false. The job's row
+  // holds frame 0, and room for the whole band.
+  bool trace() {
+    State state = {};
+    return trace_segment(0, job_.whole.frames - 1, job_.whole, limits_.bytes, 0, state) && (visit_(0, state), true);
+  }
+
+ private:
+  // The row holds frame `from`. `state` is the path's at frame `to` (on level 0 it is found here), and then at `from`.
+  bool trace_segment(index_t from, index_t to, const Band& band, index_t budget, index_t level, State& state) {
+    LadderLimits limits = limits_;
+    limits.bytes = budget;
+    const index_t every = plan_pieces<Real>(band, from, to, limits, level);
+    SweepJob<Real> job = job_;
+    job.band = band;
+    job.settle_bases = level == 0;
+
+    if (every == 0) {
+      const RecordRows rows{band};
+      job.records = reserve_records(rows.words(from, to));
+      job.record_begin = rows.begin(from + 1);
+      sweep_(job, from, to, static_cast<const Checkpoints<Real>*>(nullptr));
+      if (level == 0 && !find_end(job, state)) {
+        return false;
+      }
+      state = walk_records(band, from, to, job.records, state, skip_allowed_, visit_);
+      return true;
+    }
+
+    const Checkpoints<Real> checkpoints(band, from, to, every);
+    checkpoints.save(job.row, from, job.row.first_pair, job.row.first_pair + job.row.pairs);
+    sweep_(job, from, to, &checkpoints);
+    if (level == 0 && !find_end(job, state)) {
+      return false;
+    }
+    budget = std::max<index_t>(budget - checkpoints.bytes(), 0);
+    for (index_t n = checkpoints.count() - 1; n >= 0; --n) {
+      const index_t start = checkpoints.frame(n);
+      const index_t stop = std::min(start + every, to);
+      const Band cone{stop, state.pair};
+      job_.row.first_pair = cone.first(start) / tile_pairs_ * tile_pairs_;
+      job_.row.pairs = (cone.labels / tile_pairs_ + 1) * tile_pairs_ - job_.row.first_pair;
+      checkpoints.restore(n, job_.row);
+      trace_segment(start, stop, cone, budget, level + 1, state);
+    }
+    return true;
+  }
+
+  bool find_end(const SweepJob<Real>& job, State& state) const {
+    const PathEnd end = find_path_end(job.whole, job.row, job.bases);
+    state = end.state;
+    return end.feasible;
+  }
+
+  RecordWord* reserve_records(index_t words) {
+    if (words > record_words_) {
+      records_.reset();
+      records_ = uninitialized<RecordWord>(words);
+      record_words_ = words;
+    }
+    return records_.get();
+  }
+
+  SweepJob<Real> job_;  // its row is a window on the memory of the first one
+  index_t tile_pairs_;
+  LadderLimits limits_;
+  Sweep& sweep_;
+  const SkipAllowed& skip_allowed_;
+  const Visit& visit_;
+  std::unique_ptr<RecordWord[]> records_;
+  index_t record_words_ = 0;
+};
+
+}  // namespace ctc_align

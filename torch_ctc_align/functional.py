@@ -50,10 +50,15 @@ def forced_align(
             label is the blank or no class; with ``strict``, an item has fewer frames than labels and neighbouring
             repeats, or no path of finite score. The message names the argument and the item. On CUDA the values of
             lengths and labels are looked at with ``strict`` alone; without it an item with a bad one is marked.
+        MemoryError: there is no memory for the work of the CPU kernel.
+        KeyboardInterrupt: Ctrl-C during a long call on the CPU, within a second of it. (From the operator itself,
+            ``torch.ops.ctc_align.forced_align``, it comes as the cause of a RuntimeError.)
 
     The result does not depend on the number of threads, nor on the other items. Time is
-    :math:`O((T - L) L)` an item; memory beside the outputs is a quarter of a byte for each of about
-    :math:`(T - L) L` cells. Source: Graves et al. 2006, section 4.1, with a maximum for the sum; ``docs/semantics.md``.
+    :math:`O((T - L) L)` an item. Memory beside the outputs is a quarter of a byte for each of about
+    :math:`(T - L) L` cells on short recordings, and some 160 bytes a frame on long ones; on the CPU
+    :func:`set_memory_budget` makes it less. Source: Graves et al. 2006, section 4.1, with a maximum for the sum;
+    ``docs/semantics.md``.
 
     Example::
 
@@ -66,7 +71,12 @@ def forced_align(
     """
     input_lengths = _as_lengths(input_lengths, log_probs)
     target_lengths = _as_lengths(target_lengths, log_probs)
-    paths, scores = torch.ops.ctc_align.forced_align(log_probs, targets, input_lengths, target_lengths, blank)
+    try:
+        paths, scores = torch.ops.ctc_align.forced_align(log_probs, targets, input_lengths, target_lengths, blank)
+    except RuntimeError as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):  # an operator cannot raise it as it is
+            raise error.__cause__ from None
+        raise
     if strict:
         _raise_for_marked_items(paths, log_probs, targets, input_lengths, target_lengths, blank)
     return paths, scores

@@ -134,6 +134,7 @@ bool trace_item(const Item<scalar_t, label_t>& item, const CompactTarget& target
   using Real = AccumulationType<scalar_t>;
   constexpr Real kMinusInfinity = -std::numeric_limits<Real>::infinity();
   const SweepKernels<scalar_t>& kernels = options.isa->kernels<scalar_t>();
+  const StandardFloats standard_floats;
   const Band band{item.frames, item.labels};
 
   // Frame 0: blank 0 or label 0.

@@ -11,6 +11,7 @@
 #include "../arguments.h"
 #include "../torch_seam.h"
 #include "align_item.h"
+#include "interrupt.h"
 
 namespace ctc_align {
 namespace {
@@ -50,9 +51,8 @@ void for_each_item(const std::vector<index_t>& sizes, const Align& align) {
   constexpr index_t kWorthACrew = 4 << 20;    // cells
   constexpr index_t kWorthAThread = 1 << 16;  // waking one takes some microseconds
   const size_t count = sizes.size();
-  const Crew alone;
-  Crew crew;
-  crew.run = run_on_threads;
+  const Crew alone{1, nullptr, interrupted};
+  Crew crew{1, run_on_threads, interrupted};
   index_t cells = std::accumulate(sizes.begin(), sizes.end(), index_t{0});
   const index_t useful = std::max<index_t>(1, cells / kWorthAThread);
   crew.workers = static_cast<int>(std::min<index_t>(torch::stable::get_num_threads(), useful));

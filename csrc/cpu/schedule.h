@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "../lattice/ladder.h"
+#include "float_state.h"
 #include "sweep_kernels.h"
 
 namespace ctc_align {
@@ -153,6 +154,7 @@ class Sweeper {
 
   // One worker's whole run. `workers` is 0 for somebody who is alone and needs no lock.
   void work(Run& run, const Desk& desk, int workers) const {
+    const StandardFloats standard_floats;
     for (;;) {
       std::unique_lock<std::mutex> lock(run.mutex, std::defer_lock);
       if (workers) {

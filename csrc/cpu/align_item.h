@@ -153,11 +153,12 @@ bool trace_item(const Item<scalar_t, label_t>& item, const CompactTarget& target
       {item.emissions, target.class_count, target.classes.empty() ? nullptr : target.classes.data(), target.blank},
       item.frames);
 
-  LadderLimits limits{default_ladder_bytes(item.frames), options.cuts.data(),
-                      static_cast<index_t>(options.cuts.size()), options.force_cuts};
+  LadderLimits limits{default_ladder_bytes(item.frames), options.cuts.data(), static_cast<index_t>(options.cuts.size()),
+                      options.force_cuts};
   if (options.memory_budget > 0) {
     constexpr index_t kLeast = 64 * 1024;
-    const index_t spent = 2 * pairs * static_cast<index_t>(sizeof(Real)) + target.bytes() + bases.bytes() + sweep.bytes();
+    const index_t spent =
+        2 * pairs * static_cast<index_t>(sizeof(Real)) + target.bytes() + bases.bytes() + sweep.bytes();
     limits.bytes = std::max(options.memory_budget - spent, kLeast);
   }
 
@@ -167,10 +168,10 @@ bool trace_item(const Item<scalar_t, label_t>& item, const CompactTarget& target
     item.path[t] = static_cast<label_t>(klass);
     item.scores[t] = item.emissions.at(t, klass);
   };
-  const SweepJob<Real> job{band, band, {target.class_ids.data(), target.skip_bits.data()}, row, bases.grid(), true,
+  const SweepJob<Real> job{band,    band, {target.class_ids.data(), target.skip_bits.data()}, row, bases.grid(), true,
                            nullptr, 0};
-  return Ladder<Real, Sweeper<scalar_t>, decltype(skip_allowed), decltype(visit)>(job, kernels.tile_pairs, limits, sweep,
-                                                                                skip_allowed, visit)
+  return Ladder<Real, Sweeper<scalar_t>, decltype(skip_allowed), decltype(visit)>(job, kernels.tile_pairs, limits,
+                                                                                  sweep, skip_allowed, visit)
       .trace();
 }
 

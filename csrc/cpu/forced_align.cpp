@@ -43,8 +43,8 @@ void run_on_threads(int workers, const std::function<void(int)>& work) {
   });
 }
 
-// Runs align(b, crew) for every item, the largest first. An item that would keep one thread busy after all others are
-// done gets the whole crew; the rest get a thread each. Never throws inside the parallel body, where the message would
+// Runs align(b, crew, side_by_side) for every item, the largest first. An item that would keep one thread busy after all
+// others are done gets the whole crew; the rest get a thread each, so many side by side. Never throws inside the parallel body, where the message would
 // be lost: the first exception is carried out and thrown again.
 template <class Align>
 void for_each_item(const std::vector<index_t>& sizes, const Align& align) {
@@ -58,7 +58,7 @@ void for_each_item(const std::vector<index_t>& sizes, const Align& align) {
   crew.workers = static_cast<int>(std::min<index_t>(torch::stable::get_num_threads(), useful));
   if (crew.workers <= 1) {
     for (size_t b = 0; b < count; ++b) {
-      align(b, alone);
+      align(b, alone, 1);
     }
     return;
   }
@@ -69,16 +69,17 @@ void for_each_item(const std::vector<index_t>& sizes, const Align& align) {
   size_t done = 0;
   while (done < count && sizes[order[done]] > kWorthACrew && sizes[order[done]] > cells / crew.workers) {
     cells -= sizes[order[done]];
-    align(order[done++], crew);
+    align(order[done++], crew, 1);
   }
 
+  const int workers = static_cast<int>(std::min<size_t>(crew.workers, count - done));
   std::atomic<size_t> next{done};
   std::exception_ptr error;
   std::mutex error_mutex;
   const auto work = [&](int) {
     try {
       for (size_t i = next++; i < count; i = next++) {
-        align(order[i], alone);
+        align(order[i], alone, workers);
       }
     } catch (...) {
       const std::lock_guard<std::mutex> lock(error_mutex);
@@ -86,7 +87,6 @@ void for_each_item(const std::vector<index_t>& sizes, const Align& align) {
       next = count;
     }
   };
-  const int workers = static_cast<int>(std::min<size_t>(crew.workers, count - done));
   if (workers > 1) {
     run_on_threads(workers, work);
   } else {
@@ -132,7 +132,11 @@ void align_batch(const Tensor& log_probs, const Tensor& targets, const std::vect
     }
   }
   const Options options = current_options();
-  for_each_item(sizes, [&](size_t b, const Crew& crew) { align_item(items[b], options, crew); });
+  for_each_item(sizes, [&](size_t b, const Crew& crew, int side_by_side) {
+    Options own = options;
+    own.memory_budget = (options.memory_budget + side_by_side - 1) / side_by_side;
+    align_item(items[b], own, crew);
+  });
 }
 
 template <class scalar_t, class... Args>

@@ -26,8 +26,7 @@ struct Avx512Lanes {
   CTC_ALIGN_FN static Value select(Mask m, Value yes, Value no) { return _mm512_mask_mov_ps(no, m, yes); }
   CTC_ALIGN_FN static float last(Value v) { return _mm512_cvtss_f32(shift_in(v, v)); }
   CTC_ALIGN_FN static Value shift_in(Value previous, Value current) {
-    return _mm512_castsi512_ps(
-        _mm512_alignr_epi32(_mm512_castps_si512(current), _mm512_castps_si512(previous), 15));
+    return _mm512_castsi512_ps(_mm512_alignr_epi32(_mm512_castps_si512(current), _mm512_castps_si512(previous), 15));
   }
   CTC_ALIGN_FN static Mask mask(uint32_t bits) { return static_cast<Mask>(bits); }
 

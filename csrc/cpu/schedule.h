@@ -14,6 +14,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <condition_variable>
 #include <functional>
 #include <memory>
@@ -36,7 +37,7 @@ struct Interrupted : std::runtime_error {
 struct Crew {
   int workers = 1;
   void (*run)(int workers, const std::function<void(int)>& work) = nullptr;  // work(0), ..., work(workers - 1)
-  bool (*interrupted)() = nullptr;  // asked every now and then, by any thread
+  bool (*interrupted)() = nullptr;                                           // asked every now and then, by any thread
 
   bool must_stop() const { return interrupted && interrupted(); }
 };
@@ -78,7 +79,8 @@ class Sweeper {
       const index_t group = kernels.group_frames;
       const index_t fitting = kPanelBytes / (source.class_count * kRealBytes) / group * group;
       stretch_frames_ = std::min(most, std::max(fitting, group));
-      row_length_ = (stretch_frames_ + group - 1) / group * group + group;  // + group: no power of two, which caches hate
+      row_length_ =
+          (stretch_frames_ + group - 1) / group * group + group;  // + group: no power of two, which caches hate
       panel_values_ = row_length_ * source.class_count;
     }
     prepare(desks_[0]);
@@ -93,17 +95,21 @@ class Sweeper {
 
   // Sweeps the frames behind `from` up to `to`.
   void operator()(const SweepJob<Real>& job, index_t from, index_t to, const Checkpoints<Real>* checkpoints) {
-    Run run{job, to, checkpoints, from + 1};
-    const index_t worth_it = std::min(job.band.cells(from + 1, to + 1) / kCellsForAWorker, (to - from) / stretch_frames_);
-    const int workers = static_cast<int>(std::min<index_t>(worth_it, crew_.workers));
-    if (workers <= 1) {
-      work(run, desks_[0], 0);
+    const index_t cells = job.band.cells(from + 1, to + 1);
+    const index_t columns = cells / (std::max<index_t>(to - from, 1) * kColumnPairs);  // in a frame, on average
+    const index_t useful = std::min({cells / kCellsForAWorker, (to - from) / stretch_frames_, columns / kLag});
+    const int workers = static_cast<int>(std::clamp<index_t>(useful, 1, crew_.workers));
+    const index_t most = std::max<index_t>(1, kCellsInGroup / (stretch_frames_ * kColumnPairs));
+    const index_t group = std::clamp<index_t>(columns / (2 * kLag * workers), 1, most);
+
+    Run run(job, to, checkpoints, tiling_.group_columns > 0 ? tiling_.group_columns : group, from + 1, workers);
+    if (workers == 1) {
+      work(run, desks_[0]);
     } else {
       for (int w = 0; w < workers; ++w) {
         prepare(desks_[w]);
       }
-      run.progress.resize(workers);
-      crew_.run(workers, [&](int w) { work(run, desks_[w], workers); });
+      crew_.run(workers, [&](int w) { work(run, desks_[w]); });
     }
     if (run.stopped) {
       throw Interrupted();
@@ -115,8 +121,10 @@ class Sweeper {
   static constexpr index_t kPanelBytes = 256 * 1024;
   // Waking a thread and waiting for it costs as much as some hundred thousand cells.
   static constexpr index_t kCellsForAWorker = 1 << 20;
-  // A group is worth taking a lock for.
+  // Enough to make up for the lock between two groups many times over.
   static constexpr index_t kCellsInGroup = 1 << 20;
+  // So many columns a worker is behind the one before, at best.
+  static constexpr index_t kLag = 2;
 
   // What a worker needs for one stretch.
   struct Desk {
@@ -125,23 +133,35 @@ class Sweeper {
     std::unique_ptr<index_t[]> row_offsets;
   };
 
-  // How far a worker has come: with all columns of all stretches before `stretch`, and up to `column` in that one.
+  // How far a stretch has come. Who works on the next stretch sleeps here.
   struct Progress {
     index_t stretch = -1;
-    index_t column = -1;
+    index_t column = -1;  // the last one that is done
+    std::mutex mutex = {};
+    std::condition_variable moved = {};
   };
 
   struct Run {
+    Run(const SweepJob<Real>& swept, index_t last_frame, const Checkpoints<Real>* kept, index_t columns, index_t frame,
+        int crew)
+        : job(swept), to(last_frame), checkpoints(kept), group_columns(columns), workers(crew), next_frame(frame) {
+      if (workers > 1) {
+        progress = std::make_unique<Progress[]>(workers);
+      }
+    }
+
     const SweepJob<Real>& job;
     const index_t to;
     const Checkpoints<Real>* const checkpoints;
+    const index_t group_columns;
+    const int workers;
 
+    std::mutex mutex;  // of the next two
     index_t next_frame;
     index_t next_stretch = 0;
-    bool stopped = false;
-    std::vector<Progress> progress = {};  // stretch s is worked on by whoever writes progress[s % workers]
-    std::mutex mutex = {};
-    std::condition_variable moved = {};
+
+    std::atomic<bool> stopped{false};
+    std::unique_ptr<Progress[]> progress;  // stretch s writes into progress[s % workers]; none for a worker alone
   };
 
   void prepare(Desk& desk) const {
@@ -152,25 +172,19 @@ class Sweeper {
     }
   }
 
-  // One worker's whole run. `workers` is 0 for somebody who is alone and needs no lock.
-  void work(Run& run, const Desk& desk, int workers) const {
+  // One worker's whole run.
+  void work(Run& run, const Desk& desk) const {
     const StandardFloats standard_floats;
     for (;;) {
-      std::unique_lock<std::mutex> lock(run.mutex, std::defer_lock);
-      if (workers) {
-        lock.lock();
-      }
+      std::unique_lock<std::mutex> lock(run.mutex);
       if (run.stopped || run.next_frame > run.to) {
         return;
       }
       const index_t number = run.next_stretch++;
       const Stretch<Real> stretch = next_stretch(run, desk);
       run.next_frame += stretch.frames;
-      if (workers) {
-        run.progress[number % workers] = {number, -1};
-        lock.unlock();
-      }
-      sweep_stretch(run, stretch, number, workers);
+      lock.unlock();
+      sweep_stretch(run, stretch, number);
     }
   }
 
@@ -187,47 +201,50 @@ class Sweeper {
             desk.row_offsets.get()};
   }
 
-  void sweep_stretch(Run& run, const Stretch<Real>& stretch, index_t number, int workers) const {
+  void sweep_stretch(Run& run, const Stretch<Real>& stretch, index_t number) const {
     kernels_.load_panel(stretch.panel, source_.emissions, stretch.first_frame, stretch.frames);
     begin_stretch(run.job, stretch);
     const ColumnRange all = columns_of_stretch(run.job, stretch.first_frame, stretch.last_frame());
-    const index_t group = tiling_.group_columns > 0
-                              ? tiling_.group_columns
-                              : std::max<index_t>(1, kCellsInGroup / (stretch.frames * kColumnPairs));
-    for (index_t first = all.first; first <= all.last; first += group) {
-      const ColumnRange columns = {first, std::min(first + group - 1, all.last)};
-      if (workers && !wait_for_stretch_before(run, number, columns.last, workers)) {
-        return;
+    for (index_t first = all.first; first <= all.last; first += run.group_columns) {
+      const ColumnRange columns = {first, std::min(first + run.group_columns - 1, all.last)};
+      wait_for_stretch_before(run, number, columns.last);
+      if (run.stopped) {
+        return report(run, number, kAllColumns);  // who waits for this one must not wait for ever
       }
       kernels_.sweep_columns(run.job, stretch, columns);
       if (run.checkpoints) {
         run.checkpoints->save(run.job.row, stretch.last_frame(), columns.first * kColumnPairs,
                               (columns.last + 1) * kColumnPairs);
       }
-      const bool stop = crew_.must_stop();
-      if (workers) {
-        const std::lock_guard<std::mutex> lock(run.mutex);
-        run.stopped |= stop;
-        run.progress[number % workers] = {number, columns.last == all.last ? kAllColumns : columns.last};
-        run.moved.notify_all();
-      } else {
-        run.stopped |= stop;
+      if (crew_.must_stop()) {
+        run.stopped = true;
       }
-      if (stop) {
-        return;
-      }
+      report(run, number, run.stopped || columns.last == all.last ? kAllColumns : columns.last);
     }
   }
 
-  // Returns false if the work is to end.
-  bool wait_for_stretch_before(Run& run, index_t number, index_t column, int workers) const {
-    std::unique_lock<std::mutex> lock(run.mutex);
-    run.moved.wait(lock, [&] {
-      const Progress& before = run.progress[(number + workers - 1) % workers];
-      return run.stopped || before.stretch > number - 1 || (before.stretch == number - 1 && before.column >= column) ||
-             number == 0;
-    });
-    return !run.stopped;
+  // A stretch that goes further to the right than the one before needs all of that one.
+  void wait_for_stretch_before(Run& run, index_t number, index_t column) const {
+    if (!run.progress || number == 0) {
+      return;
+    }
+    Progress& before = run.progress[(number - 1) % run.workers];
+    std::unique_lock<std::mutex> lock(before.mutex);
+    before.moved.wait(
+        lock, [&] { return before.stretch > number - 1 || (before.stretch == number - 1 && before.column >= column); });
+  }
+
+  void report(Run& run, index_t number, index_t column) const {
+    if (!run.progress) {
+      return;
+    }
+    Progress& own = run.progress[number % run.workers];
+    {
+      const std::lock_guard<std::mutex> lock(own.mutex);
+      own.stretch = number;
+      own.column = column;
+    }
+    own.moved.notify_one();
   }
 
   static constexpr index_t kAllColumns = std::numeric_limits<index_t>::max();

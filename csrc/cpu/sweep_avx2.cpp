@@ -11,7 +11,7 @@
 namespace ctc_align {
 namespace {
 struct Avx2;
-}
+}  // namespace
 const Isa kAvx2 = make_isa<Avx2Lanes<Avx2>, VectorLanes<double, 4, Avx2>>();
 }  // namespace ctc_align
 

@@ -13,7 +13,7 @@
 namespace ctc_align {
 namespace {
 struct Avx512;
-}
+}  // namespace
 const Isa kAvx512 = make_isa<Avx512Lanes<Avx512>, VectorLanes<double, 8, Avx512>>();
 }  // namespace ctc_align
 

@@ -104,10 +104,10 @@ class Checkpoints {
 
 // What decides on the rung: sizes and these, never a value.
 struct LadderLimits {
-  index_t bytes;              // for records and checkpoints together
-  const index_t* cuts;        // tests: the frames of a piece, for each level, whatever fits
-  index_t cut_count;          // behind the last of them come records
-  bool forced;                // do the cuts count?
+  index_t bytes;        // for records and checkpoints together
+  const index_t* cuts;  // tests: the frames of a piece, for each level, whatever fits
+  index_t cut_count;    // behind the last of them come records
+  bool forced;          // do the cuts count?
 };
 
 // Frames from one checkpoint to the next; 0: no checkpoints, the records fit.
@@ -119,13 +119,15 @@ index_t plan_pieces(const Band& band, index_t from, index_t to, const LadderLimi
     return level < limits.cut_count ? limits.cuts[level] : 0;
   }
   const index_t frames = to - from;
-  if (frames <= kFewFrames || RecordRows{band}.words(from, to) <= limits.bytes / static_cast<index_t>(sizeof(RecordWord))) {
+  if (frames <= kFewFrames ||
+      RecordRows{band}.words(from, to) <= limits.bytes / static_cast<index_t>(sizeof(RecordWord))) {
     return 0;
   }
   // Three quarters of the budget for the checkpoints; what lies below them needs far less (n * n / 8 bytes, or again
   // checkpoints), and short pieces mean little to sweep again.
   const index_t share = std::max<index_t>(limits.bytes / 4 * 3, 1);
-  const index_t every = band.cells(from, to) / share * kCellBytes + band.cells(from, to) % share * kCellBytes / share + 1;
+  const index_t every =
+      band.cells(from, to) / share * kCellBytes + band.cells(from, to) % share * kCellBytes / share + 1;
   return std::min(every, (frames + 1) / 2);
 }
 
@@ -162,7 +164,12 @@ class Ladder {
  public:
   Ladder(const SweepJob<Real>& job, index_t tile_pairs, const LadderLimits& limits, Sweep& sweep,
          const SkipAllowed& skip_allowed, const Visit& visit)
-      : job_(job), tile_pairs_(tile_pairs), limits_(limits), sweep_(sweep), skip_allowed_(skip_allowed), visit_(visit) {}
+      : job_(job),
+        tile_pairs_(tile_pairs),
+        limits_(limits),
+        sweep_(sweep),
+        skip_allowed_(skip_allowed),
+        visit_(visit) {}
 
   // Visits every frame from the last to the first; none if there is no path, and then returns false. The job's row
   // holds frame 0, and room for the whole band.

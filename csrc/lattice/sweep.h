@@ -188,8 +188,8 @@ CTC_ALIGN_FN void sweep_tile(const SweepJob<typename Lanes::Real>& job, const St
           const int v = w * kVectorsPerWord + u;
           const auto from_left = Lanes::shift_in(left, labels[v]);  // label alphas of pairs k-1
           left = labels[v];
-          records[u] = pair_step<Lanes>(from_left, skips[v], blank_emission, emissions.label(i, v), blanks[v],
-                                        labels[v]);
+          records[u] =
+              pair_step<Lanes>(from_left, skips[v], blank_emission, emissions.label(i, v), blanks[v], labels[v]);
         }
         if constexpr (kRecords) {
           const index_t word = first_word + w;
@@ -239,7 +239,8 @@ CTC_ALIGN_FN typename Lanes::Real largest(const typename Lanes::Real* alphas, in
 template <class Lanes>
 CTC_ALIGN_FN void rebase_column(const SweepJob<float>& job, index_t block, index_t j) {
   const index_t t = block * kBlockFrames;
-  const bool known = BaseGrid::first_column(job.whole, block - 1) <= j && j <= BaseGrid::last_column(job.whole, block - 1);
+  const bool known =
+      BaseGrid::first_column(job.whole, block - 1) <= j && j <= BaseGrid::last_column(job.whole, block - 1);
   const double base = known ? job.bases.at(block - 1, j) : 0;  // 0: nothing lives there yet, so it has no say
   if (job.settle_bases) {
     const index_t begin = larger(j * kColumnPairs, job.whole.first(t));

@@ -35,17 +35,18 @@ CTC_ALIGN_FN float float_of_bits(uint32_t bits) {
   return value;
 }
 
-// Widening is exact. One line for each kind of half, no branch, so that it becomes vector code.
+// Widening is exact. Without a branch, so that it becomes vector code: masks instead of choices.
 CTC_ALIGN_FN float widen(StoredHalf stored) {
+  constexpr uint32_t kRebias = 112u << 23;  // of the exponent: 15 -> 127
   const uint32_t sign = static_cast<uint32_t>(stored.bits & 0x8000) << 16;
-  const uint32_t exponent = stored.bits & 0x7C00;
   const uint32_t magnitude = stored.bits & 0x7FFF;
-  const float subnormal = static_cast<float>(static_cast<int32_t>(magnitude)) * 0x1p-24f;  // exponent 0: m * 2^-24
-  uint32_t normal = (magnitude << 13) + (112u << 23);                                      // bias 15 -> 127
-  normal = exponent == 0x7C00 ? 0x7F800000u | (magnitude << 13) : normal;                  // infinities and NaN
-  uint32_t bits;
-  __builtin_memcpy(&bits, &subnormal, sizeof bits);
-  return float_of_bits(sign | (exponent == 0 ? bits : normal));
+  const uint32_t is_subnormal = 0u - static_cast<uint32_t>(magnitude < 0x0400);  // all ones or none
+  const uint32_t is_special = 0u - static_cast<uint32_t>(magnitude >= 0x7C00);   // infinity, NaN: exponent 31 -> 255
+  const uint32_t normal = (magnitude << 13) + kRebias + (kRebias & is_special);
+  const float small = static_cast<float>(static_cast<int32_t>(magnitude)) * 0x1p-24f;
+  uint32_t small_bits;
+  __builtin_memcpy(&small_bits, &small, sizeof small_bits);
+  return float_of_bits(sign | (small_bits & is_subnormal) | (normal & ~is_subnormal));
 }
 CTC_ALIGN_FN float widen(StoredBFloat16 stored) { return float_of_bits(static_cast<uint32_t>(stored.bits) << 16); }
 template <class scalar_t>

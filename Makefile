@@ -15,7 +15,7 @@ BUILT := build/.built
 NATIVE := setup.py $(shell find csrc)
 CXX_FILES = $(shell find $(wildcard csrc test/csrc) -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help build test demo lint format wheel check-wheel cuda-compile gpu clean
+.PHONY: help build test sanitize demo lint format wheel check-wheel cuda-compile bench bench-long bench-plot gpu clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -28,6 +28,9 @@ build: $(BUILT) $(LINKED)  ## build the extension in place
 test: export OMP_WAIT_POLICY ?= passive
 test: build  ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
+
+sanitize:  ## run the CPU kernel under AddressSanitizer, UBSan and ThreadSanitizer; needs only a C++ compiler
+	$(PYTHON) test/run_sanitizers.py $(ARGS)
 
 demo: build $(EXAMPLES)  ## align a real recording: word table, picture, JSON
 	$(BIN)/python examples/align_speech.py $(ARGS)
@@ -55,8 +58,18 @@ check-wheel: wheel  ## install the wheel in a clean environment and align with i
 cuda-compile: $(TOOLS)  ## compile the CUDA kernels for every architecture; needs nvcc, but no GPU
 	$(BIN)/python test/check_cuda_compile.py $(ARGS)
 
+bench bench-long bench-plot gpu: OUT ?= docs/measurements
+bench bench-long: export CTC_ALIGN_CEILING ?= build/ceiling
+bench: build build/ceiling  ## measure the CPU kernel, and peers if there are any (benchmarks/README.md); OUT=directory
+	$(BIN)/python benchmarks/cpu.py --out $(OUT) $(ARGS)
+
+bench-long: build build/ceiling  ## measure an hour and ten hours of speech; OUT=directory
+	$(BIN)/python benchmarks/cpu.py --long --out $(OUT) $(ARGS)
+
+bench-plot: $(EXAMPLES)  ## draw what bench and bench-long have measured
+	$(BIN)/python benchmarks/plot.py $(ARGS) $(OUT)
+
 # Not in .venv: a machine with a GPU has its own torch, and often no way to fetch another.
-gpu: OUT ?= docs/measurements
 gpu:  ## on a machine with a GPU and nvcc: build, test and measure, in ten minutes; OUT=directory
 	$(PYTHON) benchmarks/gpu.py --out $(OUT) $(ARGS)
 
@@ -78,6 +91,10 @@ $(TOOLS): requirements-dev.txt
 $(EXAMPLES): examples/requirements.txt | $(TOOLS)
 	$(PIP) install -r $<
 	@touch $@
+
+build/ceiling: benchmarks/ceiling.cpp $(NATIVE)
+	@mkdir -p $(@D)
+	$${CXX:-c++} -std=c++17 -O3 -march=native -ffp-contract=off -w $< -o $@
 
 $(BUILT): $(NATIVE) $(TOOLS)
 	$(BIN)/python setup.py --quiet build_ext --inplace

@@ -12,21 +12,18 @@ host's part of the launches; the replay of a CUDA graph shows the device's part 
 """
 
 import argparse
-import contextlib
 import datetime
 import json
-import os
 import re
 import resource
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from common import ROOT, in_three_digits, last_line, read_row, run, table
 
 CASES = [  # batch, frames, labels, classes; quick ones first
     (64, 1_500, 200, 32),
@@ -219,50 +216,10 @@ class Budget:
         return max(0.0, min(limit, self.end - time.monotonic()))
 
 
-def run(command, seconds, **variables):
-    """Exit status (None: out of time) and output. Ends whatever the command has started."""
-    if seconds < 3:
-        return None, "no time was left\n"
-    process = subprocess.Popen(
-        [str(word) for word in command],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)} | variables,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        preexec_fn=os.setpgrp,
-    )
-    try:
-        output, _ = process.communicate(timeout=seconds)
-        return process.returncode, output
-    except subprocess.TimeoutExpired:
-        end_group(process)
-        output, _ = process.communicate()
-        return None, f"{output}\nnot done after {seconds:.0f} s\n"
-    finally:
-        if process.poll() is None:
-            end_group(process)
-
-
-def end_group(process):
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-
-
-def last_line(output):
-    lines = [line for line in output.splitlines() if line.strip()]
-    return lines[-1].strip("= ")[:200] if lines else ""
-
-
 def run_here(budget, limit, *arguments):
     """One of the measurements above, as a dictionary; with "error" if it did not come to its end."""
     status, output = run([sys.executable, "-W", "ignore", __file__, *arguments], budget.seconds(limit))
-    found = [json.loads(line) for line in output.splitlines() if line.startswith("{")][-1:]
-    row = found[0] if found else {}
-    if status != 0:
-        errors = [line for line in output.splitlines() if re.match(r"[\w.]+(Error|Exception)\b", line)]
-        row["error"] = (f"exit status {status}: " if status else "") + last_line((errors or [output])[-1])
-    return row
+    return read_row(status, output)
 
 
 def build(budget):
@@ -337,23 +294,6 @@ def version_of_torchaudio():
 
 
 # ------------------------------------------------------------------------------------------------ report
-
-
-def in_three_digits(number):
-    """1234.5 -> 1,234; 12.345 -> 12.3; 0.012345 -> 0.0123"""
-    if number is None:
-        return ""
-    if number == 0 or number >= 100:
-        return f"{number:,.0f}"
-    digits = 2
-    while digits < 5 and number < 10 ** (2 - digits):
-        digits += 1
-    return f"{number:.{digits - (number >= 10)}f}"
-
-
-def table(header, rows):
-    lines = [header, ["---:"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
 def render(result):

@@ -100,7 +100,7 @@ class Sweeper {
     const index_t useful = std::min({cells / kCellsForAWorker, (to - from) / stretch_frames_, columns / kLag});
     const int workers = static_cast<int>(std::clamp<index_t>(useful, 1, crew_.workers));
     const index_t most = std::max<index_t>(1, kCellsInGroup / (stretch_frames_ * kColumnPairs));
-    const index_t group = std::clamp<index_t>(columns / (2 * kLag * workers), 1, most);
+    const index_t group = std::clamp<index_t>(columns / (4 * kLag * workers), 1, most);
 
     Run run(job, to, checkpoints, tiling_.group_columns > 0 ? tiling_.group_columns : group, from + 1, workers);
     if (workers == 1) {

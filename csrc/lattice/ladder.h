@@ -126,9 +126,14 @@ index_t plan_pieces(const Band& band, index_t from, index_t to, const LadderLimi
   // Three quarters of the budget for the checkpoints; what lies below them needs far less (n * n / 8 bytes, or again
   // checkpoints), and short pieces mean little to sweep again.
   const index_t share = std::max<index_t>(limits.bytes / 4 * 3, 1);
-  const index_t every =
-      band.cells(from, to) / share * kCellBytes + band.cells(from, to) % share * kCellBytes / share + 1;
-  return std::min(every, (frames + 1) / 2);
+  index_t every = band.cells(from, to) / share * kCellBytes + band.cells(from, to) % share * kCellBytes / share + 1;
+  // Whole frame blocks, or halves of one and so on: stretches end at both, and those of one length keep threads in step.
+  index_t step = kBlockFrames;
+  while (step / 2 >= every) {
+    step /= 2;
+  }
+  every = (every + step - 1) / step * step;
+  return every < frames ? every : (frames + 1) / 2;
 }
 
 // ---------------------------------------------------------------------------------------------- 3 the recursion

@@ -1,19 +1,24 @@
-"""What the tests share: one seed, random cases, the two aligners, and what happens when a peer is missing.
+"""What the tests share: one seed, random cases, the aligners, fresh processes, and what happens when a peer is missing.
 
 CTC_ALIGN_SEED=7                  another seed for every random case (printed at the top of a run)
 CTC_ALIGN_REQUIRE=torchaudio      names, separated by commas, whose absence is a failure instead of a skip
 """
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 import torch_ctc_align
 from torch_ctc_align import reference
+from torch_ctc_align.config import _forced
 
 SEED = int(os.environ.get("CTC_ALIGN_SEED", "0"))
 REQUIRED = os.environ.get("CTC_ALIGN_REQUIRE", "").split(",")
+CPUS = ["avx512", "avx2", "portable"]  # all instruction sets of the CPU kernel, here or not
 
 
 def pytest_report_header() -> str:
@@ -52,13 +57,49 @@ def threads():
     torch.set_num_threads(before)
 
 
-@pytest.fixture(params=["reference", "operator"])
-def align(request, threads):
+@pytest.fixture(params=["reference", *(f"operator-{cpu}" for cpu in CPUS)])
+def align(request, threads, missing):
     """Tests that use this hold for the reference and for the operator: neither is trusted before it passed them."""
-    if request.param == "operator":
-        return torch.ops.ctc_align.forced_align
-    threads(1)  # its tensors are tiny here: waking a second thread for each takes longer than the work
-    return reference.forced_align
+    kind, _, cpu = request.param.partition("-")
+    if kind == "reference":
+        threads(1)  # its tensors are tiny here: waking a second thread for each takes longer than the work
+        yield reference.forced_align
+    else:
+        require_cpu(cpu, missing)
+        with _forced(cpu=cpu):
+            yield torch.ops.ctc_align.forced_align
+
+
+@pytest.fixture(params=CPUS)
+def cpu(request, missing):
+    """Tests that use this run on every instruction set of the CPU kernel."""
+    require_cpu(request.param, missing)
+    with _forced(cpu=request.param):
+        yield request.param
+
+
+def require_cpu(cpu: str, missing) -> None:
+    if cpu not in torch_ctc_align.config().cpus:
+        missing(cpu, f"this processor has no {cpu}")
+
+
+@pytest.fixture
+def fresh_python():
+    """fresh_python(code, **environment) runs code in a process of its own and returns what it prints."""
+
+    def run(code: str, **environment: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | environment,
+            cwd=Path(torch_ctc_align.__file__).parents[1],  # so that it imports the package that is tested here
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, f"exit status {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        return done.stdout
+
+    return run
 
 
 @pytest.fixture

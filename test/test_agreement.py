@@ -8,7 +8,9 @@ each, and the rebase by 256 pairs and 512 frames.
 import pytest
 import torch
 
+import torch_ctc_align
 from torch_ctc_align import reference
+from torch_ctc_align.config import _forced
 
 forced_align = torch.ops.ctc_align.forced_align
 
@@ -21,13 +23,15 @@ def assert_same(found, expected):
 
 
 def assert_agrees(case, blank=0, feasible=True):
-    """The operator returns the bits of the reference, and a path wherever the test means there to be one."""
+    """On any instruction set the operator has the bits of the reference, and a path where the test means one to be."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the reference makes many small steps, and waking threads for each takes longer
     expected = reference.forced_align(*case, blank=blank)
     torch.set_num_threads(threads)
     assert not feasible or (expected[0] >= 0).all()
-    assert_same(forced_align(*case, blank=blank), expected)
+    for cpu in torch_ctc_align.config().cpus:
+        with _forced(cpu=cpu):
+            assert_same(forced_align(*case, blank=blank), expected)
 
 
 FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]

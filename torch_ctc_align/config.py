@@ -54,12 +54,12 @@ def set_memory_budget(budget: int | None) -> None:
     """Limits the working memory of the CPU kernel, for long recordings on small machines.
 
     With less memory, more of the lattice is swept a second time; the result stays the same, bit for bit. By default an
-    item gets 160 bytes a frame (at least 4 MiB) for what can be swept again, which costs a few per cent of time; an
-    hour of speech then takes some 30 MB, ten hours some 350 MB. A tenth of that is possible at a third more time.
+    item gets 160 bytes a frame (at least 4 MiB) for what can be swept again, which costs a few per cent of time: an
+    hour of speech takes some 20 MB, ten hours some 300 MB. A quarter of that costs some 10 per cent of time.
 
-    The budget counts everything that a call allocates beside inputs and outputs. It is kept as far as that is possible:
-    the alphas of one frame (8 bytes a label), the target (4 bytes a label) and the bases of the rebase grid (8 bytes for
-    each 512 frames and 256 labels) are always there. In a batch each thread's item gets its share.
+    The budget counts everything that a call allocates beside inputs and outputs, and is kept as far as that is
+    possible: the alphas of one frame (8 bytes a label), the target (6 bytes a label) and the bases of the rebase grid
+    (8 bytes for each 512 frames and 256 labels) are always there. Items that are aligned side by side share it.
 
     Args:
         budget (int, optional): bytes, at least 1. ``None``: the default. The environment variable
@@ -85,7 +85,7 @@ def _forced(
     stretch_frames: int = 0,
     group_columns: int = 0,
 ) -> Iterator[None]:
-    """For tests: an instruction set, the frames of a piece on each level of the memory ladder (ladder.h), sizes of work."""
+    """For tests: an instruction set, the frames of a piece on each level of the ladder (ladder.h), sizes of work."""
     before = config().cpu
     if cpu is not None:
         _set_cpu(cpu)

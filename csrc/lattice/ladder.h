@@ -205,6 +205,7 @@ class Ladder {
       return true;
     }
 
+    release_records();  // a cone that is traced already may have needed many
     const Checkpoints<Real> checkpoints(band, from, to, every);
     checkpoints.save(job.row, from, job.row.first_pair, job.row.first_pair + job.row.pairs);
     sweep_(job, from, to, &checkpoints);
@@ -232,11 +233,16 @@ class Ladder {
 
   RecordWord* reserve_records(index_t words) {
     if (words > record_words_) {
-      records_.reset();
+      release_records();
       records_ = uninitialized<RecordWord>(words);
       record_words_ = words;
     }
     return records_.get();
+  }
+
+  void release_records() {
+    records_.reset();
+    record_words_ = 0;
   }
 
   SweepJob<Real> job_;  // its row is a window on the memory of the first one

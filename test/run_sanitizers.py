@@ -1,0 +1,87 @@
+"""Compiles the CPU kernel with csrc/kernel_test.cpp and runs it: plainly, with ASan and UBSan, and with TSan.
+
+    python test/run_sanitizers.py [plain] [asan+ubsan] [tsan]
+
+A line for each, and what went wrong. Needs a C++ compiler (CXX, or c++), and neither torch nor a virtual environment.
+CTC_ALIGN_SEED=7 draws other cases.
+"""
+
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = [
+    ROOT / "test" / "csrc" / "kernel_test.cpp",
+    ROOT / "csrc" / "cpu" / "options.cpp",
+    *sorted(ROOT.glob("csrc/cpu/sweep_*.cpp")),
+]
+COMPILER = os.environ.get("CXX", "c++").split()
+FLAGS = ["-std=c++17", "-ffp-contract=off", "-pthread", "-Wall", "-Wextra", "-Wno-psabi"]
+WATCHED = ["-O1", "-g", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all"]
+BUILDS = {
+    "plain": ["-O2"],
+    "asan+ubsan": [*WATCHED, "-fsanitize=address,undefined"],
+    "tsan": [*WATCHED, "-fsanitize=thread"],
+}
+
+
+class Failure(Exception):
+    """What to tell of a build or a run that failed."""
+
+
+def build(name: str, folder: str | Path) -> Path:
+    """The program, compiled without a warning."""
+    if not shutil.which(COMPILER[0]):
+        raise Failure(f"no C++ compiler {COMPILER[0]}; on Debian or Ubuntu: apt install g++")
+    program = Path(folder) / "kernel_test"
+    nothing = [*COMPILER, *BUILDS[name], "-x", "c++", "-", "-o", program]
+    probe = subprocess.run(nothing, input="int main() {}", capture_output=True, text=True)
+    if probe.returncode != 0:
+        raise Failure(f"{' '.join(COMPILER)} cannot link {' '.join(BUILDS[name])}:\n{probe.stderr}")
+    result = subprocess.run([*COMPILER, *FLAGS, *BUILDS[name], *SOURCES, "-o", program], capture_output=True, text=True)
+    if result.returncode != 0 or "warning" in result.stderr:
+        raise Failure(result.stderr)
+    return program
+
+
+def run(program: Path) -> None:
+    command = [*at_fixed_addresses(), program, os.environ.get("CTC_ALIGN_SEED", "0")]
+    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if result.returncode < 0:
+        raise Failure(f"{result.stdout}\nended by {signal.Signals(-result.returncode).name}")
+    if result.returncode > 0:
+        raise Failure(result.stdout)
+
+
+def at_fixed_addresses() -> list[str]:
+    """A prefix: some kernels put programs where older sanitizers keep their shadow ("unexpected memory mapping")."""
+    prefix = ["setarch", platform.machine(), "--addr-no-randomize"]
+    try:
+        return prefix if subprocess.run([*prefix, "true"], capture_output=True).returncode == 0 else []
+    except FileNotFoundError:
+        return []
+
+
+def main() -> None:
+    for name in sys.argv[1:] or BUILDS:
+        print(f"{name:10}", end=" ", flush=True)
+        start = time.monotonic()
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                program = build(name, folder)
+                built = time.monotonic()
+                run(program)
+        except Failure as failure:
+            sys.exit(f"FAILED\n{failure}")
+        print(f"passed; compiled in {built - start:.0f} s, ran for {time.monotonic() - built:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

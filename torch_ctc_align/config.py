@@ -55,7 +55,7 @@ def set_memory_budget(budget: int | None) -> None:
 
     With less memory, more of the lattice is swept a second time; the result stays the same, bit for bit. By default an
     item gets 160 bytes a frame (at least 4 MiB) for what can be swept again, which costs a few per cent of time: an
-    hour of speech takes some 20 MB, ten hours some 300 MB. A quarter of that costs some 10 per cent of time.
+    hour of speech takes some 20 MB, ten hours some 330 MB. A third of that costs some 10 per cent of time.
 
     The budget counts everything that a call allocates beside inputs and outputs, and is kept as far as that is
     possible: the alphas of one frame (8 bytes a label), the target (6 bytes a label) and the bases of the rebase grid

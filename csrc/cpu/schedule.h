@@ -3,11 +3,13 @@
 // A worker takes the next stretch of frames and sweeps it from left to right, a group of columns at a time. Before each
 // group it makes sure that the stretch before has been swept as far; if not, it sleeps until that is so.
 //
-//     pair  |   worker 0: 1st stretch | worker 1: 2nd    | worker 0: 3rd ...
-//           |    done                 |   to do          |
-//           |    done                 |   at work  <--------- needs the group on its left in the picture ("before")
-//           |    done                 |   done           |        and the one below ("on the left")
-//           +------------------------------------------------------------------------------------- t
+//     column
+//        3 |   at work  |            |            |      A stretch is one worker's, from its first column to its last.
+//        2 |    done    |   at work  |            |      A group needs the group below it, of the same worker,
+//        1 |    done    |    done    |            |      and the group on its left, of the worker before:
+//        0 |    done    |    done    |  at work   |      who comes to column 3 of the second stretch now, sleeps.
+//          +------------+------------+------------+-- t
+//              worker 0     worker 1     worker 2
 //
 // Stretches are handed out in order, so the one before is always done or in work: even a crew that is run by a single
 // thread, one worker after the other, comes to an end.

@@ -559,7 +559,7 @@ void test_long_items(P*, Random& random) {
     index_t labels, slack;
   };
   for (const Size size : {Size{0, 1100}, Size{17, 1500}, Size{255, 700}, Size{256, 3}, Size{257, 900}, Size{511, 0},
-                          Size{512, 500}, Size{513, 1}, Size{700, 900}}) {
+                          Size{512, 500}, Size{513, 1}, Size{700, 900}, Size{768, 0}, Size{1024, 0}}) {
     const Case a_case = {size.labels,           size.slack,      kClasses[random.below(5)],
                          random.below(kValues), random.below(3), random.seed()};
     const P problem(a_case);

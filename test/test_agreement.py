@@ -136,6 +136,15 @@ def test_far_from_zero(random_case, level):
     assert_agrees((log_probs + level, targets))
 
 
+@pytest.mark.parametrize("steady", [0.0, -4e35])
+def test_bases_below_the_range_of_float32(steady):
+    """Totals of -4e38 and more: columns that speech reaches only then begin with a base that no float32 holds."""
+    log_probs = torch.full((1, 1341, 3), steady)
+    if steady == 0:
+        log_probs[:, 100] = log_probs[:, 700] = -2e38
+    assert_agrees((log_probs, torch.arange(1281)[None] % 2 + 1))
+
+
 def test_holes_in_a_long_emission(random_case, generator):
     """NaN and infinities beside one path that is certainly finite."""
     T, L, C = 1800, 600, 12

@@ -238,7 +238,7 @@ def test_any_small_case_any_way(case, some_ways):
 
 
 @hypothesis.given(case=long_cases, some_ways=st.lists(ways, min_size=12, max_size=12))
-@examples(50)
+@examples(60)
 def test_any_long_case_any_way(case, some_ways):
     arguments = case.arguments()
     right = expected(arguments, feasible=case.L + case.spare > 0)
@@ -282,11 +282,10 @@ def test_threads_over_one_item(case):
     arguments = case.arguments()
     right = expected(arguments)
     draw = random.Random(SEED)
-    for cpu, threads in itertools.product(CPUS, THREADS):
-        for cuts in ((), (3000,), (1000, 40), (10**6,), None):
-            way = Way(cpu, cuts, draw.choice(BUDGETS), draw.choice(STRETCHES), draw.choice(GROUPS), threads)
-            assert_same(way.align(*arguments), right)
-    for cpu, stretch_frames in itertools.product(CPUS, [3, 16, 64, 0]):
+    for cpu, cuts, threads in itertools.product(CPUS, [(), (3000,), (1000, 40), None], [2, 8]):
+        way = Way(cpu, cuts, draw.choice(BUDGETS), draw.choice(STRETCHES), draw.choice(GROUPS), threads)
+        assert_same(way.align(*arguments), right)
+    for cpu, stretch_frames in itertools.product(CPUS, [3, 64]):
         assert_same(Way(cpu, (3000,), None, stretch_frames, 1, 4).align(*arguments), right)
 
 

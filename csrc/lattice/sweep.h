@@ -258,7 +258,8 @@ CTC_ALIGN_FN void rebase_column(const SweepJob<float>& job, index_t block, index
     const double next = next_base(base, best, has_left, has_left ? job.bases.at(block, j - 1) : 0);
     job.bases.at(block, j) = next > -std::numeric_limits<double>::infinity() ? next : base;
   }
-  const float moved = static_cast<float>(job.bases.at(block, j) - base);
+  // A column that nothing has reached stays at -inf. (Its base may be below what a float32 holds: -inf less -inf is NaN.)
+  const float moved = known ? static_cast<float>(job.bases.at(block, j) - base) : 0;
   const index_t begin = larger(j * kColumnPairs, job.row.first_pair);
   const index_t end = smaller((j + 1) * kColumnPairs, job.row.first_pair + job.row.pairs);
   for (index_t k = begin; k < end; ++k) {

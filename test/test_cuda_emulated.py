@@ -310,6 +310,14 @@ def test_far_from_zero(random_case, assert_agrees, level):
     assert_agrees((log_probs, targets))
 
 
+@pytest.mark.parametrize("steady", [0.0, -4e35])
+def test_bases_below_the_range_of_float32(assert_agrees, steady):
+    log_probs = torch.full((1, 1341, 3), steady)
+    if steady == 0:
+        log_probs[:, 100] = log_probs[:, 700] = -2e38
+    assert_agrees((log_probs, torch.arange(1281)[None] % 2 + 1))
+
+
 def test_columns_that_speech_reaches_late(random_case, assert_agrees):
     for C in (FEW_CLASSES, MANY_CLASSES):
         log_probs, targets = random_case(1, 2200, 600, C, steps=3, dtype=torch.float32)

@@ -814,7 +814,9 @@ struct Sweep {
     const double next = next_base(base, best, has_left, base_left);
     float moved = 0;
     if (next > -std::numeric_limits<double>::infinity()) {
-      moved = static_cast<float>(next - base);
+      // A column that nothing has reached stays at -inf. (Its base may be below what a float32 holds, and -inf less
+      // -inf is NaN.)
+      moved = is_first_block ? 0 : static_cast<float>(next - base);
       base = next;
       CTC_ALIGN_UNROLL
       for (int r = 0; r < R; ++r) {

@@ -15,7 +15,10 @@
 #include <torch/headeronly/util/shim_utils.h>
 
 #include <array>
+#include <new>
 #include <optional>
+#include <string>
+#include <utility>
 
 namespace ctc_align {
 
@@ -23,6 +26,16 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using Half = torch::headeronly::Half;
 using BFloat16 = torch::headeronly::BFloat16;
+
+// Python sees it as a MemoryError with this message.
+class NoMemory : public std::bad_alloc {
+ public:
+  explicit NoMemory(std::string message) : message_(std::move(message)) {}
+  const char* what() const noexcept override { return message_.c_str(); }
+
+ private:
+  std::string message_;
+};
 
 // A fresh, uninitialised, contiguous matrix on the device of `like`, with its dtype unless another is given.
 // Through the C shim: an allocation through the dispatcher, by name, costs 2 us more.
@@ -32,8 +45,12 @@ inline Tensor empty_matrix(int64_t rows, int64_t columns, const Tensor& like, in
   const std::array<int64_t, 2> sizes = {rows, columns};
   const std::array<int64_t, 2> strides = {columns > 1 ? columns : 1, 1};
   AtenTensorHandle handle = nullptr;
-  TORCH_ERROR_CODE_CHECK(
-      aoti_torch_empty_strided(2, sizes.data(), strides.data(), dtype, device_type, like.get_device_index(), &handle));
+  const auto error =
+      aoti_torch_empty_strided(2, sizes.data(), strides.data(), dtype, device_type, like.get_device_index(), &handle);
+  if (error != TORCH_SUCCESS) {  // the check above would put the path of this file into the message
+    throw NoMemory("forced_align: no memory for a tensor of shape (" + std::to_string(rows) + ", " +
+                   std::to_string(columns) + ")");
+  }
   return Tensor(handle);
 }
 

@@ -169,6 +169,11 @@ class RefusalTest(expecttest.TestCase):
             """set_memory_budget: budget must be a positive number of bytes or None, found 9223372036854775808""",
         )
 
+    def test_half_a_byte(self):
+        with pytest.raises(TypeError) as error:
+            set_memory_budget(1.5)
+        self.assertExpectedInline(str(error.value), """set_memory_budget: budget must be an int or None, found 1.5""")
+
     def test_a_refused_budget_leaves_the_old_one(self):
         set_memory_budget(12345)
         for budget in (0, -1, 2**63):

@@ -104,14 +104,16 @@ for cuts in [(), (1,)]:
     with _forced(cuts=cuts):
         try:
             forced_align(*case)
-        except MemoryError:
+        except MemoryError as error:
+            assert str(error).startswith(f"forced_align: no memory to align ({B}, 50000, 32) log_probs with"), error
             print("MemoryError")
     found = forced_align(*small)
     assert all(torch.equal(x, y) for x, y in zip(found, expected))
 resource.setrlimit(resource.RLIMIT_AS, (in_use + 1_000_000, unlimited[1]))
 try:
-    forced_align(case[0].expand(B, 10 * T, 32), case[1])  # the outputs take 6 MB an item
-except (MemoryError, RuntimeError):
+    forced_align(torch.zeros(1, 1, 1).expand(B, 10 * T, 32), case[1])  # the outputs take 6 MB an item
+except MemoryError as error:
+    assert str(error) == f"forced_align: no memory for a tensor of shape ({B}, 500000)", error
     print("no outputs")
 resource.setrlimit(resource.RLIMIT_AS, unlimited)
 paths, _ = forced_align(*case)
@@ -136,7 +138,7 @@ for B, T, C, L in {sizes}:
     try:
         torch.ops.ctc_align.forced_align(zero.expand(B, T, C), label.expand(B, L))
         print("aligned", B, T, C, L)
-    except (MemoryError, RuntimeError, ValueError):
+    except MemoryError:
         pass
     paths, _ = torch.ops.ctc_align.forced_align(zero.expand(1, 3, 2), label)
     assert paths.tolist() == [[1, 1, 1]]
@@ -147,11 +149,10 @@ ABSURD_SIZES = [
     (1, 2**40, 32, 0),
     (1, 2**62, 1, 0),
     (1, 2**60, 4, 2**60),
-    (1, 4, 2**62, 2),
     (2**40, 5, 4, 2),
     (2**40, 0, 4, 0),
     (2**61, 0, 4, 2),
-    (2**61, 4, 4, 0),
+    (2**58, 4, 4, 0),
 ]
 
 

@@ -66,8 +66,11 @@ def set_memory_budget(budget: int | None) -> None:
             ``CTC_ALIGN_MEMORY_BUDGET`` sets it when the package is imported.
 
     Raises:
+        TypeError: the budget is no int.
         ValueError: the budget is not a positive number of bytes.
     """
+    if budget is not None and (isinstance(budget, bool) or not isinstance(budget, int)):
+        raise TypeError(f"set_memory_budget: budget must be an int or None, found {budget!r}")
     if budget is not None and not 0 < budget < 2**63:
         raise ValueError(f"set_memory_budget: budget must be a positive number of bytes or None, found {budget}")
     _library.ctc_align_set_memory_budget(budget or 0)

@@ -50,7 +50,7 @@ def forced_align(
             label is the blank or no class; with ``strict``, an item has fewer frames than labels and neighbouring
             repeats, or no path of finite score. The message names the argument and the item. On CUDA the values of
             lengths and labels are looked at with ``strict`` alone; without it an item with a bad one is marked.
-        MemoryError: there is no memory for the work of the CPU kernel.
+        MemoryError: there is no memory for the results, or for the work.
         KeyboardInterrupt: Ctrl-C during a long call on the CPU, within a second of it. (From the operator itself,
             ``torch.ops.ctc_align.forced_align``, it comes as the cause of a RuntimeError.)
 

@@ -114,10 +114,10 @@ struct BaseMemory {
 };
 
 // Bytes of records and checkpoints, unless the user has set a budget. Checkpoints then lie so close that a few per cent
-// of the lattice are swept a second time, whatever its size: their number grows with the labels, their length too.
+// of the lattice are swept a second time, whatever its size: a row of alphas grows with the labels, and so may the pieces.
 inline index_t default_ladder_bytes(index_t frames) {
   constexpr index_t kBytesPerFrame = 160;
-  constexpr index_t kAlways = 4 << 20;  // what second-level caches hold, more or less
+  constexpr index_t kAlways = 4 << 20;  // little on any machine, and all records of a minute or two
   return std::max(kAlways, kBytesPerFrame * frames);
 }
 

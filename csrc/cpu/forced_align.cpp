@@ -158,10 +158,9 @@ void dispatch(const Tensor& log_probs, const Args&... args) {
   }
 }
 
-std::tuple<Tensor, Tensor> forced_align(const Tensor& log_probs, const Tensor& targets,
-                                        const std::optional<Tensor>& input_lengths,
-                                        const std::optional<Tensor>& target_lengths, int64_t blank) {
-  check_arguments(log_probs, targets, input_lengths, target_lengths, blank);
+std::tuple<Tensor, Tensor> align_checked(const Tensor& log_probs, const Tensor& targets,
+                                         const std::optional<Tensor>& input_lengths,
+                                         const std::optional<Tensor>& target_lengths, int64_t blank) {
   const index_t batch = log_probs.size(0);
   const auto frames = read_lengths("input_lengths", "T", input_lengths, batch, log_probs.size(1));
   const auto labels = read_lengths("target_lengths", "L", target_lengths, batch, targets.size(1));
@@ -169,6 +168,25 @@ std::tuple<Tensor, Tensor> forced_align(const Tensor& log_probs, const Tensor& t
   Tensor scores = empty_matrix(batch, log_probs.size(1), log_probs);
   dispatch(log_probs, targets, frames, labels, blank, paths, scores);
   return {paths, scores};
+}
+
+std::tuple<Tensor, Tensor> forced_align(const Tensor& log_probs, const Tensor& targets,
+                                        const std::optional<Tensor>& input_lengths,
+                                        const std::optional<Tensor>& target_lengths, int64_t blank) {
+  check_arguments(log_probs, targets, input_lengths, target_lengths, blank);
+  const auto no_memory = [&] {
+    return NoMemory("forced_align: no memory to align " + text_of(ShapeOf{log_probs}) + " log_probs with " +
+                    text_of(ShapeOf{targets}) + " targets; set_memory_budget, or fewer threads, take less");
+  };
+  try {
+    return align_checked(log_probs, targets, input_lengths, target_lengths, blank);
+  } catch (const NoMemory&) {
+    throw;
+  } catch (const std::bad_alloc&) {
+    throw no_memory();
+  } catch (const std::length_error&) {  // a table of more items than a machine can count
+    throw no_memory();
+  }
 }
 
 }  // namespace

@@ -2,8 +2,8 @@
 //
 // Contents: 1 checkpoints  2 where to cut  3 the recursion
 //
-// The records of a lattice take 2 bits a cell: 2 MB for a minute of speech, 1.4 GB for an hour, 2 TB for a day. Only
-// those near the path are ever read. So:
+// The records of a lattice take 2 bits a cell: 0.4 MB for a minute of dense speech, 1.4 GB for an hour, 800 GB for a
+// day. Only those near the path are ever read. So:
 //
 //     trace a segment of frames, from a row of alphas at its start to the state that the path has at its end:
 //         if the records of its band fit into the budget: sweep it with records, and walk

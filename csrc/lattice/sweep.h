@@ -18,7 +18,7 @@
 // the tile is computed. What stands outside the band is never read by a result: pairs not reached yet are -inf, pairs
 // left of the band cannot lead back into it (lattice.h), and behind blank L nothing leads to the left.
 //
-// Tried and slower: a row-by-row loop that streams the alphas through the cache (4 times); hardware gathers (5 times).
+// Tried and slower: hardware gathers for the emissions, a quarter of the speed with 32 classes (AVX-512, Zen 5).
 #pragma once
 
 #include <limits>
@@ -298,21 +298,16 @@ CTC_ALIGN_FN ColumnRange columns_of_stretch(const SweepJob<Real>& job, index_t f
 template <class Lanes, bool kInRegisters>
 CTC_ALIGN_FN void sweep_tile_in_band(const SweepJob<typename Lanes::Real>& job,
                                      const Stretch<typename Lanes::Real>& stretch, index_t tile) {
-  using Real = typename Lanes::Real;
   constexpr index_t kTilePairs = Lanes::kTileWords * kPairsPerWord;
-  constexpr Real kMinusInfinity = -std::numeric_limits<Real>::infinity();
   const Band& band = job.band;
   const index_t t0 = stretch.first_frame;
   const index_t first_pair = tile * kTilePairs;
   const index_t last_pair = first_pair + kTilePairs - 1;
 
-  // Before frame first_pair nothing has come here. The last frame with a pair in the band is last_pair + T - L; one
-  // more leaves the edge that the next tile reads after it.
+  // Before frame first_pair nothing has come here, and the edges are still -inf. The last frame with a pair in the band
+  // is last_pair + T - L; one more leaves the edge that the next tile reads after it.
   const index_t begin = smaller(larger<index_t>(first_pair - t0, 0), stretch.frames);
   const index_t end = smaller(larger(last_pair + band.frames - band.labels - t0 + 2, begin), stretch.frames);
-  for (index_t i = 0; i < begin; ++i) {
-    stretch.edges[i] = kMinusInfinity;
-  }
   const index_t word = first_pair / kPairsPerWord;
   const bool inside = band.first(t0 + end - 1) <= first_pair && last_pair <= band.last(t0 + begin);
   if (!job.records) {

@@ -64,7 +64,20 @@ inline std::string text_of(DeviceOf of) {
 // Throws ValueError, as Python will see it. (STD_TORCH_CHECK would put the path of this file into the message.)
 template <class... Parts>
 [[noreturn]] void fail(const Parts&... parts) {
-  throw std::invalid_argument((std::string("forced_align: ") + ... + text_of(parts)));
+  throw std::invalid_argument((std::string() + ... + text_of(parts)));
+}
+
+// Runs the work of an operator, and puts its name before what goes wrong.
+template <class Work>
+auto as_operator(const char* name, const Work& work) {
+  const std::string prefix = std::string(name) + ": ";
+  try {
+    return work();
+  } catch (const std::invalid_argument& error) {
+    throw std::invalid_argument(prefix + error.what());
+  } catch (const NoMemory& error) {
+    throw NoMemory(prefix + error.what());
+  }
 }
 
 template <class... Parts>

@@ -5,4 +5,16 @@ STABLE_TORCH_LIBRARY(ctc_align, library) {
   library.def(
       "forced_align(Tensor log_probs, Tensor targets, Tensor? input_lengths=None, Tensor? target_lengths=None, "
       "int blank=0) -> (Tensor paths, Tensor scores)");
+  library.def(
+      "posteriors(Tensor log_probs, Tensor targets, Tensor? input_lengths=None, Tensor? target_lengths=None, "
+      "int blank=0) -> (Tensor posteriors, Tensor log_likelihoods)");
+  library.def(
+      "class_posteriors(Tensor log_probs, Tensor targets, Tensor? input_lengths=None, Tensor? target_lengths=None, "
+      "int blank=0) -> (Tensor posteriors, Tensor log_likelihoods)");
+  library.def(
+      "span_posteriors(Tensor log_probs, Tensor targets, Tensor starts, Tensor ends, Tensor? input_lengths=None, "
+      "Tensor? target_lengths=None, int blank=0) -> (Tensor posteriors, Tensor log_likelihoods)");
+  library.def(
+      "posteriors_backward(Tensor grad_posteriors, Tensor log_probs, Tensor targets, Tensor? input_lengths=None, "
+      "Tensor? target_lengths=None, int blank=0) -> Tensor");
 }

@@ -37,32 +37,46 @@ class NoMemory : public std::bad_alloc {
   std::string message_;
 };
 
-// A fresh, uninitialised, contiguous matrix on the device of `like`, with its dtype unless another is given.
+// A fresh, uninitialised, contiguous tensor on the device of `like`, with its dtype unless another is given.
 // Through the C shim: an allocation through the dispatcher, by name, costs 2 us more.
-inline Tensor empty_matrix(int64_t rows, int64_t columns, const Tensor& like, int32_t dtype) {
+template <size_t kDims>
+Tensor empty_tensor(const std::array<int64_t, kDims>& sizes, const Tensor& like, int32_t dtype) {
   int32_t device_type = 0;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
-  const std::array<int64_t, 2> sizes = {rows, columns};
-  const std::array<int64_t, 2> strides = {columns > 1 ? columns : 1, 1};
+  std::array<int64_t, kDims> strides;
+  int64_t stride = 1;
+  for (size_t i = kDims; i-- > 0;) {
+    strides[i] = stride;
+    // Of sizes whose product overflows there is no tensor: torch says so.
+    stride = static_cast<int64_t>(static_cast<uint64_t>(stride) * static_cast<uint64_t>(sizes[i] > 1 ? sizes[i] : 1));
+  }
   AtenTensorHandle handle = nullptr;
-  const auto error =
-      aoti_torch_empty_strided(2, sizes.data(), strides.data(), dtype, device_type, like.get_device_index(), &handle);
+  const auto error = aoti_torch_empty_strided(kDims, sizes.data(), strides.data(), dtype, device_type,
+                                              like.get_device_index(), &handle);
   if (error != TORCH_SUCCESS) {  // the check above would put the path of this file into the message
-    throw NoMemory("forced_align: no memory for a tensor of shape (" + std::to_string(rows) + ", " +
-                   std::to_string(columns) + ")");
+    std::string shape;
+    for (const int64_t size : sizes) {
+      shape += (shape.empty() ? "" : ", ") + std::to_string(size);
+    }
+    throw NoMemory("no memory for a tensor of shape (" + shape + (kDims == 1 ? ",)" : ")"));
   }
   return Tensor(handle);
 }
 
-inline Tensor empty_matrix(int64_t rows, int64_t columns, const Tensor& like) {
+inline int32_t dtype_of(const Tensor& tensor) {
   int32_t dtype = 0;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
-  return empty_matrix(rows, columns, like, dtype);
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(tensor.get(), &dtype));
+  return dtype;
+}
+
+template <size_t kDims>
+Tensor empty_tensor(const std::array<int64_t, kDims>& sizes, const Tensor& like) {
+  return empty_tensor(sizes, like, dtype_of(like));
 }
 
 // Memory for a kernel's own use, on the device of `like`; at least 16-byte aligned.
 inline Tensor empty_bytes(int64_t bytes, const Tensor& like) {
-  return empty_matrix(1, bytes, like, aoti_torch_dtype_uint8());
+  return empty_tensor<1>({bytes}, like, aoti_torch_dtype_uint8());
 }
 
 }  // namespace ctc_align

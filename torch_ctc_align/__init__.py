@@ -1,21 +1,29 @@
 """CTC forced alignment (exact Viterbi) as a PyTorch operator: ``torch.ops.ctc_align.forced_align``."""
 
 from torch_ctc_align import _operator as _operator
+from torch_ctc_align.aligner import Alignment, ForcedAligner, token_durations
 from torch_ctc_align.config import Config, config, set_memory_budget
 from torch_ctc_align.functional import TokenSpan, TokenSpans, forced_align, merge_tokens, token_spans
+from torch_ctc_align.soft_alignment import class_posteriors, posteriors, span_posteriors
 from torch_ctc_align.words import WordSpan, merge_words
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Alignment",
     "Config",
+    "ForcedAligner",
     "TokenSpan",
     "TokenSpans",
     "WordSpan",
+    "class_posteriors",
     "config",
     "forced_align",
     "merge_tokens",
     "merge_words",
+    "posteriors",
     "set_memory_budget",
+    "span_posteriors",
+    "token_durations",
     "token_spans",
 ]

@@ -1,4 +1,8 @@
-"""What PyTorch needs to know about ``ctc_align::forced_align`` beside its kernels: fake tensors, gradients, vmap."""
+"""What PyTorch needs to know about ``ctc_align::forced_align`` beside its kernels: fake tensors, gradients, vmap.
+
+The checks, the vmap helpers and :func:`refuse_cuda` serve every operator of the package that takes
+``(log_probs, targets, input_lengths, target_lengths, blank)``.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -15,12 +19,17 @@ def _load(name: str) -> Path | None:
     return library
 
 
-def _refuse_cuda(*_: Any) -> tuple[Tensor, Tensor]:
-    raise NotImplementedError(
-        "forced_align: this installation of torch_ctc_align has no CUDA library; move the tensors to the CPU, or "
-        "install from source where nvcc is: CTC_ALIGN_CUDA=1 pip install --no-build-isolation --force-reinstall "
-        "--no-deps ."
-    )
+def refuse_cuda(name: str) -> None:
+    """Makes ``ctc_align::name`` say what to do when it is called with CUDA tensors and has no kernel for them."""
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise NotImplementedError(
+            f"{name}: this installation of torch_ctc_align has no CUDA library; move the tensors to the CPU, or "
+            "install from source where nvcc is: CTC_ALIGN_CUDA=1 pip install --no-build-isolation --force-reinstall "
+            "--no-deps ."
+        )
+
+    torch.library.register_kernel(f"ctc_align::{name}", "cuda", refuse)
 
 
 CPU_LIBRARY = _load("_C")
@@ -28,7 +37,7 @@ if CPU_LIBRARY is None:
     raise ImportError("torch_ctc_align: the CPU library is not built; run make build, or pip install .")
 HAS_CUDA_LIBRARY = torch.version.cuda is not None and _load("_C_cuda") is not None
 if torch.version.cuda is not None and not HAS_CUDA_LIBRARY:
-    torch.library.register_kernel("ctc_align::forced_align", "cuda", _refuse_cuda)
+    refuse_cuda("forced_align")
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _INTEGERS = (torch.int32, torch.int64)
@@ -42,21 +51,24 @@ def _dtype(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-@torch.library.register_fake("ctc_align::forced_align")
-def _forced_align_fake(
+def check_arguments(
+    name: str,
     log_probs: Tensor,
     targets: Tensor,
-    input_lengths: Tensor | None = None,
-    target_lengths: Tensor | None = None,
-    blank: int = 0,
-) -> tuple[Tensor, Tensor]:
-    """Shapes and dtypes of the result. The checks, and their words, are those of csrc/arguments.h."""
+    input_lengths: Tensor | None,
+    target_lengths: Tensor | None,
+    blank: int,
+) -> None:
+    """What can be checked without values: shapes, dtypes, devices. The words are those of csrc/arguments.h.
+
+    Raises ValueError with a message that begins with ``name``, while a graph is traced as well.
+    """
 
     def check(holds: Any, message: str) -> None:
-        torch._check_value(holds, lambda: f"forced_align: {message}")
+        torch._check_value(holds, lambda: f"{name}: {message}")
 
     check(log_probs.dim() == 3, f"log_probs must have shape (B, T, C), found {_shape(log_probs)}")
-    batch, frames, classes = log_probs.shape
+    batch, _, classes = log_probs.shape
     check(
         log_probs.dtype in _FLOATS,
         f"log_probs must be float16, bfloat16, float32 or float64, found {_dtype(log_probs)}",
@@ -66,49 +78,103 @@ def _forced_align_fake(
         f"targets must have shape (B, L) with B = {batch} as in log_probs, found {_shape(targets)}",
     )
     check(targets.dtype in _INTEGERS, f"targets must be int32 or int64, found {_dtype(targets)}")
-    for name, tensor in (("targets", targets), ("input_lengths", input_lengths), ("target_lengths", target_lengths)):
+    arguments = (("targets", targets), ("input_lengths", input_lengths), ("target_lengths", target_lengths))
+    for argument, tensor in arguments:
         if tensor is None:
             continue
         if tensor is not targets:
             check(
                 tensor.dim() == 1 and tensor.shape[0] == batch,
-                f"{name} must have shape (B,) = ({batch},), found {_shape(tensor)}",
+                f"{argument} must have shape (B,) = ({batch},), found {_shape(tensor)}",
             )
-            check(tensor.dtype in _INTEGERS, f"{name} must be int32 or int64, found {_dtype(tensor)}")
+            check(tensor.dtype in _INTEGERS, f"{argument} must be int32 or int64, found {_dtype(tensor)}")
         check(
             tensor.device == log_probs.device,
-            f"{name} must be on the device of log_probs, expected {log_probs.device}, found {tensor.device}",
+            f"{argument} must be on the device of log_probs, expected {log_probs.device}, found {tensor.device}",
         )
     check(
         blank >= 0 and blank < classes,
         f"blank must be a class of log_probs, expected 0 <= blank < C = {classes}, found {blank}",
     )
+
+
+@torch.library.register_fake("ctc_align::forced_align")
+def _forced_align_fake(
+    log_probs: Tensor,
+    targets: Tensor,
+    input_lengths: Tensor | None = None,
+    target_lengths: Tensor | None = None,
+    blank: int = 0,
+) -> tuple[Tensor, Tensor]:
+    check_arguments("forced_align", log_probs, targets, input_lengths, target_lengths, blank)
+    batch, frames, _ = log_probs.shape
     return targets.new_empty((batch, frames)), log_probs.new_empty((batch, frames))
 
 
-def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    log_probs, _, input_lengths, _, _ = inputs
-    paths, _ = output
-    ctx.mark_non_differentiable(paths)
-    ctx.save_for_backward(paths, input_lengths)
-    ctx.classes = log_probs.shape[2]
+def _forced_align_autograd(
+    keyset: Any,
+    log_probs: Tensor,
+    targets: Tensor,
+    input_lengths: Tensor | None = None,
+    target_lengths: Tensor | None = None,
+    blank: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """A score is one entry of log_probs. Where somebody differentiates, it is gathered from there once more.
 
-
-def _forced_align_backward(ctx: Any, _: None, grad_scores: Tensor) -> tuple[Tensor, None, None, None, None]:
-    """A score is one entry of log_probs, so its gradient goes to that entry. Padding and marked items get none."""
-    paths, input_lengths = ctx.saved_tensors
-    used = paths >= 0
+    So the gradient, its gradient, and the tangent are torch's own, for all of torch.func too. With an
+    autograd.Function, torch.library.register_autograd's among them, torch.func refuses: the one that is generated has
+    no setup_context. Besides, its backward in Python took longer.
+    """
+    with torch._C._AutoDispatchBelowAutograd():
+        paths, scores = torch.ops.ctc_align.forced_align.default.redispatch(
+            keyset & torch._C._after_autograd_keyset, log_probs, targets, input_lengths, target_lengths, blank
+        )
+    backward = log_probs.requires_grad and torch.is_grad_enabled()
+    forward = torch.autograd.forward_ad._current_level >= 0
+    if not (backward or forward):
+        return paths, scores
+    on_path = paths >= 0
     if input_lengths is not None:
         frame = torch.arange(paths.shape[1], device=paths.device)
-        used = used & (frame < input_lengths[:, None])
-    # where(), not a product: the score of a marked item is -inf, and 0 * inf is NaN.
-    grad_scores = torch.where(used, grad_scores, 0)
-    grad_log_probs = grad_scores.new_zeros((*paths.shape, ctx.classes))
-    index = paths.clamp(min=0).long().unsqueeze(-1)
-    return grad_log_probs.scatter(2, index, grad_scores.unsqueeze(-1)), None, None, None, None
+        on_path = on_path & (frame < input_lengths[:, None])
+    entries = log_probs.gather(2, paths.clamp(min=0).long().unsqueeze(2)).squeeze(2)
+    # Padding and marked items get no gradient, whatever comes from above: 0 * inf would be NaN, where() is 0.
+    return paths, torch.where(on_path, entries, scores)
 
 
-torch.library.register_autograd("ctc_align::forced_align", _forced_align_backward, setup_context=_save_for_backward)
+_library = torch.library.Library("ctc_align", "IMPL")  # a registration lasts as long as its library
+_library.impl("forced_align", _forced_align_autograd, "Autograd", with_keyset=True)
+
+
+def join_batch(size: int, in_dims: tuple[int | None, ...], *tensors: Tensor | None) -> list[Tensor | None]:
+    """Makes a mapped dimension part of the batch, for a vmap rule of an operator whose items are independent.
+
+    Args:
+        size: extent of the mapped dimension, ``info.batch_size``.
+        in_dims: where it lies in each tensor, None where it does not; dimensions missing at the end count as None.
+        tensors: ``(B, ...)`` beside the mapped dimension, or None.
+
+    Returns:
+        The tensors as ``(size * B, ...)``, with the mapped dimension outside; None stays None.
+    """
+
+    def join(tensor: Tensor | None, dim: int | None) -> Tensor | None:
+        if tensor is None:
+            return None
+        if dim is None:
+            tensor = tensor.expand(size, *tensor.shape)
+        else:
+            tensor = tensor.movedim(dim, 0)
+        return tensor.reshape(size * tensor.shape[1], *tensor.shape[2:])
+
+    dims = (*in_dims, *[None] * len(tensors))[: len(tensors)]
+    return [join(tensor, dim) for tensor, dim in zip(tensors, dims, strict=True)]
+
+
+def split_batch(size: int, *tensors: Tensor) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    """The way back from :func:`join_batch`: what a vmap rule returns for these ``(size * B, ...)`` outputs."""
+    outputs = tuple(tensor.reshape(size, tensor.shape[0] // size, *tensor.shape[1:]) for tensor in tensors)
+    return outputs, (0,) * len(tensors)
 
 
 @torch.library.register_vmap("ctc_align::forced_align")
@@ -120,22 +186,8 @@ def _forced_align_vmap(
     input_lengths: Tensor | None = None,
     target_lengths: Tensor | None = None,
     blank: int = 0,
-) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
+) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
     """Items are independent, so the mapped dimension joins the batch and one call serves all of it."""
     size = info.batch_size
-
-    def join(tensor: Tensor | None, dim: int | None) -> Tensor | None:
-        if tensor is None:
-            return None
-        if dim is None:
-            tensor = tensor.expand(size, *tensor.shape)
-        else:
-            tensor = tensor.movedim(dim, 0)
-        return tensor.reshape(size * tensor.shape[1], *tensor.shape[2:])
-
-    arguments = (log_probs, targets, input_lengths, target_lengths)
-    in_dims = (*in_dims, None, None)[:4]  # trailing arguments at their defaults come without a dimension
-    joined = [join(tensor, dim) for tensor, dim in zip(arguments, in_dims, strict=True)]
-    paths, scores = torch.ops.ctc_align.forced_align(*joined, blank)
-    batch = paths.shape[0] // size
-    return (paths.unflatten(0, (size, batch)), scores.unflatten(0, (size, batch))), (0, 0)
+    joined = join_batch(size, in_dims, log_probs, targets, input_lengths, target_lengths)
+    return split_batch(size, *torch.ops.ctc_align.forced_align(*joined, blank))

@@ -6,91 +6,23 @@
 #include <memory>
 #include <vector>
 
+#include "item.h"
 #include "options.h"
 
 namespace ctc_align {
 
-// A strided row of a tensor.
-template <class T>
-struct Strided {
-  T* data;
-  index_t stride;
-
-  T& operator[](index_t i) const { return data[i * stride]; }
-};
-
+// Where the results of an item go: its rows, padding included.
 template <class scalar_t, class label_t>
-struct Item {
-  Emissions<scalar_t> emissions;
-  Strided<const label_t> target;
-  index_t frames;         // T of this item
-  index_t labels;         // L of this item
-  index_t classes;        // C
-  index_t padded_frames;  // T of the batch
-  index_t blank;
+struct AlignedRows {
   label_t* path;     // [padded_frames]
   scalar_t* scores;  // [padded_frames]
+  index_t padded_frames;
 };
 
 inline float minus_infinity(float) { return -std::numeric_limits<float>::infinity(); }
 inline double minus_infinity(double) { return -std::numeric_limits<double>::infinity(); }
 inline StoredHalf minus_infinity(StoredHalf) { return {0xFC00}; }
 inline StoredBFloat16 minus_infinity(StoredBFloat16) { return {0xFF80}; }
-
-// The target in the shape the sweep wants: class ids of the panel, and who may be skipped into.
-struct CompactTarget {
-  std::vector<int64_t> classes;     // panel class -> class, increasing; empty: all classes are in the panel
-  std::vector<int32_t> class_ids;   // pair -> panel class; 0 in the padding
-  std::vector<uint16_t> skip_bits;  // bit k % 16 of word k / 16
-  int32_t blank;                    // panel class of the blank
-  index_t class_count;              // in the panel
-  index_t repeats = 0;
-
-  // Up to so many classes the panel holds them all: that is quicker than finding out which ones occur.
-  static constexpr index_t kFewClasses = 32;
-
-  template <class scalar_t, class label_t>
-  CompactTarget(const Item<scalar_t, label_t>& item, index_t tile_pairs) {
-    const index_t labels = item.labels;
-    const index_t padded = (labels / tile_pairs + 1) * tile_pairs;
-    if (item.classes > kFewClasses) {
-      classes.reserve(labels + 1);
-      classes.push_back(item.blank);
-      for (index_t k = 0; k < labels; ++k) {
-        classes.push_back(item.target[k]);
-      }
-      std::sort(classes.begin(), classes.end());
-      classes.erase(std::unique(classes.begin(), classes.end()), classes.end());
-      classes.shrink_to_fit();
-    }
-    class_count = classes.empty() ? item.classes : static_cast<index_t>(classes.size());
-    blank = panel_class(item.blank);
-    class_ids.assign(padded, 0);
-    skip_bits.assign(padded / kPairsPerWord, 0);
-    for (index_t k = 0; k < labels; ++k) {
-      class_ids[k] = panel_class(static_cast<int64_t>(item.target[k]));
-      if (k > 0 && class_ids[k] != class_ids[k - 1]) {
-        skip_bits[k / kPairsPerWord] |= static_cast<uint16_t>(1u << (k % kPairsPerWord));
-      }
-      repeats += k > 0 && class_ids[k] == class_ids[k - 1];
-    }
-  }
-
-  bool skip_allowed(index_t pair) const { return (skip_bits[pair / kPairsPerWord] >> (pair % kPairsPerWord)) & 1; }
-
-  index_t bytes() const {
-    return static_cast<index_t>(classes.size() * sizeof(int64_t) + class_ids.size() * sizeof(int32_t) +
-                                skip_bits.size() * sizeof(uint16_t));
-  }
-
- private:
-  int32_t panel_class(int64_t klass) const {
-    if (classes.empty()) {
-      return static_cast<int32_t>(klass);
-    }
-    return static_cast<int32_t>(std::lower_bound(classes.begin(), classes.end(), klass) - classes.begin());
-  }
-};
 
 // The bases of the columns: room for those of the band, 0 in the first block.
 struct BaseMemory {
@@ -122,15 +54,15 @@ inline index_t default_ladder_bytes(index_t frames) {
 }
 
 template <class scalar_t, class label_t>
-void mark_infeasible(const Item<scalar_t, label_t>& item) {
-  std::fill_n(item.path, item.padded_frames, static_cast<label_t>(-1));
-  std::fill_n(item.scores, item.padded_frames, minus_infinity(scalar_t{}));
+void mark_infeasible(const AlignedRows<scalar_t, label_t>& rows) {
+  std::fill_n(rows.path, rows.padded_frames, static_cast<label_t>(-1));
+  std::fill_n(rows.scores, rows.padded_frames, minus_infinity(scalar_t{}));
 }
 
 // Finds the best path of an item of at least one frame and writes it. Returns false if there is none.
 template <class scalar_t, class label_t>
 bool trace_item(const Item<scalar_t, label_t>& item, const CompactTarget& target, const Options& options,
-                const Crew& crew) {
+                const Crew& crew, const AlignedRows<scalar_t, label_t>& rows) {
   using Real = AccumulationType<scalar_t>;
   constexpr Real kMinusInfinity = -std::numeric_limits<Real>::infinity();
   const SweepKernels<scalar_t>& kernels = options.isa->kernels<scalar_t>();
@@ -165,8 +97,8 @@ bool trace_item(const Item<scalar_t, label_t>& item, const CompactTarget& target
   const auto skip_allowed = [&](index_t pair) { return target.skip_allowed(pair); };
   const auto visit = [&](index_t t, State state) {
     const index_t klass = state.is_label ? static_cast<index_t>(item.target[state.pair]) : item.blank;
-    item.path[t] = static_cast<label_t>(klass);
-    item.scores[t] = item.emissions.at(t, klass);
+    rows.path[t] = static_cast<label_t>(klass);
+    rows.scores[t] = item.emissions.at(t, klass);
   };
   const SweepJob<Real> job{band,    band, {target.class_ids.data(), target.skip_bits.data()}, row, bases.grid(), true,
                            nullptr, 0};
@@ -177,18 +109,19 @@ bool trace_item(const Item<scalar_t, label_t>& item, const CompactTarget& target
 
 // Aligns an item whose lengths and labels are in range. Writes the whole rows of paths and scores.
 template <class scalar_t, class label_t>
-void align_item(const Item<scalar_t, label_t>& item, const Options& options, const Crew& crew) {
+void align_item(const Item<scalar_t, label_t>& item, const Options& options, const Crew& crew,
+                const AlignedRows<scalar_t, label_t>& rows) {
   if (item.labels > item.frames) {
-    return mark_infeasible(item);  // before anything is sized by a target that cannot fit
+    return mark_infeasible(rows);  // before anything is sized by a target that cannot fit
   }
   if (item.frames > 0) {
     const CompactTarget target(item, options.isa->kernels<scalar_t>().tile_pairs);
-    if (shortest_path(item.labels, target.repeats) > item.frames || !trace_item(item, target, options, crew)) {
-      return mark_infeasible(item);
+    if (shortest_path(item.labels, target.repeats) > item.frames || !trace_item(item, target, options, crew, rows)) {
+      return mark_infeasible(rows);
     }
   }
-  std::fill_n(item.path + item.frames, item.padded_frames - item.frames, static_cast<label_t>(item.blank));
-  std::fill_n(item.scores + item.frames, item.padded_frames - item.frames, scalar_t{});
+  std::fill_n(rows.path + item.frames, rows.padded_frames - item.frames, static_cast<label_t>(item.blank));
+  std::fill_n(rows.scores + item.frames, rows.padded_frames - item.frames, scalar_t{});
 }
 
 }  // namespace ctc_align

@@ -1,9 +1,11 @@
-// What is compiled once for every instruction set: the sweep over some columns, and the panel that feeds it.
+// What is compiled once for every instruction set: the sweep over some columns and the panel that feeds it, and a frame
+// of the sum over all paths, forward and backward.
 //
 // A translation unit that does so includes nothing but csrc/lattice and its dictionary of lanes: an inline function of
 // a library, compiled there, could be the copy that the linker takes for the whole package.
 #pragma once
 
+#include "../lattice/forward_backward.h"
 #include "../lattice/sweep.h"
 
 namespace ctc_align {
@@ -20,6 +22,17 @@ struct Accumulation<double> {
 template <class scalar_t>
 using AccumulationType = typename Accumulation<scalar_t>::Real;
 
+// A frame of the sum over all paths.
+template <class scalar_t>
+struct FrameKernels {
+  using Real = AccumulationType<scalar_t>;
+  index_t parts;  // arrays of a number
+  void (*forward)(const SoftLattice<scalar_t, Real>& lattice, index_t t, const NumberRow<Real>& from,
+                  NumberRow<Real>& to);
+  FrameSums<Real> (*backward)(const SoftLattice<scalar_t, Real>& lattice, index_t t, const NumberRow<Real>& alphas,
+                              const Total& total, const NumberRow<Real>& from, NumberRow<Real>& to, Real* labels);
+};
+
 template <class scalar_t>
 struct SweepKernels {
   using Real = AccumulationType<scalar_t>;
@@ -29,6 +42,8 @@ struct SweepKernels {
   void (*load_panel)(const EmissionPanel<Real>& panel, const Emissions<scalar_t>& emissions, index_t first_frame,
                      index_t frames);
   void (*sweep_columns)(const SweepJob<Real>& job, const Stretch<Real>& stretch, ColumnRange columns);
+  FrameKernels<scalar_t> posteriors;  // with Scaled numbers
+  FrameKernels<scalar_t> gains;       // with Expected ones
 };
 
 // An instruction set: kernels<float>() and so on.
@@ -54,10 +69,60 @@ struct Compiled {
   }
 };
 
+// And with every choice that is the same for a whole frame made beforehand.
+template <class Lanes, class Number, class scalar_t>
+struct CompiledFrames {
+  using Real = typename Lanes::Real;
+  using Lattice = SoftLattice<scalar_t, Real>;
+  using Row = NumberRow<Real>;
+
+  static void forward(const Lattice& lattice, index_t t, const Row& from, Row& to) {
+    if constexpr (Lanes::kTableClasses > 0) {
+      if (lattice.class_count <= Lanes::kTableClasses) {
+        return forward<TableLookUp<Lanes>>(lattice, t, from, to);
+      }
+    }
+    forward<RowLookUp<Lanes>>(lattice, t, from, to);
+  }
+  static FrameSums<Real> backward(const Lattice& lattice, index_t t, const Row& alphas, const Total& total,
+                                  const Row& from, Row& to, Real* labels) {
+    if constexpr (Lanes::kTableClasses > 0) {
+      if (lattice.class_count <= Lanes::kTableClasses) {
+        return backward<TableLookUp<Lanes>>(lattice, t, alphas, total, from, to, labels);
+      }
+    }
+    return backward<RowLookUp<Lanes>>(lattice, t, alphas, total, from, to, labels);
+  }
+  static constexpr FrameKernels<scalar_t> kernels() { return {Number::kParts, forward, backward}; }
+
+ private:
+  static bool normalizes(index_t t) { return t % kFramesToNormalize == kFramesToNormalize - 1; }
+
+  template <class LookUp>
+  static void forward(const Lattice& lattice, index_t t, const Row& from, Row& to) {
+    if (normalizes(t)) {
+      forward_frame<Lanes, Number, LookUp, true>(lattice, t, from, to);
+    } else {
+      forward_frame<Lanes, Number, LookUp, false>(lattice, t, from, to);
+    }
+  }
+  template <class LookUp>
+  static FrameSums<Real> backward(const Lattice& lattice, index_t t, const Row& alphas, const Total& total,
+                                  const Row& from, Row& to, Real* labels) {
+    return normalizes(t) ? backward_frame<Lanes, Number, LookUp, true>(lattice, t, alphas, total, from, to, labels)
+                         : backward_frame<Lanes, Number, LookUp, false>(lattice, t, alphas, total, from, to, labels);
+  }
+};
+
 template <class Lanes, class scalar_t>
 constexpr SweepKernels<scalar_t> make_kernels() {
-  return {Lanes::kTileWords * kPairsPerWord, Lanes::kWidth, Lanes::kTableClasses,
-          Compiled<Lanes>::template load<scalar_t>, Compiled<Lanes>::sweep};
+  return {Lanes::kTileWords * kPairsPerWord,
+          Lanes::kWidth,
+          Lanes::kTableClasses,
+          Compiled<Lanes>::template load<scalar_t>,
+          Compiled<Lanes>::sweep,
+          CompiledFrames<Lanes, Scaled<Lanes>, scalar_t>::kernels(),
+          CompiledFrames<Lanes, Expected<Lanes>, scalar_t>::kernels()};
 }
 
 template <class FloatLanes, class DoubleLanes>

@@ -92,9 +92,9 @@ Lengths lengths(const std::optional<Tensor>& tensor) {
   return tensor ? Lengths{integers(*tensor), tensor->stride(0)} : Lengths{{nullptr, false}, 0};
 }
 
-std::tuple<Tensor, Tensor> forced_align(const Tensor& log_probs, const Tensor& targets,
-                                        const std::optional<Tensor>& input_lengths,
-                                        const std::optional<Tensor>& target_lengths, int64_t blank) {
+std::tuple<Tensor, Tensor> align(const Tensor& log_probs, const Tensor& targets,
+                                 const std::optional<Tensor>& input_lengths,
+                                 const std::optional<Tensor>& target_lengths, int64_t blank) {
   check_arguments(log_probs, targets, input_lengths, target_lengths, blank);
   const Passes passes = plan_passes(log_probs.size(0), log_probs.size(1), targets.size(1));
   const Plan& plan = passes.first;
@@ -108,8 +108,8 @@ std::tuple<Tensor, Tensor> forced_align(const Tensor& log_probs, const Tensor& t
   void* stream = nullptr;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
 
-  Tensor paths = empty_matrix(plan.batch, plan.frames, targets);
-  Tensor scores = empty_matrix(plan.batch, plan.frames, log_probs);
+  Tensor paths = empty_tensor<2>({plan.batch, plan.frames}, targets);
+  Tensor scores = empty_tensor<2>({plan.batch, plan.frames}, log_probs);
   if (plan.batch == 0 || plan.frames == 0) {
     return {paths, scores};
   }
@@ -139,6 +139,12 @@ std::tuple<Tensor, Tensor> forced_align(const Tensor& log_probs, const Tensor& t
     default:                   launch_as(double{});
   }
   return {paths, scores};
+}
+
+std::tuple<Tensor, Tensor> forced_align(const Tensor& log_probs, const Tensor& targets,
+                                        const std::optional<Tensor>& input_lengths,
+                                        const std::optional<Tensor>& target_lengths, int64_t blank) {
+  return as_operator("forced_align", [&] { return align(log_probs, targets, input_lengths, target_lengths, blank); });
 }
 
 }  // namespace

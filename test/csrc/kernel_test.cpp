@@ -250,6 +250,7 @@ struct Answer {
   std::vector<label_t> path;
   std::vector<scalar_t> scores;
 
+  AlignedRows<scalar_t, label_t> rows() { return {path.data(), scores.data(), static_cast<index_t>(path.size())}; }
   // All bits.
   bool operator==(const Answer& other) const {
     return path == other.path && scores.size() == other.scores.size() &&
@@ -276,6 +277,7 @@ struct Problem {
   std::vector<scalar_t> log_probs;
   std::vector<label_t> target;
   Item<scalar_t, label_t> item;
+  index_t padded_frames;
 
   explicit Problem(const Case& a_case) : item() {
     note(a_case);
@@ -285,13 +287,13 @@ struct Problem {
     item.blank = random.below(a_case.classes);
     item.target.stride = 1 + random.below(2);
     item.frames = std::max<index_t>(0, draw_target(random) + a_case.slack);
-    item.padded_frames = item.frames + random.below(3) * 5;
+    padded_frames = item.frames + random.below(3) * 5;
     draw_log_probs(a_case, random);
   }
   Problem(const Problem&) = delete;  // item points into the vectors
 
   Answer<scalar_t, label_t> empty_answer() const {
-    return {std::vector<label_t>(item.padded_frames, -9), std::vector<scalar_t>(item.padded_frames)};
+    return {std::vector<label_t>(padded_frames, -9), std::vector<scalar_t>(padded_frames)};
   }
 
  private:
@@ -316,7 +318,7 @@ struct Problem {
   }
 
   void draw_log_probs(const Case& a_case, Random& random) {
-    const index_t frames = random.below(2) ? item.frames : item.padded_frames;
+    const index_t frames = random.below(2) ? item.frames : padded_frames;
     const index_t classes = item.classes;
     const index_t strides[kLayouts][2] = {{classes, 1}, {1, frames}, {2 * classes + 3, 2}, {0, 1}, {1, 0}};
     auto& emissions = item.emissions;
@@ -415,10 +417,7 @@ void align(const Problem<scalar_t, label_t>& problem, const Setting& setting, An
   crew.workers = setting.workers;
   crew.run = setting.in_turn ? run_in_turn : run_on_threads;
   crew.interrupted = setting.may_stop ? stops_after_some_looks : nullptr;
-  Item<scalar_t, label_t> item = problem.item;
-  item.path = answer.path.data();
-  item.scores = answer.scores.data();
-  align_item(item, setting.options, crew);
+  align_item(problem.item, setting.options, crew, answer.rows());
 }
 
 template <class scalar_t, class label_t>
@@ -633,10 +632,7 @@ void test_items_side_by_side(Random& random) {
   std::vector<Answer<float, int32_t>> answers(kThreads, problem.empty_answer());
   run_on_threads(kThreads, [&](int w) {
     for (int i = 0; i < 20; ++i) {
-      Item<float, int32_t> item = problem.item;
-      item.path = answers[w].path.data();
-      item.scores = answers[w].scores.data();
-      align_item(item, current_options(), Crew());
+      align_item(problem.item, current_options(), Crew(), answers[w].rows());
     }
   });
   done = true;

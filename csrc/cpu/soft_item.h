@@ -1,0 +1,237 @@
+// One item's sum over all paths: its log-likelihood, and its posteriors frame by frame. No tensors in here.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <vector>
+
+#include "item.h"
+#include "options.h"
+
+namespace ctc_align {
+
+// How many rows of alphas are kept. The way back needs the alphas of every frame, from the last to the first. With one
+// level all are kept. With more, the item is cut into `rows` parts: the row before each part is kept on the way forward,
+// and the parts are swept again, the last one first, each with the levels that are left.
+//
+//     level 1   | . . . . . . . . | . . . . . . . . | . . . . . . . . |    '|' kept, '.' swept and forgotten
+//     level 0                                         | | | | | | | | |    the last part again, all of it kept
+//
+// Memory rows * levels; every level but one costs another sweep forward.
+struct SoftLevels {
+  int levels;
+  index_t rows;  // of each level: rows^levels >= frames
+
+  // The fewest levels that fit, or those that take least.
+  static SoftLevels choose(index_t frames, index_t row_bytes, index_t bytes) {
+    SoftLevels best{1, std::max<index_t>(frames, 1)};
+    for (int levels = 2; best.levels * best.rows * row_bytes > bytes && best.rows > 2; ++levels) {
+      auto rows = static_cast<index_t>(std::pow(static_cast<double>(frames), 1.0 / levels));
+      while (power(rows, levels) < frames) {
+        ++rows;
+      }
+      if (levels * rows < best.levels * best.rows) {
+        best = {levels, rows};
+      }
+    }
+    return best;
+  }
+  // rows^levels, or what is more than any item's frames.
+  static index_t power(index_t rows, int levels) {
+    index_t product = 1;
+    for (int i = 0; i < levels && product < (index_t{1} << 40); ++i) {
+      product *= std::min<index_t>(rows, 1 << 20);
+    }
+    return product;
+  }
+};
+
+// Bytes of alphas, unless the user has set a budget: everything for an utterance, three levels for an hour.
+inline index_t default_soft_bytes(index_t frames) {
+  constexpr index_t kBytesPerFrame = 1024;
+  constexpr index_t kAlways = 4 << 20;
+  return std::max(kAlways, kBytesPerFrame * frames);
+}
+
+// What an item's paths collect on their way, if anything: label k's gain in column k, any blank's in `blank_column`.
+template <class Real>
+struct Gains {
+  Emissions<Real> values = {};
+  index_t blank_column = 0;
+};
+
+// Sums over the paths of an item of at least one frame. `see(t, sums)` is told of every frame, from the last to the first,
+// unless there is no path: of posteriors, or with gains of what forward_backward.h says of them.
+template <class scalar_t, class See>
+class ForwardBackward {
+ public:
+  using Real = AccumulationType<scalar_t>;
+  using Row = NumberRow<Real>;
+
+  template <class label_t>
+  ForwardBackward(const Item<scalar_t, label_t>& item, const CompactTarget& target, const Gains<Real>& gains,
+                  const Options& options, const Crew& crew, const See& see)
+      : kernels_(gains.values.data ? options.isa->kernels<scalar_t>().gains
+                                   : options.isa->kernels<scalar_t>().posteriors),
+        crew_(crew),
+        see_(see),
+        frames_(item.frames),
+        labels_(item.labels) {
+    const index_t words = static_cast<index_t>(target.skip_bits.size());
+    const index_t pairs = words * kPairsPerWord;
+    const index_t class_words = std::max<index_t>((target.class_count + kPairsPerWord - 1) / kPairsPerWord, 2);
+    const index_t classes = class_words * kPairsPerWord;
+    row_size_ = Row::size_for(words, kernels_.parts);
+    width_ = Row::width_for(words);
+    levels_ = SoftLevels::choose(item.frames, row_size_ * static_cast<index_t>(sizeof(Real)),
+                                 options.memory_budget > 0 ? options.memory_budget : default_soft_bytes(item.frames));
+    const index_t for_frame = 2 * classes + 4 * pairs;
+    scratch_ = uninitialized<Real>(for_frame + (kLooseRows + levels_.levels * levels_.rows) * row_size_);
+    Real* at = scratch_.get();
+    std::fill_n(at, for_frame, Real{0});  // padding takes part in sums, with weight 0
+    rows_ = at + for_frame;
+    sums_ = at + 2 * classes + 3 * pairs;
+    lattice_ = {Band{item.frames, item.labels},
+                item.emissions,
+                target.class_ids.data(),
+                target.skip_bits.data(),
+                words,
+                target.classes.empty() ? nullptr : target.classes.data(),
+                target.class_count,
+                target.blank,
+                gains.values,
+                gains.blank_column,
+                at,
+                at + classes,
+                at + 2 * classes,
+                at + 2 * classes + pairs,
+                at + 2 * classes + 2 * pairs};
+  }
+
+  // The log-likelihood in nats; -inf if there is no path.
+  double run() {
+    const StandardFloats standard_floats;
+    Row start = row(0);
+    begin_row(start, lattice_.words, 0);
+    later_ = row(1);
+    begin_row(later_, lattice_.words, labels_);
+    earlier_ = row(2);
+    return run(0, frames_, levels_.levels - 1, start) ? std::log(total_.mantissa) + total_.exponent * std::log(2.0)
+                                                      : -std::numeric_limits<double>::infinity();
+  }
+
+ private:
+  static constexpr index_t kLooseRows = 5;  // before the frames, two of q, two of a sweep that forgets
+
+  Row row(index_t number) const { return {rows_ + number * row_size_, width_, kernels_.parts}; }
+  Row kept_row(int level, index_t i) const { return row(kLooseRows + level * levels_.rows + i); }
+
+  // Frames begin..end-1, `start` the alphas of the frame before. False if the item has no path.
+  bool run(index_t begin, index_t end, int level, const Row& start) {
+    if (level == 0) {
+      return run_kept(begin, end, start);
+    }
+    const index_t part = SoftLevels::power(levels_.rows, level);
+    std::vector<Row> starts{start};
+    Row from = start;
+    for (index_t t = begin; t + part < end || (t - begin) % part != 0; ++t) {
+      const bool keep = (t + 1 - begin) % part == 0;
+      Row to = keep ? kept_row(level, static_cast<index_t>(starts.size()) - 1) : row(3 + t % 2);
+      forward(t, from, to);
+      from = to;
+      if (keep) {
+        starts.push_back(to);
+      }
+    }
+    for (auto p = static_cast<index_t>(starts.size()) - 1; p >= 0; --p) {
+      if (!run(begin + p * part, std::min(begin + (p + 1) * part, end), level - 1, starts[p])) {
+        return false;
+      }
+    }
+    return true;
+  }
+
+  // The same with room for all alphas.
+  bool run_kept(index_t begin, index_t end, const Row& start) {
+    std::vector<Row> alphas{start};
+    for (index_t t = begin; t < end; ++t) {
+      Row to = kept_row(0, t - begin);
+      forward(t, alphas.back(), to);
+      alphas.push_back(to);
+    }
+    if (end == frames_) {
+      total_ = total(alphas.back());
+      if (!(total_.mantissa > 0)) {
+        return false;
+      }
+    }
+    for (index_t t = end - 1; t >= begin; --t) {
+      look_for_a_stop();
+      see_(t, kernels_.backward(lattice_, t, alphas[t - begin + 1], total_, later_, earlier_, sums_));
+      std::swap(later_, earlier_);
+    }
+    return true;
+  }
+
+  void forward(index_t t, const Row& from, Row& to) {
+    look_for_a_stop();
+    kernels_.forward(lattice_, t, from, to);
+  }
+
+  // Over the last frame: paths end in blank L or in label L-1.
+  Total total(const Row& alphas) const {
+    const Real* ends[2] = {alphas.blank(labels_), alphas.label(labels_ - 1)};  // label -1 is there, and zero
+    const double most = std::max(ends[0][width_], ends[1][width_]);
+    Total total{0, most + alphas.base, 0};
+    for (const Real* end : ends) {
+      const double mantissa =
+          std::ldexp(static_cast<double>(end[0]), static_cast<int>(std::max<double>(end[width_] - most, -2000)));
+      total.mantissa += mantissa;
+      total.mean += kernels_.parts > 2 ? mantissa * end[2 * width_] : 0;
+    }
+    total.mean /= total.mantissa;
+    return total;
+  }
+
+  void look_for_a_stop() {
+    constexpr index_t kPairsBetweenLooks = 1 << 20;
+    pairs_ += width_;
+    if (pairs_ > kPairsBetweenLooks) {
+      pairs_ = 0;
+      if (crew_.must_stop()) {
+        throw Interrupted();
+      }
+    }
+  }
+
+  const FrameKernels<scalar_t>& kernels_;
+  const Crew& crew_;
+  const See& see_;
+  const index_t frames_;
+  const index_t labels_;
+  SoftLevels levels_;
+  index_t row_size_;
+  index_t width_;
+  std::unique_ptr<Real[]> scratch_;
+  SoftLattice<scalar_t, Real> lattice_;
+  Real* rows_;
+  Real* sums_;
+  Row later_, earlier_;
+  Total total_ = {};
+  index_t pairs_ = 0;
+};
+
+// The log-likelihood of an item whose lengths and labels are in range; `see` as above.
+template <class scalar_t, class label_t, class See>
+double sum_over_paths(const Item<scalar_t, label_t>& item, const CompactTarget& target,
+                      const Gains<AccumulationType<scalar_t>>& gains, const Options& options, const Crew& crew,
+                      const See& see) {
+  if (item.frames == 0 || shortest_path(item.labels, target.repeats) > item.frames) {
+    return item.frames == 0 && item.labels == 0 ? 0 : -std::numeric_limits<double>::infinity();
+  }
+  return ForwardBackward<scalar_t, See>(item, target, gains, options, crew, see).run();
+}
+
+}  // namespace ctc_align

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import torch_ctc_align
 from torch_ctc_align import reference
@@ -110,3 +111,15 @@ def missing():
         (pytest.fail if name in REQUIRED else pytest.skip)(reason)
 
     return skip_or_fail
+
+
+class RecordCalls(TorchDispatchMode):
+    """Which operators come down to a kernel, below autograd and all transforms."""
+
+    def __enter__(self):
+        self.calls = []
+        return super().__enter__()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.calls.append(function)
+        return function(*args, **(kwargs or {}))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import torch_ctc_align.aligner
 import torch_ctc_align.functional
 
 ROOT = Path(__file__).parents[1]
@@ -39,7 +40,8 @@ def run_session(source, names, page, line):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
-def test_python_of_a_page_runs(page):
+def test_python_of_a_page_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # pages write files
     names = {"__name__": page.stem}
     for line, source in python_blocks(page.read_text(encoding="utf-8")):
         if source.lstrip().startswith(">>>"):
@@ -55,8 +57,14 @@ def test_the_readme_has_an_example():
     assert list(python_blocks((ROOT / "README.md").read_text(encoding="utf-8")))
 
 
-def test_docstring_examples():
-    result = doctest.testmod(torch_ctc_align.functional, extraglobs={"torch_ctc_align": torch_ctc_align})
+def test_the_program_of_a_page_is_the_one_that_is_tested():
+    blocks = [match[2] for match in FENCE.finditer((ROOT / "docs/exporting.md").read_text()) if match[1] == "cpp"]
+    assert blocks == [(ROOT / "test/csrc/aoti_align.cpp").read_text()]
+
+
+@pytest.mark.parametrize("module", [torch_ctc_align.functional, torch_ctc_align.aligner], ids=lambda x: x.__name__)
+def test_docstring_examples(module):
+    result = doctest.testmod(module, extraglobs={"torch_ctc_align": torch_ctc_align})
     assert result.attempted > 0
     assert result.failed == 0
 

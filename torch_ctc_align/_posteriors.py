@@ -146,7 +146,8 @@ def _register_autograd(
     defaults = [argument.default_value for argument in operator._schema.arguments]
 
     def below(keyset: Any, arguments: tuple[Any, ...]) -> Any:
-        with torch._C._AutoDispatchBelowAutograd():
+        # A node's forward is run without gradients; the levels of torch.func that lie outside this one want theirs.
+        with torch.enable_grad(), torch._C._AutoDispatchBelowAutograd():
             return operator.redispatch(keyset & torch._C._after_autograd_keyset, *arguments)
 
     class Node(torch.autograd.function._SingleLevelFunction):
@@ -240,9 +241,12 @@ def _span_posteriors_backward(
         occupancies, _ = _operators.class_posteriors(log_probs, targets, *lengths, ctx.blank)
         gradients.append(_of_log_likelihoods(grad_log_likelihoods, log_likelihoods, occupancies))
     if grad_spans is not None:
-        frame = torch.arange(log_probs.shape[1], device=log_probs.device)[:, None]
-        inside = (starts[:, None] <= frame) & (frame < ends[:, None])
-        grad = torch.where(inside, (grad_spans / (ends - starts).clamp(min=1))[:, None], 0)
+        frames = log_probs.shape[1]
+        last = ends.clamp(max=frames) if lengths[0] is None else ends.minimum(lengths[0][:, None])
+        first = starts.clamp(min=0)
+        frame = torch.arange(frames, device=log_probs.device)[:, None]
+        inside = (first[:, None] <= frame) & (frame < last[:, None])
+        grad = torch.where(inside, (grad_spans / (last - first).clamp(min=1))[:, None], 0)
         grad = torch.nn.functional.pad(grad, (0, 1))  # the blank has no span
         gradients.append(_operators.posteriors_backward(grad, log_probs, targets, *lengths, ctx.blank))
     return (_total(gradients, log_probs),)

@@ -133,8 +133,8 @@ def span_posteriors(
     Args:
         log_probs, targets, input_lengths, target_lengths, blank: as for :func:`posteriors`.
         starts (Tensor): ``(B, L)`` int64, first frame of every token, from :func:`token_spans`.
-        ends (Tensor): ``(B, L)`` int64, the frame behind its last one. A span that is empty or outside the frames in
-            use, such as -1 to -1 of padding, has confidence 0.
+        ends (Tensor): ``(B, L)`` int64, the frame behind its last one. Of a span only frames in use count; an empty
+            one, such as -1 to -1 of padding, has confidence 0.
 
     Returns:
         confidences (Tensor): ``(B, L)``, float64 for float64 ``log_probs`` and float32 for all others; 0 for padding

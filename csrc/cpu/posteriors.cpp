@@ -139,7 +139,8 @@ std::tuple<Tensor, Tensor> span_posteriors(const Tensor& log_probs, const Tensor
       for (index_t k = sums.first; k < end_of_labels(sums, item.labels); ++k) {
         if (start[k] <= t && t < end[k]) {
           using Real = std::decay_t<decltype(*part)>;
-          part[k] += sums.labels[k] * sums.factor / static_cast<Real>(end[k] - start[k]);
+          const index_t frames = std::min(end[k], item.frames) - std::max<index_t>(start[k], 0);
+          part[k] += sums.labels[k] * sums.factor / static_cast<Real>(frames);
         }
       }
     };

@@ -27,8 +27,9 @@ struct SoftLevels {
   // The fewest levels that fit, or those that take least.
   static SoftLevels choose(index_t frames, index_t row_bytes, index_t bytes) {
     SoftLevels best{1, std::max<index_t>(frames, 1)};
-    for (int levels = 2; best.levels * best.rows * row_bytes > bytes && best.rows > 2; ++levels) {
-      auto rows = static_cast<index_t>(std::pow(static_cast<double>(frames), 1.0 / levels));
+    index_t rows = best.rows;
+    for (int levels = 2; best.levels * best.rows * row_bytes > bytes && rows > 2; ++levels) {
+      rows = static_cast<index_t>(std::pow(static_cast<double>(frames), 1.0 / levels));
       while (power(rows, levels) < frames) {
         ++rows;
       }
@@ -73,8 +74,10 @@ class ForwardBackward {
   template <class label_t>
   ForwardBackward(const Item<scalar_t, label_t>& item, const CompactTarget& target, const Gains<Real>& gains,
                   const Options& options, const Crew& crew, const See& see)
-      : kernels_(gains.values.data ? options.isa->kernels<scalar_t>().gains
-                                   : options.isa->kernels<scalar_t>().posteriors),
+      : kernels_(options.isa->kernels<scalar_t>()),
+        frame_(gains.values.data ? kernels_.gains : kernels_.posteriors),
+        emissions_(item.emissions),
+        classes_(target.classes.empty() ? nullptr : target.classes.data()),
         crew_(crew),
         see_(see),
         frames_(item.frames),
@@ -83,22 +86,22 @@ class ForwardBackward {
     const index_t pairs = words * kPairsPerWord;
     const index_t class_words = std::max<index_t>((target.class_count + kPairsPerWord - 1) / kPairsPerWord, 2);
     const index_t classes = class_words * kPairsPerWord;
-    row_size_ = Row::size_for(words, kernels_.parts);
+    row_size_ = Row::size_for(words, frame_.parts);
     width_ = Row::width_for(words);
-    levels_ = SoftLevels::choose(item.frames, row_size_ * static_cast<index_t>(sizeof(Real)),
-                                 options.memory_budget > 0 ? options.memory_budget : default_soft_bytes(item.frames));
+    constexpr index_t kRealBytes = sizeof(Real);
     const index_t for_frame = 2 * classes + 4 * pairs;
+    const index_t spent = (for_frame + kLooseRows * row_size_) * kRealBytes + target.bytes();
+    const index_t limit = options.memory_budget > 0 ? options.memory_budget - spent : default_soft_bytes(item.frames);
+    levels_ = SoftLevels::choose(item.frames, row_size_ * kRealBytes, limit);
     scratch_ = uninitialized<Real>(for_frame + (kLooseRows + levels_.levels * levels_.rows) * row_size_);
     Real* at = scratch_.get();
     std::fill_n(at, for_frame, Real{0});  // padding takes part in sums, with weight 0
     rows_ = at + for_frame;
     sums_ = at + 2 * classes + 3 * pairs;
     lattice_ = {Band{item.frames, item.labels},
-                item.emissions,
                 target.class_ids.data(),
                 target.skip_bits.data(),
                 words,
-                target.classes.empty() ? nullptr : target.classes.data(),
                 target.class_count,
                 target.blank,
                 gains.values,
@@ -125,7 +128,7 @@ class ForwardBackward {
  private:
   static constexpr index_t kLooseRows = 5;  // before the frames, two of q, two of a sweep that forgets
 
-  Row row(index_t number) const { return {rows_ + number * row_size_, width_, kernels_.parts}; }
+  Row row(index_t number) const { return {rows_ + number * row_size_, width_, frame_.parts}; }
   Row kept_row(int level, index_t i) const { return row(kLooseRows + level * levels_.rows + i); }
 
   // Frames begin..end-1, `start` the alphas of the frame before. False if the item has no path.
@@ -168,16 +171,21 @@ class ForwardBackward {
       }
     }
     for (index_t t = end - 1; t >= begin; --t) {
-      look_for_a_stop();
-      see_(t, kernels_.backward(lattice_, t, alphas[t - begin + 1], total_, later_, earlier_, sums_));
+      prepare(t, later_);
+      see_(t, frame_.backward(lattice_, t, alphas[t - begin + 1], total_, later_, earlier_, sums_));
       std::swap(later_, earlier_);
     }
     return true;
   }
 
   void forward(index_t t, const Row& from, Row& to) {
+    prepare(t, from);
+    frame_.forward(lattice_, t, from, to);
+  }
+
+  void prepare(index_t t, const Row& from) {
     look_for_a_stop();
-    kernels_.forward(lattice_, t, from, to);
+    kernels_.load_classes(lattice_, emissions_, classes_, t, from.shift);
   }
 
   // Over the last frame: paths end in blank L or in label L-1.
@@ -189,7 +197,7 @@ class ForwardBackward {
       const double mantissa =
           std::ldexp(static_cast<double>(end[0]), static_cast<int>(std::max<double>(end[width_] - most, -2000)));
       total.mantissa += mantissa;
-      total.mean += kernels_.parts > 2 ? mantissa * end[2 * width_] : 0;
+      total.mean += frame_.parts > 2 ? mantissa * end[2 * width_] : 0;
     }
     total.mean /= total.mantissa;
     return total;
@@ -206,7 +214,10 @@ class ForwardBackward {
     }
   }
 
-  const FrameKernels<scalar_t>& kernels_;
+  const SweepKernels<scalar_t>& kernels_;
+  const FrameKernels<Real>& frame_;
+  const Emissions<scalar_t> emissions_;
+  const int64_t* const classes_;
   const Crew& crew_;
   const See& see_;
   const index_t frames_;
@@ -215,7 +226,7 @@ class ForwardBackward {
   index_t row_size_;
   index_t width_;
   std::unique_ptr<Real[]> scratch_;
-  SoftLattice<scalar_t, Real> lattice_;
+  SoftLattice<Real> lattice_;
   Real* rows_;
   Real* sums_;
   Row later_, earlier_;

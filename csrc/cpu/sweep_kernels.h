@@ -23,13 +23,11 @@ template <class scalar_t>
 using AccumulationType = typename Accumulation<scalar_t>::Real;
 
 // A frame of the sum over all paths.
-template <class scalar_t>
+template <class Real>
 struct FrameKernels {
-  using Real = AccumulationType<scalar_t>;
   index_t parts;  // arrays of a number
-  void (*forward)(const SoftLattice<scalar_t, Real>& lattice, index_t t, const NumberRow<Real>& from,
-                  NumberRow<Real>& to);
-  FrameSums<Real> (*backward)(const SoftLattice<scalar_t, Real>& lattice, index_t t, const NumberRow<Real>& alphas,
+  void (*forward)(const SoftLattice<Real>& lattice, index_t t, const NumberRow<Real>& from, NumberRow<Real>& to);
+  FrameSums<Real> (*backward)(const SoftLattice<Real>& lattice, index_t t, const NumberRow<Real>& alphas,
                               const Total& total, const NumberRow<Real>& from, NumberRow<Real>& to, Real* labels);
 };
 
@@ -42,8 +40,10 @@ struct SweepKernels {
   void (*load_panel)(const EmissionPanel<Real>& panel, const Emissions<scalar_t>& emissions, index_t first_frame,
                      index_t frames);
   void (*sweep_columns)(const SweepJob<Real>& job, const Stretch<Real>& stretch, ColumnRange columns);
-  FrameKernels<scalar_t> posteriors;  // with Scaled numbers
-  FrameKernels<scalar_t> gains;       // with Expected ones
+  void (*load_classes)(const SoftLattice<Real>& lattice, const Emissions<scalar_t>& emissions, const int64_t* classes,
+                       index_t t, double shift);
+  FrameKernels<Real> posteriors;  // with Scaled numbers
+  FrameKernels<Real> gains;       // with Expected ones
 };
 
 // An instruction set: kernels<float>() and so on.
@@ -64,16 +64,21 @@ struct Compiled {
                    index_t frames) {
     load_panel<Lanes::kWidth>(panel, emissions, first_frame, frames);
   }
+  template <class scalar_t>
+  static void load_classes(const SoftLattice<Real>& lattice, const Emissions<scalar_t>& emissions,
+                           const int64_t* classes, index_t t, double shift) {
+    ctc_align::load_classes<Lanes>(lattice, emissions, classes, t, shift);
+  }
   static void sweep(const SweepJob<Real>& job, const Stretch<Real>& stretch, ColumnRange columns) {
     sweep_columns<Lanes>(job, stretch, columns);
   }
 };
 
 // And with every choice that is the same for a whole frame made beforehand.
-template <class Lanes, class Number, class scalar_t>
+template <class Lanes, class Number>
 struct CompiledFrames {
   using Real = typename Lanes::Real;
-  using Lattice = SoftLattice<scalar_t, Real>;
+  using Lattice = SoftLattice<Real>;
   using Row = NumberRow<Real>;
 
   static void forward(const Lattice& lattice, index_t t, const Row& from, Row& to) {
@@ -93,7 +98,7 @@ struct CompiledFrames {
     }
     return backward<RowLookUp<Lanes>>(lattice, t, alphas, total, from, to, labels);
   }
-  static constexpr FrameKernels<scalar_t> kernels() { return {Number::kParts, forward, backward}; }
+  static constexpr FrameKernels<Real> kernels() { return {Number::kParts, forward, backward}; }
 
  private:
   static bool normalizes(index_t t) { return t % kFramesToNormalize == kFramesToNormalize - 1; }
@@ -121,8 +126,9 @@ constexpr SweepKernels<scalar_t> make_kernels() {
           Lanes::kTableClasses,
           Compiled<Lanes>::template load<scalar_t>,
           Compiled<Lanes>::sweep,
-          CompiledFrames<Lanes, Scaled<Lanes>, scalar_t>::kernels(),
-          CompiledFrames<Lanes, Expected<Lanes>, scalar_t>::kernels()};
+          Compiled<Lanes>::template load_classes<scalar_t>,
+          CompiledFrames<Lanes, Scaled<Lanes>>::kernels(),
+          CompiledFrames<Lanes, Expected<Lanes>>::kernels()};
 }
 
 template <class FloatLanes, class DoubleLanes>

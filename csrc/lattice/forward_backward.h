@@ -66,17 +66,15 @@ struct NumberRow {
 };
 
 // One item's lattice, and room for what belongs to one frame.
-template <class scalar_t, class Real>
+template <class Real>
 struct SoftLattice {
-  Band band;  // of the whole item
-  Emissions<scalar_t> emissions;
+  Band band;                  // of the whole item
   const int32_t* class_ids;   // pair -> panel class; 0 in the padding, up to whole words
   const uint16_t* skip_bits;  // bit k % 16 of word k / 16
   index_t words;
-  const int64_t* classes;  // panel class -> class; null: all of them
-  index_t class_count;     // in the panel
-  int32_t blank;           // panel class
-  Emissions<Real> gains;   // of label k in column k, of all blanks in column `blank_gain`; only with Expected numbers
+  index_t class_count;    // in the panel
+  int32_t blank;          // panel class
+  Emissions<Real> gains;  // of label k in column k, of all blanks in column `blank_gain`; only with Expected numbers
   index_t blank_gain;
 
   Real* class_mantissas;  // [class_count, in whole words, at least two]
@@ -106,21 +104,22 @@ struct FrameSums {
 
 // ------------------------------------------------------------------------------------ 2 the emissions of a frame
 
-// Scaled emissions of the panel's classes at frame t, with `shift` taken from their exponents.
+// Scaled emissions of the panel's classes at frame t, with `shift` taken from their exponents. `classes` as in
+// EmissionPanel.
 template <class Lanes, class scalar_t>
-CTC_ALIGN_FN void load_classes(const SoftLattice<scalar_t, typename Lanes::Real>& lattice, index_t t, double shift) {
+CTC_ALIGN_FN void load_classes(const SoftLattice<typename Lanes::Real>& lattice, const Emissions<scalar_t>& emissions,
+                               const int64_t* classes, index_t t, double shift) {
   using Real = typename Lanes::Real;
   const index_t padded = (lattice.class_count + kPairsPerWord - 1) / kPairsPerWord * kPairsPerWord;
   Real* values = lattice.class_mantissas;
-  const Emissions<scalar_t>& emissions = lattice.emissions;
-  if (!lattice.classes && emissions.class_stride == 1) {
+  if (!classes && emissions.class_stride == 1) {
     const scalar_t* from = &emissions.at(t, 0);
     for (index_t c = 0; c < lattice.class_count; ++c) {  // a copy: vector code
       values[c] = static_cast<Real>(widen(from[c]));
     }
   } else {
     for (index_t c = 0; c < lattice.class_count; ++c) {
-      values[c] = static_cast<Real>(widen(emissions.at(t, lattice.classes ? lattice.classes[c] : c)));
+      values[c] = static_cast<Real>(widen(emissions.at(t, classes ? classes[c] : c)));
     }
   }
   for (index_t c = lattice.class_count; c < padded; ++c) {
@@ -141,8 +140,7 @@ struct TableLookUp {
   typename Lanes::Table exponents;
   const int32_t* class_ids;
 
-  template <class scalar_t>
-  CTC_ALIGN_FN TableLookUp(const SoftLattice<scalar_t, typename Lanes::Real>& lattice, index_t, index_t)
+  CTC_ALIGN_FN TableLookUp(const SoftLattice<typename Lanes::Real>& lattice, index_t, index_t)
       : mantissas(Lanes::load_table(lattice.class_mantissas)),
         exponents(Lanes::load_table(lattice.class_exponents)),
         class_ids(lattice.class_ids) {}
@@ -159,8 +157,7 @@ struct RowLookUp {
   const Real* mantissas;
   const Real* exponents;
 
-  template <class scalar_t>
-  CTC_ALIGN_FN RowLookUp(const SoftLattice<scalar_t, Real>& lattice, index_t first_word, index_t last_word)
+  CTC_ALIGN_FN RowLookUp(const SoftLattice<Real>& lattice, index_t first_word, index_t last_word)
       : mantissas(lattice.pair_mantissas), exponents(lattice.pair_exponents) {
     for (index_t k = first_word * kPairsPerWord; k < (last_word + 1) * kPairsPerWord; ++k) {
       lattice.pair_mantissas[k] = lattice.class_mantissas[lattice.class_ids[k]];
@@ -181,9 +178,7 @@ struct FrameFactors {
   typename Lanes::Value blank_gain;
   const Real* pair_gains;
 
-  template <class scalar_t>
-  CTC_ALIGN_FN FrameFactors(const SoftLattice<scalar_t, Real>& lattice, index_t t, index_t first_word,
-                            index_t last_word)
+  CTC_ALIGN_FN FrameFactors(const SoftLattice<Real>& lattice, index_t t, index_t first_word, index_t last_word)
       : look_up(lattice, first_word, last_word),
         blank{Lanes::broadcast(lattice.class_mantissas[lattice.blank]),
               Lanes::broadcast(lattice.class_exponents[lattice.blank])},
@@ -271,11 +266,11 @@ struct RowWriter {
 
 // -------------------------------------------------------------------------------------------- 4 a frame forward
 
-template <class Lanes, class Number, class LookUp, bool kNormalize, class scalar_t>
-CTC_ALIGN_FN void forward_frame(const SoftLattice<scalar_t, typename Lanes::Real>& lattice, index_t t,
+// From `from`, frame t-1, to `to`. The classes of frame t have been loaded, with from.shift.
+template <class Lanes, class Number, class LookUp, bool kNormalize>
+CTC_ALIGN_FN void forward_frame(const SoftLattice<typename Lanes::Real>& lattice, index_t t,
                                 const NumberRow<typename Lanes::Real>& from, NumberRow<typename Lanes::Real>& to) {
   const index_t first = lattice.band.first(t) / kPairsPerWord, last = lattice.band.last(t) / kPairsPerWord;
-  load_classes<Lanes>(lattice, t, from.shift);
   const FrameFactors<Lanes, Number, LookUp> factors(lattice, t, first, last);
   RowWriter<Lanes, Number, kNormalize> writer(to);
   for (index_t w = first; w <= last; ++w) {
@@ -299,10 +294,11 @@ CTC_ALIGN_FN void forward_frame(const SoftLattice<scalar_t, typename Lanes::Real
 
 // ------------------------------------------------------------------------------------------- 5 a frame backward
 
-// `from` and `to` hold q of frames t+1 and t, `alphas` those of frame t; `labels` gets what FrameSums points to.
-template <class Lanes, class Number, class LookUp, bool kNormalize, class scalar_t>
-CTC_ALIGN_FN FrameSums<typename Lanes::Real> backward_frame(const SoftLattice<scalar_t, typename Lanes::Real>& lattice,
-                                                            index_t t, const NumberRow<typename Lanes::Real>& alphas,
+// `from` and `to` hold q of frames t+1 and t, `alphas` those of frame t; `labels` gets what FrameSums points to. The
+// classes of frame t have been loaded, with from.shift.
+template <class Lanes, class Number, class LookUp, bool kNormalize>
+CTC_ALIGN_FN FrameSums<typename Lanes::Real> backward_frame(const SoftLattice<typename Lanes::Real>& lattice, index_t t,
+                                                            const NumberRow<typename Lanes::Real>& alphas,
                                                             const Total& total,
                                                             const NumberRow<typename Lanes::Real>& from,
                                                             NumberRow<typename Lanes::Real>& to,
@@ -311,7 +307,6 @@ CTC_ALIGN_FN FrameSums<typename Lanes::Real> backward_frame(const SoftLattice<sc
   using Value = typename Lanes::Value;
   constexpr int kVectors = kPairsPerWord / Lanes::kWidth;
   const index_t first = lattice.band.first(t) / kPairsPerWord, last = lattice.band.last(t) / kPairsPerWord;
-  load_classes<Lanes>(lattice, t, from.shift);
   const FrameFactors<Lanes, Number, LookUp> factors(lattice, t, first, last);
   RowWriter<Lanes, Number, kNormalize> writer(to);
   const Value over_z = Lanes::broadcast(static_cast<Real>(alphas.base + from.base - total.exponent));

@@ -1,7 +1,7 @@
 // kernel_test [SEED]: the CPU kernel without torch and without Python, against a slow Viterbi and against itself.
 //
 // Contents: 1 a heap that can fail  2 checks  3 crews  4 stored numbers  5 problems  6 settings  7 the reference
-//           8 results  9 failures  10 arithmetic
+//           8 results  9 soft alignment  10 failures  11 arithmetic
 //
 // test/run_sanitizers.py compiles and runs it plainly, with AddressSanitizer and UBSan, and with ThreadSanitizer. Every
 // buffer is an allocation of its own that ends with the last element in use, so that whoever reads padding leaves it.
@@ -24,6 +24,7 @@
 #include <thread>
 
 #include "../../csrc/cpu/align_item.h"
+#include "../../csrc/cpu/soft_item.h"
 
 using namespace ctc_align;
 
@@ -642,7 +643,219 @@ void test_items_side_by_side(Random& random) {
   }
 }
 
-// ------------------------------------------------------------------------------------------------- 9 failures
+// -------------------------------------------------------------------------------------------- 9 soft alignment
+
+// The log-likelihood, and of every frame the posteriors of labels 0..L-1 and of all blanks; or what gains make of them.
+template <class Real>
+struct SoftAnswer {
+  double log_likelihood = 0;
+  std::vector<Real> sums;  // [frames, labels + 1]
+
+  bool operator==(const SoftAnswer& other) const {
+    return log_likelihood == other.log_likelihood && sums.size() == other.sums.size() &&
+           (sums.empty() || std::memcmp(sums.data(), other.sums.data(), sums.size() * sizeof(Real)) == 0);
+  }
+};
+
+template <class P, class Real = AccumulationType<typename P::Scalar>>
+SoftAnswer<Real> sum_up(const P& problem, const Options& options, const std::vector<Real>& gains,
+                        const Crew& crew = {}) {
+  note(Setting{options});
+  const auto& item = problem.item;
+  const index_t width = item.labels + 1;
+  SoftAnswer<Real> answer;
+  const CompactTarget target(item, kPairsPerWord);
+  answer.sums.assign(item.frames * width, 0);
+  const auto see = [&](index_t t, const FrameSums<Real>& sums) {
+    for (index_t k = sums.first; k <= sums.last && k < item.labels; ++k) {
+      answer.sums[t * width + k] = sums.labels[k] * sums.factor;
+    }
+    answer.sums[t * width + item.labels] = sums.blank * sums.factor;
+  };
+  const Emissions<Real> values = {gains.empty() ? nullptr : gains.data(), width, 1};
+  answer.log_likelihood = sum_over_paths(item, target, Gains<Real>{values, item.labels}, options, crew, see);
+  return answer;
+}
+
+double log_sum(double a, double b) {
+  const double most = std::max(a, b);
+  return std::isinf(most) ? most : most + std::log(std::exp(a - most) + std::exp(b - most));
+}
+
+// In logarithms and float64, one state at a time.
+template <class P>
+SoftAnswer<double> soft_reference(const P& problem) {
+  const auto& item = problem.item;
+  const index_t frames = item.frames, states = 2 * item.labels + 1;
+  const auto class_of = [&](index_t s) { return s % 2 ? static_cast<index_t>(item.target[s / 2]) : item.blank; };
+  const auto skips_into = [&](index_t s) { return s >= 3 && s % 2 && class_of(s) != class_of(s - 2); };
+  const auto emission = [&](index_t t, index_t s) {
+    const double value = value_of(item.emissions.at(t, class_of(s)));
+    return std::fabs(value) < 0x1p20 ? value : -INFINITY;
+  };
+  SoftAnswer<double> answer;
+  answer.sums.assign(frames * (item.labels + 1), 0);
+  std::vector<double> alphas(frames * states, -INFINITY), betas(frames * states, -INFINITY);
+  for (index_t t = 0; t < frames; ++t) {
+    for (index_t s = 0; s < states; ++s) {
+      const double* before = alphas.data() + (t - 1) * states;
+      double sum = t > 0 ? before[s] : s < 2 ? 0 : -INFINITY;
+      sum = t > 0 && s >= 1 ? log_sum(sum, before[s - 1]) : sum;
+      sum = t > 0 && skips_into(s) ? log_sum(sum, before[s - 2]) : sum;
+      alphas[t * states + s] = sum + emission(t, s);
+    }
+  }
+  for (index_t t = frames - 1; t >= 0; --t) {
+    for (index_t s = states - 1; s >= 0; --s) {
+      const auto behind = [&](index_t to) { return betas[(t + 1) * states + to] + emission(t + 1, to); };
+      double sum = t + 1 < frames ? behind(s) : s >= states - 2 ? 0 : -INFINITY;
+      sum = t + 1 < frames && s + 1 < states ? log_sum(sum, behind(s + 1)) : sum;
+      sum = t + 1 < frames && s + 2 < states && skips_into(s + 2) ? log_sum(sum, behind(s + 2)) : sum;
+      betas[t * states + s] = sum;
+    }
+  }
+  answer.log_likelihood = frames == 0 && item.labels > 0 ? -INFINITY : 0;
+  if (frames > 0) {
+    const double* last = alphas.data() + (frames - 1) * states;
+    answer.log_likelihood = states > 1 ? log_sum(last[states - 1], last[states - 2]) : last[0];
+  }
+  for (index_t t = 0; t < frames && !std::isinf(answer.log_likelihood); ++t) {
+    for (index_t s = 0; s < states; ++s) {
+      const double both = alphas[t * states + s] + betas[t * states + s] - answer.log_likelihood;
+      answer.sums[t * (item.labels + 1) + (s % 2 ? s / 2 : item.labels)] += std::exp(both);
+    }
+  }
+  return answer;
+}
+
+std::vector<Options> soft_settings(index_t frames) {
+  std::vector<Options> settings;
+  for (const NamedIsa& named : isas()) {
+    for (const index_t budget : {index_t{0}, index_t{1}, frames * 300}) {
+      settings.push_back({named.isa, budget, {}, false, {}});
+    }
+  }
+  return settings;
+}
+
+// Against the reference; all bits alike with every instruction set and every budget, with gains too. Their sums over a
+// frame are 0: a common factor of a frame's emissions changes no posterior.
+template <class P>
+void test_soft_items(P*, Random& random) {
+  using Real = AccumulationType<typename P::Scalar>;
+  constexpr index_t kLabels[] = {0, 1, 2, 15, 16, 17, 31, 40};
+  constexpr index_t kSlacks[] = {-1, 0, 1, 7, 70};
+  constexpr index_t kClasses[] = {2, 3, 16, 31, 32, 33, 100};
+  int feasible = 0, cases = 0;
+  for (const index_t labels : kLabels) {
+    for (const index_t slack : kSlacks) {
+      const Case a_case = {labels,
+                           slack,
+                           labels == 0 && random.below(2) ? 1 : kClasses[random.below(7)],
+                           random.below(kValues),
+                           random.below(kLayouts),
+                           random.seed()};
+      const P problem(a_case);
+      const auto& item = problem.item;
+      const auto expected = soft_reference(problem);
+      const double epsilon = std::numeric_limits<Real>::epsilon();
+      const auto found = sum_up(problem, rows_only(&kPortable), {});
+      if (std::isinf(expected.log_likelihood)) {
+        CHECK(found.log_likelihood == expected.log_likelihood);
+        CHECK(std::all_of(found.sums.begin(), found.sums.end(), [](Real sum) { return sum == 0; }));
+      } else {
+        const double tolerance = epsilon * (10. * item.frames + std::fabs(expected.log_likelihood));
+        CHECK(std::fabs(found.log_likelihood - expected.log_likelihood) <= tolerance);
+        for (size_t i = 0; i < found.sums.size(); ++i) {
+          CHECK(std::fabs(found.sums[i] - expected.sums[i]) <= tolerance + 1e-12);
+        }
+        ++feasible;
+      }
+      std::vector<Real> gains(found.sums.size());
+      for (Real& gain : gains) {
+        gain = static_cast<Real>(random.below(2001) - 1000) / 1000;
+      }
+      const auto with_gains = sum_up(problem, rows_only(&kPortable), gains);
+      CHECK(with_gains.log_likelihood == found.log_likelihood);
+      for (index_t t = 0; t < item.frames; ++t) {
+        double sum = 0;
+        for (index_t k = 0; k <= item.labels; ++k) {
+          sum += with_gains.sums[t * (item.labels + 1) + k];
+        }
+        CHECK(std::fabs(sum) <= 20 * epsilon * item.frames);
+      }
+      for (const Options& options : soft_settings(item.frames)) {
+        CHECK(sum_up(problem, options, {}) == found);
+        CHECK(sum_up(problem, options, gains) == with_gains);
+      }
+      ++cases;
+    }
+  }
+  CHECK(cases / 2 < feasible && feasible < cases);
+}
+
+// Tens of thousands of nats below any float, over many rows kept and swept again.
+void test_long_soft_item(Random& random) {
+  const Case a_case = {150, 2500, 5, kSmooth, kRows, random.seed()};
+  Problem<float, int32_t> problem(a_case);
+  for (float& value : problem.log_probs) {
+    value = 20 * value - 8;
+  }
+  const auto expected = soft_reference(problem);
+  CHECK(expected.log_likelihood < -20000);
+  const auto found = sum_up(problem, rows_only(&kPortable), std::vector<float>{});
+  CHECK(std::fabs(found.log_likelihood - expected.log_likelihood) <= 2e-3);
+  for (size_t i = 0; i < found.sums.size(); ++i) {
+    CHECK(std::fabs(found.sums[i] - expected.sums[i]) <= 1e-4);
+  }
+  constexpr long kBookkeeping = 4096;
+  for (const index_t budget : {100000, 300000, 3000000}) {
+    const Options options = {isas().front().isa, budget, {}, false, {}};
+    const auto untold = [](index_t, const FrameSums<float>&) {};
+    const long before = heap.bytes;
+    heap.most_bytes = before;
+    {
+      const CompactTarget target(problem.item, kPairsPerWord);
+      CHECK(sum_over_paths(problem.item, target, {}, options, {}, untold) == found.log_likelihood);
+    }
+    const long rows = 2 * 12 * 4 * 192 * 4;  // two rows on each of twelve levels: less is not possible
+    CHECK(heap.most_bytes - before <= std::max<long>(budget, 150000 + rows) + kBookkeeping + 200 * 40);
+    CHECK(sum_up(problem, options, std::vector<float>{}) == found);
+  }
+}
+
+void test_soft_failures(Random& random) {
+  const Case a_case = {60, 400, 100, kSteps, kGaps, random.seed()};
+  const Problem<double, int64_t> problem(a_case);
+  const Options options = {isas().front().isa, 60000, {}, false, {}};
+  const auto expected = sum_up(problem, options, std::vector<double>{});
+  int failures = 0;
+  for (bool has_failed = true; has_failed; failures += has_failed) {
+    const Outcome outcome = attempt([&] {
+      heap.until_failure = failures;
+      const auto found = sum_up(problem, options, std::vector<double>{});
+      has_failed = heap.until_failure < 0;
+      CHECK(found == expected);
+    });
+    CHECK(outcome == Outcome::kBadAlloc || outcome == Outcome::kDone);
+  }
+  CHECK(failures >= 5);
+  Crew crew;
+  crew.interrupted = stops_after_some_looks;
+  const Problem<float, int32_t> long_problem({300, 8000, 4, kSmooth, kOneFrame, random.seed()});
+  const Options few_levels = {options.isa, 0, {}, false, {}};
+  const auto whole = sum_up(long_problem, few_levels, std::vector<float>{});
+  int looks = 0;
+  const auto sum_and_stop = [&] {
+    looks_left = looks;
+    CHECK(sum_up(long_problem, few_levels, std::vector<float>{}, crew) == whole);
+  };
+  for (; attempt(sum_and_stop) == Outcome::kInterrupted; ++looks) {
+  }
+  CHECK(looks >= 5);
+}
+
+// ------------------------------------------------------------------------------------------------ 10 failures
 
 // Ways of aligning that allocate wherever there is something to allocate.
 struct Rehearsal {
@@ -726,7 +939,7 @@ void test_memory_budgets(Random& random) {
   }
 }
 
-// ----------------------------------------------------------------------------------------------- 10 arithmetic
+// ----------------------------------------------------------------------------------------------- 11 arithmetic
 
 // Of every lattice, and of every cone: a cone is a band as well.
 void test_sums_over_bands() {
@@ -792,6 +1005,9 @@ int main(int argc, char** argv) {
   run("crews", [&] { test_crews(random); });
   run("rounding of the caller", [&] { test_rounding_of_the_caller(random); });
   run("items side by side", [&] { test_items_side_by_side(random); });
+  run("soft items", [&] { for_each_type(AllTypes(), [&](auto* type) { test_soft_items(type, random); }); });
+  run("a long soft item", [&] { test_long_soft_item(random); });
+  run("failures of soft items", [&] { test_soft_failures(random); });
   run("allocation failures",
       [&] { for_each_type(AllTypes(), [&](auto* type) { test_allocation_failures(type, random); }); });
   run("interruptions", [&] { test_interruptions(random); });

@@ -1,0 +1,109 @@
+"""Times what a call costs in a compiled graph beyond a call in eager mode. Prints a table; takes half a minute.
+
+    .venv/bin/python benchmarks/compile.py
+
+Everybody has a turn in every round, of CALLS calls on one thread, and what is compared is subtracted round by round:
+a row shows medians over the rounds, and of the differences the quartiles too.
+"""
+
+import statistics
+import tempfile
+import time
+import warnings
+
+import torch
+from common import table
+
+import torch_ctc_align  # loads the operator
+
+ROUNDS, CALLS = 41, 300
+SIZES = [(1, 50, 10, 32), (1, 200, 40, 32), (4, 100, 20, 32)]  # B, T, L, C
+
+
+def align(log_probs, targets, input_lengths, target_lengths):
+    return torch.ops.ctc_align.forced_align(log_probs, targets, input_lengths, target_lengths)
+
+
+def model(log_probs, *_):
+    """The smallest one there is: one kernel."""
+    return log_probs.neg()
+
+
+def model_and_align(log_probs, *rest):
+    log_probs = log_probs.neg()
+    return log_probs, *align(log_probs, *rest)
+
+
+def make_arguments(B, T, L, C):
+    generator = torch.Generator().manual_seed(0)
+    log_probs = torch.randn(B, T, C, generator=generator).log_softmax(-1)
+    targets = torch.randint(1, C, (B, L), generator=generator)
+    return log_probs, targets, torch.full((B,), T), torch.full((B,), L)
+
+
+def package_ahead_of_time(arguments):
+    """The runner of an AOTInductor package of the operator alone, as C++ would call it."""
+
+    class Module(torch.nn.Module):
+        def forward(self, *arguments):
+            return align(*arguments)
+
+    with tempfile.TemporaryDirectory() as folder:
+        program = torch.export.export(Module(), arguments)
+        package = torch._inductor.aoti_compile_and_package(program, package_path=f"{folder}/align.pt2")
+        runner = torch._inductor.aoti_load_package(package).loader
+    return lambda *arguments: runner.run(list(arguments))
+
+
+def microseconds(function, arguments):
+    start = time.perf_counter()
+    for _ in range(CALLS):
+        function(*arguments)
+    return (time.perf_counter() - start) / CALLS * 1e6
+
+
+def measure(sizes):
+    """Name of a function -> its microseconds a call, one number for each round."""
+    arguments = make_arguments(*sizes)
+    functions = {"align": align, "model": model, "model_and_align": model_and_align}
+    torch.compiler.reset()
+    for name, function in list(functions.items()):
+        functions[f"compiled {name}"] = torch.compile(function, fullgraph=True)
+    functions["ahead of time"] = package_ahead_of_time(arguments)
+    with torch.no_grad():
+        for function in functions.values():
+            microseconds(function, arguments)  # compiles and warms up
+        rounds = [{name: microseconds(f, arguments) for name, f in functions.items()} for _ in range(ROUNDS)]
+    return {name: [times[name] for times in rounds] for name in functions}
+
+
+def subtract(left, right):
+    return [x - y for x, y in zip(left, right, strict=True)]
+
+
+def rows_of(sizes):
+    times = measure(sizes)
+    added = subtract(times["model_and_align"], times["model"])
+    added_compiled = subtract(times["compiled model_and_align"], times["compiled model"])
+    for what, eager, compiled in (
+        ("aligning, in the graph of a model", added, added_compiled),
+        ("aligning, a graph of its own", times["align"], times["compiled align"]),
+        ("aligning, a package compiled ahead of time", times["align"], times["ahead of time"]),
+        ("the model without aligning", times["model"], times["compiled model"]),
+    ):
+        more = subtract(compiled, eager)
+        low, middle, high = statistics.quantiles(more, n=4)
+        numbers = statistics.median(eager), statistics.median(compiled), middle
+        yield *sizes, what, *(f"{x:.1f}" for x in numbers), f"{low:.1f} to {high:.1f}"
+
+
+def main():
+    warnings.simplefilter("ignore")  # torch.export warns of its own code
+    torch.set_num_threads(1)
+    header = ["B", "T", "L", "C", "what", "eager, us", "compiled, us", "more, us", "quartiles"]
+    print(table(header, [row for sizes in SIZES for row in rows_of(sizes)]))
+    print(f"\ntorch {torch.__version__}, torch_ctc_align {torch_ctc_align.__version__}, one thread")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,275 @@
+"""Durations of tokens, and the module that goes behind a model: ForcedAligner."""
+
+import copy
+import inspect
+import math
+import pickle
+
+import pytest
+import torch
+from test_graphs import assert_compiled_once, compile_fully, cxx  # noqa: F401
+from test_operator import assert_same, make_arguments
+from torch.utils._pytree import tree_leaves, tree_map
+
+import torch_ctc_align
+from torch_ctc_align import Alignment, ForcedAligner, TokenSpans, reference, token_durations, token_spans
+
+INF = math.inf
+BLANKS = ["split", "before", "after", "drop"]
+
+# Durations. Item 0 is c a t with blanks before, between (1 and 2 frames) and behind; item 1 has labels that touch, a
+# padding label and a padding frame; item 2 is marked; item 3 is silence: no label.
+PATHS = torch.tensor(
+    [
+        [0, 0, 2, 2, 0, 1, 0, 0, 3, 0],
+        [5, 5, 5, 6, 0, 0, 0, 0, 0, 0],
+        [-1] * 10,
+        [0] * 10,
+    ]
+)
+LENGTHS = torch.tensor([10, 9, 10, 8])
+DURATIONS = {
+    "split": [[4, 3, 3], [3, 6, 0], [0] * 3, [0] * 3],  # borders 4 = (4 + 5) // 2 and 7 = (6 + 8) // 2
+    "before": [[5, 3, 2], [3, 6, 0], [0] * 3, [0] * 3],
+    "after": [[4, 2, 4], [3, 6, 0], [0] * 3, [0] * 3],
+    "drop": [[2, 1, 1], [3, 1, 0], [0] * 3, [0] * 3],
+}
+
+
+@pytest.fixture
+def spans():
+    return token_spans(PATHS, torch.zeros(4, 10), torch.zeros(4, 3, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("blanks", BLANKS)
+def test_durations(spans, blanks):
+    durations = token_durations(spans, LENGTHS, blanks=blanks)
+    assert durations.dtype == torch.int64
+    assert durations.tolist() == DURATIONS[blanks]
+
+
+def test_split_is_the_default(spans):
+    assert token_durations(spans, LENGTHS).tolist() == DURATIONS["split"]
+
+
+@pytest.mark.parametrize("lengths", [LENGTHS.int(), LENGTHS.tolist()], ids=["int32", "list"])
+def test_durations_take_lengths_as_forced_align_does(spans, lengths):
+    assert_same([token_durations(spans, lengths)], [token_durations(spans, LENGTHS)])
+
+
+def test_one_length_for_all_items(spans):
+    assert token_durations(spans, 10).tolist() == [[4, 3, 3], [3, 7, 0], [0] * 3, [0] * 3]
+
+
+@pytest.mark.parametrize("blanks", BLANKS[:3])
+def test_durations_add_up_to_the_input(random_case, blanks):
+    """And count, by a loop over frames, each frame for the token on its side of the border."""
+    log_probs, targets = random_case(20, 40, 12, 6)
+    input_lengths, target_lengths = torch.arange(21, 41), torch.arange(20) % 12 + 1
+    paths, scores = torch_ctc_align.forced_align(log_probs, targets, input_lengths, target_lengths, strict=False)
+    assert (paths >= 0).all()
+    spans = token_spans(paths, scores, targets)
+    durations = token_durations(spans, input_lengths, blanks=blanks)
+    assert torch.equal(durations.sum(1), input_lengths)
+    for b in range(20):
+        token, counts = 0, [0] * 12
+        starts, ends = spans.starts[b].tolist(), spans.ends[b].tolist()
+        for t in range(input_lengths[b]):
+            while token + 1 < target_lengths[b]:
+                border = {
+                    "split": (ends[token] + starts[token + 1]) // 2,
+                    "before": starts[token + 1],
+                    "after": ends[token],
+                }
+                if t < border[blanks]:
+                    break
+                token += 1
+            counts[token] += 1
+        assert durations[b].tolist() == counts
+
+
+def test_durations_of_nothing():
+    for B, L in [(0, 3), (2, 0), (0, 0)]:
+        empty = torch.full((B, L), -1)
+        for blanks in BLANKS:
+            durations = token_durations(TokenSpans(empty, empty, empty.float()), 7, blanks=blanks)
+            assert durations.shape == (B, L)
+
+
+def test_durations_refuse(spans):
+    for arguments, blanks, message in [
+        (LENGTHS, "both", "blanks must be one of split, before, after, drop, found 'both'"),
+        (None, "split", "input_lengths must be given, log_probs.shape[1] for all frames, found None"),
+        (LENGTHS[:2], "split", "input_lengths must be a number or have shape (B,) = (4,) as in spans, found (2,)"),
+        (LENGTHS[None], "drop", "input_lengths must be a number or have shape (B,) = (4,) as in spans, found (1, 4)"),
+        (LENGTHS.float(), "split", "input_lengths must be int32 or int64, found float32"),
+    ]:
+        with pytest.raises(ValueError) as error:
+            token_durations(spans, arguments, blanks=blanks)
+        assert str(error.value) == f"token_durations: {message}"
+
+
+# The module
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("blanks", BLANKS)
+def test_alignment(random_case, dtype, blanks):
+    """Against the reference, item by item; the last one is marked."""
+    log_probs, targets, input_lengths, target_lengths = make_arguments(random_case, dtype=dtype, blank=3)
+    alignment = ForcedAligner(3, blanks)(log_probs, targets, input_lengths, target_lengths)
+    paths, scores = reference.forced_align(log_probs, targets, input_lengths, target_lengths, 3)
+    assert isinstance(alignment, Alignment)
+    assert_same(alignment[:2], (paths, scores))
+    assert isinstance(alignment.spans, TokenSpans)
+    assert_same(alignment.spans, token_spans(paths, scores, targets, 3))
+    assert_same([alignment.durations], [token_durations(alignment.spans, input_lengths, blanks=blanks)])
+    assert alignment.aligned.tolist() == [True, True, False]
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    assert alignment.path_scores.dtype == wide
+    for b in (0, 1):
+        exact = math.fsum(scores[b, : input_lengths[b]].tolist())
+        # A sum of 20 terms of one sign: at most 19 roundings of half a unit in the last place each.
+        assert abs(alignment.path_scores[b].item() - exact) <= 19 * torch.finfo(wide).eps / 2 * abs(exact) * 1.01
+    assert alignment.path_scores[2] == -INF
+
+
+def test_lengths_may_be_lists_or_left_out(random_case):
+    log_probs, targets = random_case(2, 9, 3, 5)
+    everything = ForcedAligner()(log_probs, targets)
+    assert_same(tree_leaves(everything), tree_leaves(ForcedAligner()(log_probs, targets, [9, 9], [3, 3])))
+    for lengths in [([9, 8], None), (None, [3, 2])]:
+        full = [x if x is not None else [n, n] for x, n in zip(lengths, (9, 3), strict=True)]
+        found = ForcedAligner()(log_probs, targets, *lengths)
+        assert_same(tree_leaves(found), tree_leaves(ForcedAligner()(log_probs, targets, *full)))
+
+
+@pytest.mark.parametrize("frames", [0, 4])
+def test_aligned_is_right_for_items_without_frames(frames):
+    """No frames and no labels is the empty path; no frames and a label is none. Nothing can be marked if T = 0."""
+    arguments = torch.zeros(3, frames, 2), torch.tensor([[1], [1], [-5]])
+    alignment = ForcedAligner()(*arguments, [0, 0, 0], [0, 1, 0])
+    assert alignment.aligned.tolist() == [True, False, True]
+    assert alignment.path_scores.tolist() == [0, -INF, 0]
+    assert not alignment.durations.any()
+
+
+def test_a_batch_without_frames_or_items():
+    """Lengths left out: T and L decide."""
+    assert ForcedAligner()(torch.zeros(2, 0, 3), torch.ones(2, 1, dtype=torch.int64)).aligned.tolist() == [False] * 2
+    assert ForcedAligner()(torch.zeros(2, 0, 3), torch.ones(2, 0, dtype=torch.int64)).aligned.tolist() == [True] * 2
+    assert ForcedAligner()(torch.zeros(0, 4, 3), torch.ones(0, 1, dtype=torch.int64)).aligned.shape == (0,)
+
+
+def test_too_short_and_blocked_items_are_not_aligned():
+    log_probs = torch.zeros(3, 3, 2)
+    log_probs[1, 1] = -INF
+    alignment = ForcedAligner()(log_probs, torch.tensor([[1, 1], [1, 1], [1, 1]]), [2, 3, 3])
+    assert alignment.aligned.tolist() == [False, False, True]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_masked_path_scores_have_a_clean_gradient(random_case, dtype):
+    """The idiom of docs/in_compiled_graphs.md: 1 along each path, and nothing of the marked item."""
+    log_probs, *rest = make_arguments(random_case, dtype=dtype)
+    log_probs.requires_grad_()
+    alignment = ForcedAligner()(log_probs, *rest)
+    loss = -torch.where(alignment.aligned, alignment.path_scores, 0).sum()
+    loss.backward()
+    assert loss.isfinite()
+    used = torch.arange(20) < rest[1][:, None]
+    used[2] = False
+    expected = torch.zeros_like(log_probs).scatter(
+        2, alignment.paths.clamp(min=0)[..., None], -used[..., None].to(dtype)
+    )
+    assert torch.equal(log_probs.grad, expected)
+
+
+def test_masked_span_scores_have_a_clean_gradient(random_case):
+    """A mean over a span sends 1 / length to each of its entries."""
+    log_probs, *rest = make_arguments(random_case)
+    log_probs.requires_grad_()
+    alignment = ForcedAligner()(log_probs, *rest)
+    torch.where(alignment.aligned[:, None], alignment.spans.scores, 0).sum().backward()
+    expected = torch.zeros_like(log_probs)
+    for b in (0, 1):
+        for k in range(rest[2][b]):
+            start, end = alignment.spans.starts[b, k], alignment.spans.ends[b, k]
+            expected[b, start:end, rest[0][b, k]] = 1 / (end - start)
+    torch.testing.assert_close(log_probs.grad, expected)
+
+
+def test_masked_scores_have_a_clean_gradient(random_case):
+    log_probs, *rest = make_arguments(random_case)
+    log_probs.requires_grad_()
+    alignment = ForcedAligner()(log_probs, *rest)
+    torch.where(alignment.aligned[:, None], alignment.scores, 0).sum().backward()
+    assert log_probs.grad.isfinite().all()
+    assert log_probs.grad.sum() == rest[1][:2].sum()
+
+
+def test_what_a_module_is(random_case):
+    """It has no state, it prints its choices, and copies and pickles do the same."""
+    aligner = ForcedAligner(3, "after")
+    assert repr(aligner) == "ForcedAligner(blank=3, blanks='after')"
+    assert not aligner.state_dict()
+    arguments = make_arguments(random_case, blank=3)
+    expected = tree_leaves(aligner(*arguments))
+    model = torch.nn.Sequential(torch.nn.Identity(), aligner)
+    for twin in (copy.deepcopy(aligner), pickle.loads(pickle.dumps(aligner)), copy.deepcopy(model)[1], aligner.eval()):
+        assert repr(twin) == repr(aligner)
+        assert_same(tree_leaves(twin(*arguments)), expected)
+    again = pickle.loads(pickle.dumps(aligner(*arguments)))
+    assert isinstance(again, Alignment)
+    assert_same(tree_leaves(again), expected)
+
+
+def test_an_alignment_is_a_tree():
+    """What torch maps over: to another device or dtype in one line, and over a batch by torch.func."""
+    alignment = ForcedAligner()(torch.zeros(1, 3, 2), torch.ones(1, 1, dtype=torch.int64))
+    moved = tree_map(lambda x: x.to("meta"), alignment)
+    assert isinstance(moved, Alignment)
+    assert isinstance(moved.spans, TokenSpans)
+    assert moved.spans.starts.device.type == "meta"
+
+
+def test_vmap_of_a_module(random_case):
+    arguments = [x.unflatten(0, (2, 2)) for x in make_arguments(random_case, B=4)]
+    found = torch.vmap(ForcedAligner())(*arguments)
+    for n in range(2):
+        assert_same([x[n] for x in tree_leaves(found)], tree_leaves(ForcedAligner()(*(x[n] for x in arguments))))
+
+
+def test_a_module_compiles_to_one_graph_of_any_size(random_case, compile_fully):  # noqa: F811
+    aligner = ForcedAligner()
+    compiled = compile_fully(aligner)
+    for i, sizes in enumerate([(3, 20, 6), (4, 33, 9), (5, 64, 11)]):
+        arguments = make_arguments(random_case, *sizes, steps=8)  # eighths: sums are exact
+        gradients, results = [], []
+        for function in (aligner, compiled):
+            log_probs = arguments[0].clone().requires_grad_()
+            with torch.compiler.set_stance("fail_on_recompile" if i else "default"):
+                alignment = function(log_probs, *arguments[1:])
+                torch.where(alignment.aligned, alignment.path_scores, 0).square().sum().backward()
+            results.append([x.detach() for x in tree_leaves(alignment)])
+            gradients.append(log_probs.grad)
+        assert isinstance(alignment, Alignment)
+        assert_same(*results)
+        assert torch.equal(*gradients)
+        assert gradients[0].any()
+    assert_compiled_once()
+
+
+def test_a_module_has_the_arguments_of_the_function():
+    function = inspect.signature(torch_ctc_align.forced_align).parameters
+    forward = inspect.signature(ForcedAligner.forward).parameters
+    assert list(forward)[1:] == list(function)[:4]
+
+
+def test_a_module_refuses():
+    with pytest.raises(ValueError, match="ForcedAligner: blanks must be one of split, before, after, drop, found 'no'"):
+        ForcedAligner(blanks="no")
+    with pytest.raises(ValueError, match="ForcedAligner: blank must be a class, expected 0 <= blank, found -1"):
+        ForcedAligner(-1)
+    with pytest.raises(ValueError, match="forced_align: log_probs must have shape"):
+        ForcedAligner()(torch.zeros(2, 3), torch.ones(2, 1, dtype=torch.int64))

@@ -1,0 +1,536 @@
+"""Sums over all paths: posteriors, log-likelihoods, their gradients, and what may not change them."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from conftest import RecordCalls
+from torch.export import Dim
+
+import torch_ctc_align
+from torch_ctc_align import class_posteriors, forced_align, posteriors, span_posteriors, token_spans
+from torch_ctc_align.config import _forced
+
+INF = math.inf
+operators = torch.ops.ctc_align
+
+
+@pytest.fixture(params=[posteriors, class_posteriors], ids=lambda function: function.__name__)
+def soft(request):
+    return request.param
+
+
+def by_all_paths(log_probs, target, blank=0):
+    """Posteriors (T, L + 1) and log-likelihood of one item, from the probability of every sequence of classes.
+
+    A sequence that collapses to the target passes through its tokens in order: a token for every run of a label.
+    """
+    frames, classes = log_probs.shape
+    probs = log_probs.double().nan_to_num(-INF, -INF, -INF).exp()
+    table = torch.zeros(frames, len(target) + 1, dtype=torch.float64)
+    total = torch.zeros((), dtype=torch.float64)
+    for path in itertools.product(range(classes), repeat=frames):
+        runs = [(c, len(list(run))) for c, run in itertools.groupby(path)]
+        if [c for c, _ in runs if c != blank] != target:
+            continue
+        weight = math.prod(float(probs[t, c]) for t, c in enumerate(path))
+        total += weight
+        t = token = 0
+        for c, length in runs:
+            column = len(target) if c == blank else token
+            table[t : t + length, column] += weight
+            t += length
+            token += c != blank
+    return (table / total if total > 0 else table), total.log()
+
+
+def double_ctc(log_probs, targets, input_lengths=None, target_lengths=None, blank=0):
+    """torch's ctc_loss in float64, (B,)."""
+    batch, frames, _ = log_probs.shape
+    if input_lengths is None:
+        input_lengths = torch.full((batch,), frames)
+    if target_lengths is None:
+        target_lengths = torch.full((batch,), targets.shape[1])
+    arguments = log_probs.double().transpose(0, 1), targets, input_lengths, target_lengths
+    return torch.nn.functional.ctc_loss(*arguments, blank, reduction="none")
+
+
+def make_arguments(random_case, B=3, T=20, L=6, C=7, **options):
+    """Items of several lengths; the last one has no path (a frame of -inf)."""
+    log_probs, targets = random_case(B, T, L, C, **options)
+    log_probs[B - 1, 1] = -INF
+    return log_probs, targets, torch.arange(T - B + 1, T + 1), torch.arange(L - B + 1, L + 1)
+
+
+# ------------------------------------------------------------------------------------------------ the right values
+
+
+@pytest.mark.parametrize("blank", [0, 2])
+@pytest.mark.parametrize("target", [[], [1], [1, 1], [1, 3], [3, 1, 1], [1, 3, 1, 3]], ids=str)
+def test_against_all_paths(cpu, random_case, target, blank):
+    for T in range(6):
+        log_probs, _ = random_case(1, T, 0, 4, dtype=torch.float64)
+        expected, log_likelihood = by_all_paths(log_probs[0], target, blank)
+        tokens, found = operators.posteriors(log_probs, torch.tensor([target], dtype=torch.int64), blank=blank)
+        torch.testing.assert_close(tokens[0], expected)
+        torch.testing.assert_close(found[0], log_likelihood)
+
+
+def test_entries_that_are_no_log_probability():
+    """NaN, infinities, and the most negative float, which people mask with: no path goes through them."""
+    for entry in (math.nan, INF, -INF, torch.finfo(torch.float32).min, 2.0**20):
+        log_probs = torch.tensor([[0.0, -1, -2], [-1, 0, -1], [-2, -1, 0], [-1, -1, -1]])
+        log_probs[1, 1] = entry
+        masked = log_probs.clone()
+        masked[1, 1] = -INF
+        expected, log_likelihood = by_all_paths(masked, [1, 2])
+        tokens, found = posteriors(log_probs[None], torch.tensor([[1, 2]]))
+        torch.testing.assert_close(tokens[0].double(), expected, atol=1e-6, rtol=0)
+        torch.testing.assert_close(found[0].double(), log_likelihood, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("sizes", [(3, 50, 12, 9), (2, 400, 90, 33), (1, 700, 300, 200), (2, 64, 0, 3)], ids=str)
+def test_the_log_likelihood_is_that_of_ctc_loss(cpu, random_case, soft, dtype, sizes):
+    B, T, L, C = sizes
+    log_probs, targets = random_case(B, T, L, C, dtype=dtype)
+    lengths = torch.arange(T - B + 1, T + 1), torch.full((B,), L)
+    expected = -double_ctc(log_probs, targets, *lengths)
+    _, found = soft(log_probs, targets, *lengths)
+    assert found.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    # A float32 total is rounded once at the end, and its mantissas once a frame and state. In float64 it is ctc_loss
+    # whose logarithms are rounded once a frame, each time by half an epsilon of the total.
+    epsilon = torch.finfo(found.dtype).eps
+    rounds = 1 if found.dtype == torch.float32 else T / 2
+    torch.testing.assert_close(found.double(), expected, rtol=epsilon * rounds, atol=epsilon * T)
+
+
+def test_the_sum_of_a_long_item_keeps_its_precision(random_case):
+    """17,000 nats: a plain float32 sum of logarithms is off by several hundredths of a nat here."""
+    log_probs, targets = random_case(1, 5000, 1000, 40)
+    expected = -double_ctc(log_probs, targets)
+    assert expected > 0 or expected < -10_000
+    _, found = class_posteriors(log_probs, targets)
+    assert abs(float(found.double() - expected)) < 2e-3
+    exact, _ = posteriors(log_probs.double(), targets)
+    single, _ = posteriors(log_probs, targets)
+    torch.testing.assert_close(single.double(), exact, atol=1e-4, rtol=0)
+
+
+def test_tokens_and_classes_tell_the_same(random_case):
+    log_probs, targets, *lengths = make_arguments(random_case, 4, 40, 9, 5, dtype=torch.float64)
+    tokens, first = posteriors(log_probs, targets, *lengths)
+    classes, second = class_posteriors(log_probs, targets, *lengths)
+    assert torch.equal(first, second)
+    columns = torch.nn.functional.pad(targets, (0, 1))[:, None].expand_as(tokens)
+    torch.testing.assert_close(torch.zeros_like(classes).scatter_add(2, columns, tokens), classes)
+
+
+def test_rows_sum_to_one_within_the_lengths(random_case, soft):
+    log_probs, targets, *lengths = make_arguments(random_case, 4, 300, 60, 30)
+    table, log_likelihoods = soft(log_probs, targets, *lengths)
+    used = (torch.arange(300) < lengths[0][:, None]) & log_likelihoods.isfinite()[:, None]
+    assert used.sum() == 297 + 298 + 299
+    torch.testing.assert_close(table.sum(2), used.float(), atol=2e-6, rtol=0)
+    assert (table >= 0).all()
+    assert not table[~used].any()
+
+
+def test_an_item_without_a_path(soft):
+    """Too short, blocked, or without frames: -inf and zeros, and nothing happens to the item beside it."""
+    log_probs = torch.zeros(4, 4, 3)
+    log_probs[1, 2] = -INF
+    targets = torch.tensor([[1, 1, 1], [1, 2, 2], [1, 2, 1], [1, 2, 1]])
+    table, log_likelihoods = soft(log_probs, targets, [4, 4, 0, 4], [3, 2, 1, 3])
+    assert log_likelihoods[:3].tolist() == [-INF] * 3
+    assert not table[:3].any()
+    alone = soft(log_probs[3:], targets[3:])
+    assert torch.equal(table[3:], alone[0])
+    assert torch.equal(log_likelihoods[3:], alone[1])
+    # No frames and no labels: one path, the empty one.
+    assert soft(torch.zeros(1, 0, 3), torch.zeros(1, 0, dtype=torch.int64))[1].tolist() == [0]
+
+
+# ------------------------------------------------------------------------------------------------ the same every time
+
+
+def same(found, expected):
+    return all(torch.equal(x, y) for x, y in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("sizes", [(2, 60, 15, 5), (2, 90, 17, 40), (1, 300, 128, 33)], ids=str)
+def test_bits_do_not_depend_on_how_it_is_worked_out(random_case, threads, soft, dtype, sizes):
+    """Instruction set, memory budget, number of threads, strides, dtype of the integers, neighbours in the batch."""
+    log_probs, targets = random_case(*sizes, dtype=dtype)
+    with _forced(cpu="portable"):
+        expected = soft(log_probs, targets)
+    for name in torch_ctc_align.config().cpus:
+        with _forced(cpu=name):
+            assert same(soft(log_probs, targets), expected)
+    try:
+        for budget in (1, 20_000, 100_000):
+            torch_ctc_align.set_memory_budget(budget)
+            assert same(soft(log_probs, targets), expected)
+    finally:
+        torch_ctc_align.set_memory_budget(None)
+    threads(3)
+    many = soft(log_probs.repeat(9, 1, 1), targets.repeat(9, 1))
+    assert same([x[: sizes[0]] for x in many], expected)
+    assert same([x[-sizes[0] :] for x in many], expected)
+    by_class = log_probs.permute(2, 0, 1).contiguous().permute(1, 2, 0)
+    assert same(soft(by_class, targets.int().t().contiguous().t()), expected)
+
+
+def test_padding_is_never_read(random_case, soft):
+    log_probs, targets = random_case(2, 30, 6, 8)
+    expected = soft(log_probs[:, :25], targets[:, :4])
+    log_probs[:, 25:] = math.nan
+    targets[:, 4:] = -7
+    table, log_likelihoods = soft(log_probs, targets, [25, 25], [4, 4])
+    assert torch.equal(log_likelihoods, expected[1])
+    assert not table[:, 25:].any()
+    blank = table.shape[2] - 1
+    if soft is posteriors:  # columns of the labels, and the last one: the blank's
+        assert torch.equal(table[:, :25, [0, 1, 2, 3, blank]], expected[0])
+        assert not table[:, :, 4:blank].any()
+    else:
+        assert torch.equal(table[:, :25], expected[0])
+
+
+def test_flushing_subnormals_changes_nothing(random_case, soft):
+    log_probs, targets = random_case(1, 80, 20, 6, dtype=torch.float16)
+    expected = soft(log_probs, targets)
+    supported = torch.set_flush_denormal(True)
+    try:
+        assert same(soft(log_probs, targets), expected)
+    finally:
+        torch.set_flush_denormal(False)
+    assert supported
+
+
+# ---------------------------------------------------------------------------------------------------------- gradients
+
+
+@pytest.mark.parametrize("lengths", [False, True], ids=["all", "lengths"])
+def test_gradcheck(random_case, soft, lengths):
+    """Against finite differences: both outputs once, the log-likelihood twice."""
+    log_probs, targets, *rest = make_arguments(random_case, 3, 9, 3, 4, dtype=torch.float64)
+    arguments = [x[:2] for x in (targets, *(rest if lengths else ()))]  # -inf has no finite difference
+    log_probs = log_probs[:2].requires_grad_()
+    torch.autograd.gradcheck(lambda x: soft(x, *arguments), log_probs)
+    torch.autograd.gradgradcheck(lambda x: soft(x, *arguments)[1], log_probs)
+
+
+def test_gradcheck_of_spans(random_case):
+    log_probs, targets = random_case(2, 12, 3, 5, dtype=torch.float64)
+    spans = token_spans(*forced_align(log_probs, targets), targets)
+    arguments = targets, spans.starts, spans.ends
+    torch.autograd.gradcheck(lambda x: span_posteriors(x, *arguments), log_probs.requires_grad_())
+    torch.autograd.gradgradcheck(lambda x: span_posteriors(x, *arguments)[1], log_probs)
+
+
+def test_gradient_behind_log_softmax_is_that_of_ctc_loss(random_case, soft):
+    """There ctc_loss is right as well. A target repeats classes, and 40 classes are more than fit into registers."""
+    logits, targets = random_case(3, 60, 14, 40, dtype=torch.float64)
+    lengths = torch.tensor([60, 50, 55]), torch.tensor([14, 3, 9])
+    ours, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    weights = torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64)
+    (-soft(ours.log_softmax(-1), targets, *lengths)[1] * weights).sum().backward()
+    (double_ctc(theirs.log_softmax(-1), targets, *lengths) * weights).sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_the_gradient_is_the_true_one(random_case, soft):
+    """Of emissions that do not sum to one, where ctc_loss's gradient is not: it sums to zero over the classes."""
+    log_probs, targets = random_case(1, 30, 7, 6, dtype=torch.float64)
+    log_probs = (log_probs + 0.3).requires_grad_()
+    (true,) = torch.autograd.grad(soft(log_probs, targets)[1].sum(), log_probs)
+    torch.testing.assert_close(true, class_posteriors(log_probs, targets)[0])
+    (other,) = torch.autograd.grad(-double_ctc(log_probs, targets).sum(), log_probs)
+    torch.testing.assert_close(other.sum(2), torch.zeros(1, 30, dtype=torch.float64), atol=0.4, rtol=0)
+    assert (true - other).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+def test_gradients_of_other_types(random_case, soft, dtype):
+    log_probs, targets, *lengths = make_arguments(random_case, 3, 40, 6, 9, dtype=dtype)
+    log_probs.requires_grad_()
+    table, log_likelihoods = soft(log_probs, targets, *lengths)
+    (table.square().sum() + torch.where(log_likelihoods.isfinite(), log_likelihoods, 0).sum()).backward()
+    double = log_probs.detach().double().requires_grad_()
+    table, log_likelihoods = soft(double, targets, *lengths)
+    (table.square().sum() + torch.where(log_likelihoods.isfinite(), log_likelihoods, 0).sum()).backward()
+    assert log_probs.grad.dtype == dtype
+    assert double.grad.abs().max() > 0.5
+    # The gradient of posteriors is a difference of two sums of 40 gains between 0 and 2, in float32.
+    atol = 40 * 2 * torch.finfo(torch.float32).eps * 2
+    torch.testing.assert_close(log_probs.grad.double(), double.grad, rtol=torch.finfo(dtype).eps, atol=atol)
+
+
+def test_items_without_a_path_get_no_gradient(random_case, soft):
+    """Not even where NaN or infinity comes from above."""
+    log_probs, targets, *lengths = make_arguments(random_case)
+    log_probs.requires_grad_()
+    _, log_likelihoods = soft(log_probs, targets, *lengths)
+    log_likelihoods.backward(torch.tensor([1.0, 1.0, math.nan]))
+    assert not log_probs.grad[2].any()
+    assert log_probs.grad[:2].isfinite().all()
+    assert log_probs.grad[0].any()
+
+
+def test_a_third_derivative_is_refused(random_case):
+    log_probs, targets = random_case(1, 8, 2, 4, dtype=torch.float64)
+    log_probs.requires_grad_()
+    tokens, _ = posteriors(log_probs, targets)
+    (gradient,) = torch.autograd.grad(tokens.square().sum(), log_probs, create_graph=True)
+    with pytest.raises(NotImplementedError, match="posteriors_backward: not differentiable"):
+        torch.autograd.grad(gradient.square().sum(), log_probs)
+
+
+def test_without_gradients_nothing_is_saved(random_case, soft):
+    log_probs, targets = random_case(1, 10, 3, 5)
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x) or x, lambda x: x):
+        assert not soft(log_probs, targets)[1].requires_grad
+        log_probs.requires_grad_()
+        with torch.no_grad():
+            assert not soft(log_probs, targets)[1].requires_grad
+        assert saved == []
+        assert soft(log_probs, targets)[1].requires_grad
+        assert saved
+
+
+# ------------------------------------------------------------------------------------------------- torch.func
+
+
+def test_vmap_is_one_call(random_case, soft):
+    name = soft.__name__
+    log_probs, targets = random_case(8, 15, 4, 6)
+    lengths = torch.tensor([15, 14, 13, 12, 11, 10, 9, 8]), torch.tensor([4, 3, 2, 1, 0, 1, 2, 3])
+    expected = soft(log_probs, targets, *lengths)
+    split = [x.unflatten(0, (4, 2)) for x in (log_probs, targets, *lengths)]
+    with RecordCalls() as recorded:
+        found = torch.vmap(getattr(operators, name))(*split)
+    assert recorded.calls.count(getattr(operators, name).default) == 1
+    assert same([x.flatten(0, 1) for x in found], expected)
+    found = torch.vmap(lambda x: soft(x, targets[:2]), in_dims=2)(split[0].movedim(0, 2))
+    for n in range(4):
+        assert same([x[n] for x in found], soft(split[0][n], targets[:2]))
+
+
+def test_func_transforms(random_case, soft):
+    log_probs, targets = random_case(3, 9, 3, 4, dtype=torch.float64)
+
+    def log_likelihood(item, target):
+        return soft(item[None], target[None])[1].sum()
+
+    def square(item, target):
+        return soft(item[None], target[None])[0].square().sum()
+
+    expected = class_posteriors(log_probs, targets)[0]
+    torch.testing.assert_close(torch.vmap(torch.func.grad(log_likelihood))(log_probs, targets), expected)
+    torch.testing.assert_close(
+        torch.func.grad(lambda x: torch.vmap(log_likelihood)(x, targets).sum())(log_probs), expected
+    )
+    leaf = log_probs.clone().requires_grad_()
+    soft(leaf, targets)[0].square().sum().backward()
+    torch.testing.assert_close(torch.vmap(torch.func.grad(square))(log_probs, targets), leaf.grad)
+    # The Hessian of a sum over paths is a covariance: symmetric, and no direction has a negative variance.
+    hessian = torch.func.jacrev(torch.func.grad(log_likelihood))(log_probs[0], targets[0]).flatten(0, 1).flatten(1)
+    torch.testing.assert_close(hessian, hessian.T)
+    assert torch.linalg.eigvalsh(hessian).min() > -1e-12
+    assert hessian.abs().max() > 0.1
+
+
+# ------------------------------------------------------------------------------------------------------------- graphs
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64], ids=str)
+@pytest.mark.parametrize("requires_grad", [False, True], ids=["no_grad", "grad"])
+@pytest.mark.parametrize("sizes", [(3, 20, 6), (0, 5, 3), (2, 0, 0), (2, 5, 0), (2, 3, 9)], ids=str)
+def test_opcheck(random_case, dtype, requires_grad, sizes):
+    log_probs, targets = random_case(*sizes, 7, dtype=dtype)
+    B, T, L = sizes
+    lengths = torch.full((B,), T), torch.full((B,), L, dtype=torch.int32)
+    log_probs.requires_grad_(requires_grad)
+    borders = torch.zeros(B, L, dtype=torch.int64), torch.ones(B, L, dtype=torch.int64)
+    torch.library.opcheck(operators.posteriors.default, (log_probs, targets))
+    torch.library.opcheck(operators.class_posteriors.default, (log_probs, targets, *lengths), {"blank": 0})
+    torch.library.opcheck(operators.span_posteriors.default, (log_probs, targets, *borders, None, lengths[1]))
+    gradient = torch.randn(B, T, L + 1, dtype=torch.promote_types(dtype, torch.float32))
+    torch.library.opcheck(operators.posteriors_backward.default, (gradient, log_probs.detach(), targets, *lengths))
+
+
+class Loss(torch.nn.Module):
+    def forward(self, logits, targets, input_lengths, target_lengths):
+        log_probs = logits.log_softmax(-1)
+        tokens, log_likelihoods = posteriors(log_probs, targets, input_lengths, target_lengths)
+        feasible = log_likelihoods.isfinite()
+        expected_durations = tokens[..., :-1].sum(1)
+        return torch.where(feasible, -log_likelihoods, 0).sum() + expected_durations.square().sum()
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_compiles_forward_and_backward(random_case, backend):
+    torch.compiler.reset()
+    loss = Loss()
+    compiled = torch.compile(loss, backend=backend, fullgraph=True, dynamic=True)
+    for i, sizes in enumerate([(3, 20, 6, 7), (4, 33, 9, 12), (5, 64, 11, 40)]):
+        log_probs, targets, *lengths = make_arguments(random_case, *sizes, dtype=torch.float64)
+        log_probs.nan_to_num_(neginf=-30)
+        lengths[0][0] = 2  # too few frames
+        gradients, values = [], []
+        with torch.compiler.set_stance("fail_on_recompile" if i else "default"):
+            for function in (loss, compiled):
+                leaf = log_probs.clone().requires_grad_()
+                values.append(function(leaf, targets, *lengths))
+                values[-1].backward()
+                gradients.append(leaf.grad)
+        torch.testing.assert_close(*values)
+        torch.testing.assert_close(*gradients)
+        assert gradients[0].any()
+    torch.compiler.reset()
+
+
+def test_exports(random_case, tmp_path):
+    B, T, L = Dim("B", min=1, max=64), Dim("T", min=2, max=4096), Dim("L", min=2, max=2048)
+    arguments = make_arguments(random_case)
+    exported = torch.export.export(Loss(), arguments, dynamic_shapes=({0: B, 1: T}, {0: B, 1: L}, {0: B}, {0: B}))
+    torch.export.save(exported, tmp_path / "loss.pt2")
+    loaded = torch.export.load(tmp_path / "loss.pt2").module()
+    other = make_arguments(random_case, 5, 50, 8, 7)
+    torch.testing.assert_close(loaded(*other), Loss()(*other), equal_nan=True)
+
+
+def test_meta_tensors():
+    log_probs = torch.empty(2, 1000, 50, device="meta", dtype=torch.bfloat16)
+    targets = torch.empty(2, 100, device="meta", dtype=torch.int32)
+    tokens, log_likelihoods = operators.posteriors(log_probs, targets)
+    assert (tokens.shape, tokens.dtype, log_likelihoods.shape) == ((2, 1000, 101), torch.float32, (2,))
+    classes, _ = operators.class_posteriors(log_probs.double(), targets)
+    assert (classes.shape, classes.dtype) == (log_probs.shape, torch.float64)
+
+
+# -------------------------------------------------------------------------------------------------------- confidences
+
+
+def test_span_posteriors_are_means_of_posteriors(random_case):
+    log_probs, targets, *lengths = make_arguments(random_case, 4, 40, 6, 9, dtype=torch.float64)
+    spans = token_spans(*forced_align(log_probs, targets, *lengths, strict=False), targets)
+    found, log_likelihoods = span_posteriors(log_probs, targets, spans.starts, spans.ends, *lengths)
+    tokens, expected = posteriors(log_probs, targets, *lengths)
+    assert torch.equal(log_likelihoods, expected)
+    for b, k in itertools.product(range(4), range(6)):
+        start, end = int(spans.starts[b, k]), int(spans.ends[b, k])
+        mean = tokens[b, start:end, k].mean() if end > start else torch.tensor(0.0, dtype=torch.float64)
+        torch.testing.assert_close(found[b, k], mean)
+    assert not found[3].any()
+    assert (found[:3, 0] > 0).all()
+
+
+def test_borders_may_hold_anything(random_case):
+    log_probs, targets = random_case(1, 9, 4, 5)
+    starts, ends = torch.tensor([[-1, 5, -(2**63), 0]]), torch.tensor([[-1, 3, 2**63 - 1, 10**12]])
+    found, _ = span_posteriors(log_probs.requires_grad_(), targets, starts, ends)
+    tokens, _ = posteriors(log_probs, targets)
+    torch.testing.assert_close(found[0], torch.tensor([0.0, 0.0, 1.0, 1.0]) * tokens[0, :, :4].mean(0))
+    (gradient,) = torch.autograd.grad(found.sum(), log_probs)
+    (expected,) = torch.autograd.grad(tokens[0, :, 2:4].sum() / 9, log_probs)
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_confidence_of_a_real_transcript_and_of_a_wrong_one():
+    """Of a clip's phonemes. With a word's phonemes replaced, those are less certain than they were."""
+    import numpy as np
+    from test_docs import ROOT
+
+    data = np.load(ROOT / "test" / "data" / "sense_and_sensibility_0870.npz")
+    log_probs, targets = torch.from_numpy(data["log_probs"])[None], torch.from_numpy(data["targets"])[None]
+    blank = int(data["blank"])
+
+    def confidences(targets):
+        spans = token_spans(*forced_align(log_probs, targets, blank=blank), targets, blank)
+        return span_posteriors(log_probs, targets, spans.starts, spans.ends, blank=blank)
+
+    found, log_likelihood = confidences(targets)
+    torch.testing.assert_close(log_likelihood.double(), -double_ctc(log_probs, targets, blank=blank))
+    assert found.median() > 0.9
+    wrong = targets.clone()
+    wrong[0, 40:44] = (wrong[0, 40:44] + 50) % 189
+    damaged, worse = confidences(wrong)  # still quite sure: the target has to be somewhere
+    assert damaged[0, 40:44].mean() < found[0, 40:44].mean() - 0.05
+    assert worse < log_likelihood - 10
+
+
+# ------------------------------------------------------------------------------------------------------------- limits
+
+MEMORY = """
+import resource, sys, torch, torch_ctc_align
+
+def peak():
+    return 1024 * int(next(x for x in open("/proc/self/status") if x.startswith("VmHWM:")).split()[1])
+
+torch.set_num_threads(1)
+T, L = {T}, {L}
+log_probs = torch.zeros(1, 1, 1).expand(1, T, 4)
+targets = torch.randint(1, 4, (1, L))
+torch.ops.ctc_align.class_posteriors(log_probs[:, :100], targets[:, :10])
+torch_ctc_align.set_memory_budget({budget})
+before = peak()
+classes, log_likelihoods = torch.ops.ctc_align.class_posteriors(log_probs, targets)
+print(peak() - before - classes.numel() * 4)
+assert log_likelihoods.isfinite().all()
+"""
+
+
+def test_memory_of_a_long_item(fresh_python):
+    """All alphas of 20,000 x 2,000 would be 640 MB. By default it is 1024 bytes a frame; a budget is kept."""
+    by_default = int(fresh_python(MEMORY.format(T=20_000, L=2_000, budget=None)))
+    assert 5e6 < by_default <= 20.5e6 + 2e6
+    budgeted = int(fresh_python(MEMORY.format(T=20_000, L=2_000, budget=3_000_000)))
+    assert budgeted <= 3e6 + 1e6
+
+
+def test_errors_name_the_operator():
+    zero = torch.zeros(2, 5, 4)
+    one = torch.ones(2, 3, dtype=torch.int64)
+    cases = [
+        (operators.posteriors, (zero[0], one), "posteriors: log_probs must have shape (B, T, C), found (5, 4)"),
+        (
+            operators.class_posteriors,
+            (zero, one, None, torch.tensor([1, 4])),
+            "class_posteriors: target_lengths[1] must be between 0 and L = 3, found 4",
+        ),
+        (
+            operators.posteriors,
+            (zero, one * 4),
+            "posteriors: targets[0, 0] must be a class of log_probs, expected 0 <= label < C = 4, found 4",
+        ),
+        (
+            operators.span_posteriors,
+            (zero, one, one[:, :2], one),
+            "span_posteriors: starts must have the shape of targets, expected (2, 3), found (2, 2)",
+        ),
+        (operators.span_posteriors, (zero, one, one, one.int()), "span_posteriors: ends must be int64, found int32"),
+        (
+            operators.posteriors_backward,
+            (zero, zero, one[:, :2]),
+            "posteriors_backward: grad_posteriors must have shape (B, T, L + 1) = (2, 5, 3), found (2, 5, 4)",
+        ),
+        (
+            operators.posteriors_backward,
+            (zero.double(), zero, one),
+            "posteriors_backward: grad_posteriors must have the dtype of the posteriors, found float64",
+        ),
+    ]
+    for operator, arguments, message in cases:
+        with pytest.raises(ValueError) as error:
+            operator(*arguments)
+        assert str(error.value) == message
+        if "[" in message:
+            continue  # about a value, which a fake tensor does not have
+        with pytest.raises(ValueError) as error:
+            operator(*(x.to("meta") for x in arguments))
+        assert str(error.value) == message

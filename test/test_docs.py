@@ -62,9 +62,13 @@ def test_the_program_of_a_page_is_the_one_that_is_tested():
     assert blocks == [(ROOT / "test/csrc/aoti_align.cpp").read_text()]
 
 
-@pytest.mark.parametrize("module", [torch_ctc_align.functional, torch_ctc_align.aligner], ids=lambda x: x.__name__)
+MODULES = [torch_ctc_align.functional, torch_ctc_align.aligner, torch_ctc_align.soft_alignment]
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
 def test_docstring_examples(module):
-    result = doctest.testmod(module, extraglobs={"torch_ctc_align": torch_ctc_align})
+    names = {name: getattr(torch_ctc_align, name) for name in torch_ctc_align.__all__}
+    result = doctest.testmod(module, extraglobs={"torch_ctc_align": torch_ctc_align} | names)
     assert result.attempted > 0
     assert result.failed == 0
 

@@ -185,7 +185,7 @@ def _of_log_likelihoods(grad: Tensor, log_likelihoods: Tensor, occupancies: Tens
 
 
 def _total(gradients: list[Tensor], log_probs: Tensor) -> Tensor | None:
-    return torch.stack(gradients).sum(0).to(log_probs.dtype) if gradients else None
+    return sum(gradients[1:], start=gradients[0]).to(log_probs.dtype) if gradients else None
 
 
 def _save_posteriors(ctx: Any, inputs: tuple[Any, ...], outputs: tuple[Tensor, Tensor]) -> None:

@@ -15,7 +15,7 @@ BUILT := build/.built
 NATIVE := setup.py $(shell find csrc)
 CXX_FILES = $(shell find $(wildcard csrc test/csrc benchmarks) -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help build test sanitize demo lint format wheel check-wheel cuda-compile bench bench-long bench-plot gpu clean
+.PHONY: help build test sanitize demo train-demo lint format wheel check-wheel cuda-compile bench bench-long bench-plot gpu clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -34,6 +34,10 @@ sanitize:  ## run the CPU kernel under AddressSanitizer, UBSan and ThreadSanitiz
 
 demo: build $(EXAMPLES)  ## align a real recording: word table, picture, JSON
 	$(BIN)/python examples/align_speech.py $(ARGS)
+
+train-demo: build $(EXAMPLES)  ## train a CTC model and a duration predictor on real speech, with the aligner
+	$(BIN)/python examples/train_ctc.py $(ARGS)
+	$(BIN)/python examples/train_durations.py $(ARGS)
 
 lint: $(TOOLS)  ## check style and types
 	$(BIN)/ruff check

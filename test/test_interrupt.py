@@ -45,6 +45,20 @@ check_that_all_is_well()
     assert fresh_python(START.format(threads=1) + code) == "forced_align: interrupted KeyboardInterrupt()\n"
 
 
+def test_sums_over_all_paths_raise_keyboard_interrupt(fresh_python):
+    code = """
+for operator in (torch_ctc_align.class_posteriors, torch.ops.ctc_align.class_posteriors):
+    press_after(1)
+    try:
+        operator(*make_case(2_000_000, 100_000))
+    except BaseException as error:
+        print(repr(error), repr(error.__cause__))
+check_that_all_is_well()
+"""
+    expected = "KeyboardInterrupt() None\nRuntimeError('class_posteriors: interrupted') KeyboardInterrupt()\n"
+    assert fresh_python(START.format(threads=1) + code) == expected
+
+
 def test_a_handler_that_takes_a_note_does_not_end_the_call(fresh_python):
     """It runs while the call goes on; the call is long enough for that (half a second) on any machine."""
     code = """

@@ -79,7 +79,7 @@ def test_against_all_paths(cpu, random_case, target, blank):
 
 def test_entries_that_are_no_log_probability():
     """NaN, infinities, and the most negative float, which people mask with: no path goes through them."""
-    for entry in (math.nan, INF, -INF, torch.finfo(torch.float32).min, 2.0**20):
+    for entry in (math.nan, INF, -INF, torch.finfo(torch.float32).min, 2.0**18, -(2.0**18)):
         log_probs = torch.tensor([[0.0, -1, -2], [-1, 0, -1], [-2, -1, 0], [-1, -1, -1]])
         log_probs[1, 1] = entry
         masked = log_probs.clone()
@@ -116,6 +116,28 @@ def test_the_sum_of_a_long_item_keeps_its_precision(random_case):
     exact, _ = posteriors(log_probs.double(), targets)
     single, _ = posteriors(log_probs, targets)
     torch.testing.assert_close(single.double(), exact, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("level", [0.0, 1e3, 2.0**18 - 32, 32 - 2.0**18])
+def test_emissions_of_any_size(random_case, level):
+    """Whatever all emissions have in common has no part in the posteriors: a temperature, a scale, a loud class."""
+    log_probs, targets = random_case(2, 64, 12, 6)
+    log_probs = log_probs + level  # rounded here, before anything is compared
+    tokens, log_likelihoods = posteriors(log_probs, targets)
+    expected, total = posteriors(log_probs.double(), targets)
+    torch.testing.assert_close(tokens.double(), expected, atol=2e-6, rtol=0)
+    torch.testing.assert_close(log_likelihoods.double(), total, rtol=1e-7, atol=1e-5)
+
+
+@pytest.mark.parametrize("mask, labels", [(-1e5, 80), (-30_000.0, 250), (-1e4, 250)])
+def test_a_masked_class_that_the_target_needs(random_case, mask, labels):
+    """States of a frame then lie 8 million nats apart, and all of them are needed."""
+    log_probs, _ = random_case(1, 600, 0, 6)
+    log_probs[..., 3] = mask
+    targets = torch.tensor([[3, 1]]).repeat(1, labels // 2) if labels < 100 else torch.tensor([[3, 1]]).repeat(1, 125)
+    tokens, _ = posteriors(log_probs, targets)
+    expected, _ = posteriors(log_probs.double(), targets)
+    torch.testing.assert_close(tokens.double(), expected, atol=1e-5, rtol=0)
 
 
 def test_tokens_and_classes_tell_the_same(random_case):
@@ -181,6 +203,33 @@ def test_bits_do_not_depend_on_how_it_is_worked_out(random_case, threads, soft, 
     assert same([x[-sizes[0] :] for x in many], expected)
     by_class = log_probs.permute(2, 0, 1).contiguous().permute(1, 2, 0)
     assert same(soft(by_class, targets.int().t().contiguous().t()), expected)
+
+
+BUSY_THREADS = """
+import os, torch, torch_ctc_align
+
+def ticks():
+    times = {}
+    for task in os.listdir("/proc/self/task"):
+        fields = open(f"/proc/self/task/{task}/stat").read().rsplit(")", 1)[1].split()
+        times[task] = int(fields[11]) + int(fields[12])
+    return times
+
+torch.set_num_threads(2)
+log_probs, targets = torch.zeros(1).expand(2, 40_000, 4), torch.arange(1000)[None].expand(2, 1000) % 3 + 1
+torch.ops.ctc_align.class_posteriors(log_probs[:, :2000], targets[:, :500])  # starts the threads
+before = ticks()
+torch.ops.ctc_align.class_posteriors(log_probs, targets)
+used = sorted((after - before.get(task, 0) for task, after in ticks().items()), reverse=True)
+print(used[0], used[1])
+"""
+
+
+def test_long_items_are_shared_out(fresh_python):
+    """Two items that no crew can split, on two threads: each thread works on one of them."""
+    most, second = map(int, fresh_python(BUSY_THREADS).split())
+    assert most >= 10, "hundredths of a second"
+    assert second > most / 4
 
 
 def test_padding_is_never_read(random_case, soft):
@@ -269,6 +318,22 @@ def test_gradients_of_other_types(random_case, soft, dtype):
     torch.testing.assert_close(log_probs.grad.double(), double.grad, rtol=torch.finfo(dtype).eps, atol=atol)
 
 
+def test_the_gradient_of_posteriors_keeps_its_precision(random_case, soft):
+    """What is added to all gains of a frame has no part in it, whether 1 in each of 2,000 frames or 1,000."""
+    log_probs, targets = random_case(1, 2000, 300, 20)
+    weights = torch.randn_like(soft(log_probs, targets)[0])
+    for common in (0.0, 1.0, 1000.0):
+        gradients = []
+        for dtype in (torch.float32, torch.float64):
+            leaf = log_probs.detach().to(dtype, copy=True).requires_grad_()
+            table, _ = soft(leaf, targets)
+            (table * (weights + common).to(dtype)).sum().backward()
+            gradients.append(leaf.grad.double())
+        scale = gradients[1].abs().max()
+        assert scale > 1
+        torch.testing.assert_close(*gradients, rtol=0, atol=1e-4 * float(scale) * max(1.0, common / 100))
+
+
 def test_items_without_a_path_get_no_gradient(random_case, soft):
     """Not even where NaN or infinity comes from above."""
     log_probs, targets, *lengths = make_arguments(random_case)
@@ -342,6 +407,49 @@ def test_func_transforms(random_case, soft):
     torch.testing.assert_close(hessian, hessian.T)
     assert torch.linalg.eigvalsh(hessian).min() > -1e-12
     assert hessian.abs().max() > 0.1
+
+
+def test_forward_mode(random_case):
+    """Of class_posteriors, against the way back; the others say that they have none instead of a tangent of zero."""
+    log_probs, targets, *lengths = make_arguments(random_case, 3, 9, 3, 4, dtype=torch.float64)
+    arguments = [x[:2] for x in (targets, *lengths)]
+    log_probs = log_probs[:2]
+    tangent = torch.randn_like(log_probs)
+
+    def both(x):
+        return class_posteriors(x, *arguments)
+
+    _, found = torch.func.jvp(both, (log_probs,), (tangent,))
+    expected = (torch.tensordot(jacobian, tangent, 3) for jacobian in torch.func.jacrev(both)(log_probs))
+    torch.testing.assert_close(found, tuple(expected))
+    assert found[1].abs().min() > 0
+    torch.autograd.gradcheck(both, log_probs.clone().requires_grad_(), check_forward_ad=True)
+
+    def log_likelihood(x):
+        return both(x)[1].sum()
+
+    torch.testing.assert_close(
+        torch.func.hessian(log_likelihood)(log_probs), torch.func.jacrev(torch.func.jacrev(log_likelihood))(log_probs)
+    )
+    marked = torch.func.jvp(
+        lambda x: class_posteriors(x, targets[:1], [2], [3]), (log_probs[:1],), (torch.full((1, 9, 4), INF).double(),)
+    )
+    assert marked[1][1].tolist() == [0]
+
+    borders = torch.zeros(2, 3, dtype=torch.int64), torch.ones(2, 3, dtype=torch.int64)
+    for function in (
+        lambda x: operators.posteriors(x, arguments[0]),
+        lambda x: operators.span_posteriors(x, arguments[0], *borders),
+        lambda x: operators.posteriors_backward(torch.ones(2, 9, 4).double(), x, arguments[0]),
+    ):
+        with pytest.raises(NotImplementedError, match="no forward-mode derivatives|not differentiable"):
+            torch.func.jvp(function, (log_probs,), (tangent,))
+
+
+def test_nodes_have_names(random_case):
+    log_probs, targets = random_case(1, 9, 3, 4)
+    _, log_likelihoods = class_posteriors(log_probs.requires_grad_(), targets)
+    assert log_likelihoods.grad_fn.name() == "ctc_align_class_posteriors_Backward"
 
 
 # ------------------------------------------------------------------------------------------------------------- graphs

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._functorch.utils import enable_single_level_autograd_function
+from torch.autograd import forward_ad
 
 from torch_ctc_align._operator import check_arguments, join_batch, split_batch
 
@@ -128,9 +129,10 @@ def _posteriors_backward_fake(
 def _register_autograd(
     name: str,
     save: Callable[[Any, tuple[Any, ...], Any], None],
-    backward: Callable[..., tuple[Tensor | None, ...]],
+    backward: Callable[..., Tensor | None],
+    forward_mode: Callable[..., tuple[Tensor, ...]],
 ) -> None:
-    """Registers a gradient that torch.func can use as well.
+    """Registers the derivatives by log_probs, in a way that torch.func can use as well.
 
     The node that torch.library.register_autograd makes is one that torch.func refuses: a call has already passed
     through torch.func when it comes to an autograd kernel, and is at a single level of it. So the node has to be one
@@ -139,44 +141,57 @@ def _register_autograd(
     Args:
         name: of the operator.
         save: save(ctx, inputs, outputs), after the call.
-        backward: backward(ctx, *grads) -> a gradient for each of the leading inputs, the rest have none. A gradient
-            that nothing came of is None.
+        backward: backward(ctx, *grads) -> the gradient. A grad that nothing came of is None.
+        forward_mode: forward_mode(ctx, tangent) -> the tangents of the outputs.
     """
     operator = getattr(_operators, name).default
-    defaults = [argument.default_value for argument in operator._schema.arguments]
+    arguments_of = operator._schema.arguments
+    position = [argument.name for argument in arguments_of].index("log_probs")
+    defaults = [argument.default_value for argument in arguments_of]
 
     def below(keyset: Any, arguments: tuple[Any, ...]) -> Any:
-        # A node's forward is run without gradients; the levels of torch.func that lie outside this one want theirs.
-        with torch.enable_grad(), torch._C._AutoDispatchBelowAutograd():
+        with torch._C._AutoDispatchBelowAutograd():
             return operator.redispatch(keyset & torch._C._after_autograd_keyset, *arguments)
 
-    class Node(torch.autograd.function._SingleLevelFunction):
-        @staticmethod
-        def forward(ctx: Any, keyset: Any, *arguments: Any) -> Any:
-            ctx.set_materialize_grads(False)
+    def forward(ctx: Any, keyset: Any, *arguments: Any) -> Any:
+        ctx.set_materialize_grads(False)
+        # A node's forward is run without derivatives; the levels of torch.func that lie outside this one want theirs.
+        with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):
             outputs = below(keyset, arguments)
-            save(ctx, arguments, outputs)
-            return outputs
+        save(ctx, arguments, outputs)
+        return outputs
 
-        @staticmethod
-        def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-            gradients = backward(ctx, *grads)
-            return None, *gradients, *[None] * (len(defaults) - len(gradients))
+    def node_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        gradients: list[Tensor | None] = [None] * (1 + len(arguments_of))  # of the keyset, and of the arguments
+        gradients[1 + position] = backward(ctx, *grads)
+        return tuple(gradients)
 
-    Node.__name__ = f"CtcAlign_{name}"
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
+        return forward_mode(ctx, tangents[1 + position])
 
-    apply: Any = Node.apply  # type: ignore[attr-defined]
+    functions: dict[str, Any] = {"forward": forward, "backward": node_backward, "jvp": jvp}
+    node: Any = type(
+        f"ctc_align_{name}_",
+        (torch.autograd.function._SingleLevelFunction,),
+        {key: staticmethod(function) for key, function in functions.items()},
+    )
 
     def kernel(keyset: Any, *arguments: Any) -> Any:
-        differentiates = torch.is_grad_enabled() and any(
+        backward = torch.is_grad_enabled() and any(
             isinstance(argument, Tensor) and argument.requires_grad for argument in arguments
         )
-        if not differentiates:
+        if not (backward or forward_ad._current_level >= 0):
             return below(keyset, arguments)
         with enable_single_level_autograd_function():
-            return apply(keyset, *arguments, *defaults[len(arguments) :])
+            return node.apply(keyset, *arguments, *defaults[len(arguments) :])
 
     _library.impl(name, kernel, "Autograd", with_keyset=True)
+
+
+def _save(ctx: Any, tensors: tuple[Tensor | None, ...], blank: int) -> None:
+    ctx.save_for_backward(*tensors)
+    ctx.save_for_forward(*tensors)
+    ctx.blank = blank
 
 
 def _of_log_likelihoods(grad: Tensor, log_likelihoods: Tensor, occupancies: Tensor) -> Tensor:
@@ -184,61 +199,84 @@ def _of_log_likelihoods(grad: Tensor, log_likelihoods: Tensor, occupancies: Tens
     return torch.where(log_likelihoods.isfinite(), grad, 0)[:, None, None] * occupancies
 
 
+def _of_posteriors(grad: Tensor, posteriors: Tensor, arguments: list[Tensor | None], blank: int) -> Tensor:
+    """Through posteriors_backward. What is common to all states of a frame has no part in it, but costs digits."""
+    grad = grad - (posteriors * grad).sum(2, keepdim=True)
+    return _operators.posteriors_backward(grad, *arguments, blank)  # type: ignore[no-any-return]
+
+
+def _by_token(by_class: Tensor, targets: Tensor, blank: int) -> Tensor:
+    """(B, T, C) to (B, T, L + 1): the entry of each token's class, and of the blank."""
+    columns = targets.long().clamp(0, by_class.shape[2] - 1)  # padding may hold anything
+    columns = torch.nn.functional.pad(columns, (0, 1), value=blank)
+    return by_class.gather(2, columns[:, None].expand(-1, by_class.shape[1], -1))
+
+
 def _total(gradients: list[Tensor], log_probs: Tensor) -> Tensor | None:
     return sum(gradients[1:], start=gradients[0]).to(log_probs.dtype) if gradients else None
 
 
 def _save_posteriors(ctx: Any, inputs: tuple[Any, ...], outputs: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(*inputs[:4], outputs[1])
-    ctx.blank = inputs[4]
+    _save(ctx, (*inputs[:4], *outputs), inputs[4])
 
 
 def _posteriors_backward(
     ctx: Any, grad_posteriors: Tensor | None, grad_log_likelihoods: Tensor | None
-) -> tuple[Tensor | None]:
-    *arguments, log_likelihoods = ctx.saved_tensors
+) -> Tensor | None:
+    *arguments, posteriors, log_likelihoods = ctx.saved_tensors
     gradients = []
     if grad_log_likelihoods is not None:
         occupancies, _ = _operators.class_posteriors(*arguments, ctx.blank)
         gradients.append(_of_log_likelihoods(grad_log_likelihoods, log_likelihoods, occupancies))
     if grad_posteriors is not None:
-        gradients.append(_operators.posteriors_backward(grad_posteriors, *arguments, ctx.blank))
-    return (_total(gradients, arguments[0]),)
+        gradients.append(_of_posteriors(grad_posteriors, posteriors, arguments, ctx.blank))
+    return _total(gradients, arguments[0])
 
 
 def _save_class_posteriors(ctx: Any, inputs: tuple[Any, ...], outputs: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(*inputs[:4], *outputs)
-    ctx.blank = inputs[4]
+    _save(ctx, (*inputs[:4], *outputs), inputs[4])
+
+
+def _occupancies_backward(grad: Tensor, occupancies: Tensor, arguments: list[Any], blank: int) -> Tensor:
+    grad = grad - (occupancies * grad).sum(2, keepdim=True)  # as in _of_posteriors
+    return _operators.posteriors_backward(  # type: ignore[no-any-return]
+        _by_token(grad, arguments[1], blank), *arguments, blank
+    )
 
 
 def _class_posteriors_backward(
     ctx: Any, grad_occupancies: Tensor | None, grad_log_likelihoods: Tensor | None
-) -> tuple[Tensor | None]:
+) -> Tensor | None:
     *arguments, occupancies, log_likelihoods = ctx.saved_tensors
     gradients = []
     if grad_log_likelihoods is not None:
         gradients.append(_of_log_likelihoods(grad_log_likelihoods, log_likelihoods, occupancies))
     if grad_occupancies is not None:
-        log_probs, targets = arguments[:2]
-        columns = targets.long().clamp(0, log_probs.shape[2] - 1)  # padding may hold anything
-        columns = torch.nn.functional.pad(columns, (0, 1), value=ctx.blank)
-        grad_posteriors = grad_occupancies.gather(2, columns[:, None].expand(-1, log_probs.shape[1], -1))
-        gradients.append(_operators.posteriors_backward(grad_posteriors, *arguments, ctx.blank))
-    return (_total(gradients, arguments[0]),)
+        gradients.append(_occupancies_backward(grad_occupancies, occupancies, arguments, ctx.blank))
+    return _total(gradients, arguments[0])
+
+
+def _class_posteriors_forward_mode(ctx: Any, tangent: Tensor) -> tuple[Tensor, Tensor]:
+    """The occupancies are a gradient, so their Jacobian is symmetric, and the way back is the way forward."""
+    log_probs, *rest, occupancies, log_likelihoods = ctx.saved_tensors
+    arguments = [forward_ad.unpack_dual(log_probs).primal, *rest]
+    tangent = tangent.to(occupancies.dtype)
+    of_log_likelihoods = torch.where(log_likelihoods.isfinite(), (occupancies * tangent).sum((1, 2)), 0)
+    return _occupancies_backward(tangent, occupancies, arguments, ctx.blank), of_log_likelihoods
 
 
 def _save_span_posteriors(ctx: Any, inputs: tuple[Any, ...], outputs: tuple[Tensor, Tensor]) -> None:
-    ctx.save_for_backward(*inputs[:6], outputs[1])
-    ctx.blank = inputs[6]
+    _save(ctx, (*inputs[:6], outputs[1]), inputs[6])
 
 
 def _span_posteriors_backward(
     ctx: Any, grad_spans: Tensor | None, grad_log_likelihoods: Tensor | None
-) -> tuple[Tensor | None]:
+) -> Tensor | None:
     log_probs, targets, starts, ends, *lengths, log_likelihoods = ctx.saved_tensors
+    arguments = [log_probs, targets, *lengths]
     gradients = []
     if grad_log_likelihoods is not None:
-        occupancies, _ = _operators.class_posteriors(log_probs, targets, *lengths, ctx.blank)
+        occupancies, _ = _operators.class_posteriors(*arguments, ctx.blank)
         gradients.append(_of_log_likelihoods(grad_log_likelihoods, log_likelihoods, occupancies))
     if grad_spans is not None:
         frames = log_probs.shape[1]
@@ -248,20 +286,32 @@ def _span_posteriors_backward(
         inside = (first[:, None] <= frame) & (frame < last[:, None])
         grad = torch.where(inside, (grad_spans / (last - first).clamp(min=1))[:, None], 0)
         grad = torch.nn.functional.pad(grad, (0, 1))  # the blank has no span
-        gradients.append(_operators.posteriors_backward(grad, log_probs, targets, *lengths, ctx.blank))
-    return (_total(gradients, log_probs),)
+        posteriors, _ = _operators.posteriors(*arguments, ctx.blank)
+        gradients.append(_of_posteriors(grad, posteriors, arguments, ctx.blank))
+    return _total(gradients, log_probs)
 
 
-def _refuse_third_order(*_: Any) -> tuple[Tensor | None]:
+def _refuse_third_order(*_: Any) -> Any:
     raise NotImplementedError(
         "posteriors_backward: not differentiable; log_likelihoods are differentiable twice, posteriors once"
     )
 
 
-_register_autograd("posteriors", _save_posteriors, _posteriors_backward)
-_register_autograd("class_posteriors", _save_class_posteriors, _class_posteriors_backward)
-_register_autograd("span_posteriors", _save_span_posteriors, _span_posteriors_backward)
-_register_autograd("posteriors_backward", lambda *_: None, _refuse_third_order)
+def _refuse_forward_mode(name: str) -> Callable[..., Any]:
+    def refuse(*_: Any) -> Any:
+        raise NotImplementedError(f"{name}: no forward-mode derivatives; class_posteriors has them")
+
+    return refuse
+
+
+_register_autograd("posteriors", _save_posteriors, _posteriors_backward, _refuse_forward_mode("posteriors"))
+_register_autograd(
+    "class_posteriors", _save_class_posteriors, _class_posteriors_backward, _class_posteriors_forward_mode
+)
+_register_autograd(
+    "span_posteriors", _save_span_posteriors, _span_posteriors_backward, _refuse_forward_mode("span_posteriors")
+)
+_register_autograd("posteriors_backward", lambda *_: None, _refuse_third_order, _refuse_third_order)
 
 
 # --------------------------------------------------------------------------------------------------------- vmap

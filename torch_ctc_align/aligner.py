@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree
 
-from torch_ctc_align.functional import Lengths, TokenSpans, _as_lengths, forced_align, token_spans
+from torch_ctc_align.functional import Lengths, TokenSpans, as_lengths, forced_align, token_spans
 
 Blanks = Literal["split", "before", "after", "drop"]
 
@@ -56,7 +56,7 @@ def token_durations(spans: TokenSpans, input_lengths: Lengths | int, *, blanks: 
     if isinstance(input_lengths, int | torch.SymInt):
         lengths: Tensor | None = starts.new_full((batch,), input_lengths)
     else:
-        lengths = _as_lengths(input_lengths, starts)
+        lengths = as_lengths(input_lengths, starts)
     if lengths is None:
         raise ValueError("token_durations: input_lengths must be given, log_probs.shape[1] for all frames, found None")
     if lengths.dim() != 1 or lengths.shape[0] != batch:
@@ -173,8 +173,8 @@ class ForcedAligner(torch.nn.Module):
             input_lengths (Tensor or sequence of int, optional): ``(B,)`` frames in use. Default: all ``T``.
             target_lengths (Tensor or sequence of int, optional): ``(B,)`` labels in use. Default: all ``L``.
         """
-        input_lengths = _as_lengths(input_lengths, log_probs)
-        target_lengths = _as_lengths(target_lengths, log_probs)
+        input_lengths = as_lengths(input_lengths, log_probs)
+        target_lengths = as_lengths(target_lengths, log_probs)
         paths, scores = forced_align(log_probs, targets, input_lengths, target_lengths, self.blank, strict=False)
         batch, frames = paths.shape
         if input_lengths is None:

@@ -60,8 +60,9 @@ def set_memory_budget(budget: int | None) -> None:
     The budget counts everything that a call allocates beside inputs and outputs, and is kept as far as that is
     possible: the alphas of one frame (8 bytes a label), the target (6 bytes a label) and the bases of the rebase grid
     (8 bytes for each 512 frames and 256 labels) are always there. Items that are aligned side by side share it.
-    :func:`posteriors` and its relatives keep to it as well, down to some 30 rows of 16 bytes a label
-    (``docs/posteriors.md``).
+
+    :func:`posteriors` and its relatives keep to it as well, down to some 40 rows of 16 bytes a label. By default they
+    get 1024 bytes a frame, at least 4 MiB (``docs/posteriors.md``).
 
     Args:
         budget (int, optional): bytes, at least 1. ``None``: the default. The environment variable

@@ -1,6 +1,7 @@
 """The typed functions: align a batch, and turn paths into spans of tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -69,20 +70,27 @@ def forced_align(
         >>> scores.exp()
         tensor([[0.8000, 0.7000, 0.7000]])
     """
-    input_lengths = _as_lengths(input_lengths, log_probs)
-    target_lengths = _as_lengths(target_lengths, log_probs)
-    try:
+    input_lengths = as_lengths(input_lengths, log_probs)
+    target_lengths = as_lengths(target_lengths, log_probs)
+    with interruptible():
         paths, scores = torch.ops.ctc_align.forced_align(log_probs, targets, input_lengths, target_lengths, blank)
-    except RuntimeError as error:
-        if isinstance(error.__cause__, KeyboardInterrupt):  # an operator cannot raise it as it is
-            raise error.__cause__ from None
-        raise
     if strict:
         _raise_for_marked_items(paths, log_probs, targets, input_lengths, target_lengths, blank)
     return paths, scores
 
 
-def _as_lengths(lengths: Lengths | None, log_probs: Tensor) -> Tensor | None:
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C during a long call of an operator comes out as KeyboardInterrupt, which an operator cannot raise."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):
+            raise error.__cause__ from None
+        raise
+
+
+def as_lengths(lengths: Lengths | None, log_probs: Tensor) -> Tensor | None:
     """Lengths on the device of log_probs: lists and CPU tensors are welcome."""
     if lengths is None:
         return None

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from torch_ctc_align import _posteriors as _posteriors
-from torch_ctc_align.functional import Lengths, _as_lengths
+from torch_ctc_align.functional import Lengths, as_lengths, interruptible
 
 
 def posteriors(
@@ -21,7 +21,7 @@ def posteriors(
 
     Args:
         log_probs (Tensor): ``(B, T, C)`` float16, bfloat16, float32 or float64, natural-log probabilities; any
-            strides. They need not sum to one. An entry that is NaN, infinite, or of magnitude 2^20 and more counts as
+            strides. They need not sum to one. An entry that is NaN, infinite, or of magnitude 2^18 and more counts as
             probability 0.
         targets (Tensor): ``(B, L)`` int32 or int64, classes other than ``blank``; entries behind the target length
             may hold anything.
@@ -42,7 +42,9 @@ def posteriors(
     Raises:
         ValueError: as :func:`forced_align` does for arguments it cannot take, on the CPU for bad values too.
         MemoryError: there is no memory for the results, or for the work.
-        NotImplementedError: the tensors are not on the CPU; or a third derivative is asked for.
+        NotImplementedError: the tensors are not on the CPU; or a third derivative is asked for, or one in forward
+            mode (:func:`class_posteriors` has that).
+        KeyboardInterrupt: Ctrl-C during a long call, as in :func:`forced_align`.
 
     The gradient of ``log_likelihoods`` with respect to ``log_probs`` is the true one: the posterior of every class at
     every frame. (That of ``ctc_loss`` is the gradient with respect to what went into ``log_softmax``; see
@@ -65,9 +67,12 @@ def posteriors(
         >>> log_likelihoods.exp()  # of all five paths
         tensor([0.5990])
     """
-    input_lengths = _as_lengths(input_lengths, log_probs)
-    target_lengths = _as_lengths(target_lengths, log_probs)
-    tokens, log_likelihoods = torch.ops.ctc_align.posteriors(log_probs, targets, input_lengths, target_lengths, blank)
+    input_lengths = as_lengths(input_lengths, log_probs)
+    target_lengths = as_lengths(target_lengths, log_probs)
+    with interruptible():
+        tokens, log_likelihoods = torch.ops.ctc_align.posteriors(
+            log_probs, targets, input_lengths, target_lengths, blank
+        )
     return tokens, log_likelihoods
 
 
@@ -82,7 +87,8 @@ def class_posteriors(
 
     :func:`posteriors`, summed over the tokens of the same class: the derivative of the log-likelihood with respect to
     ``log_probs``. As a loss, ``-class_posteriors(...)[1]`` is ``ctc_loss`` with a true gradient, which may be
-    differentiated once more; its result is of the size of ``log_probs``, however long the target.
+    differentiated once more; its result is of the size of ``log_probs``, however long the target. (A second derivative
+    takes ``B * T * (L + 1)`` values.)
 
     Args:
         log_probs, targets, input_lengths, target_lengths, blank: as for :func:`posteriors`.
@@ -106,11 +112,12 @@ def class_posteriors(
         >>> torch.equal(torch.autograd.grad(log_likelihoods.sum(), log_probs)[0], classes[0])
         True
     """
-    input_lengths = _as_lengths(input_lengths, log_probs)
-    target_lengths = _as_lengths(target_lengths, log_probs)
-    classes, log_likelihoods = torch.ops.ctc_align.class_posteriors(
-        log_probs, targets, input_lengths, target_lengths, blank
-    )
+    input_lengths = as_lengths(input_lengths, log_probs)
+    target_lengths = as_lengths(target_lengths, log_probs)
+    with interruptible():
+        classes, log_likelihoods = torch.ops.ctc_align.class_posteriors(
+            log_probs, targets, input_lengths, target_lengths, blank
+        )
     return classes, log_likelihoods
 
 
@@ -153,9 +160,10 @@ def span_posteriors(
         >>> span_posteriors(log_probs, targets, spans.starts, spans.ends)[0]
         tensor([[0.9883, 0.9466]])
     """
-    input_lengths = _as_lengths(input_lengths, log_probs)
-    target_lengths = _as_lengths(target_lengths, log_probs)
-    confidences, log_likelihoods = torch.ops.ctc_align.span_posteriors(
-        log_probs, targets, starts, ends, input_lengths, target_lengths, blank
-    )
+    input_lengths = as_lengths(input_lengths, log_probs)
+    target_lengths = as_lengths(target_lengths, log_probs)
+    with interruptible():
+        confidences, log_likelihoods = torch.ops.ctc_align.span_posteriors(
+            log_probs, targets, starts, ends, input_lengths, target_lengths, blank
+        )
     return confidences, log_likelihoods

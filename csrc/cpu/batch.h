@@ -60,10 +60,10 @@ inline void run_on_threads(int workers, const std::function<void(int)>& work) {
 }
 
 // Runs align(b, crew, side_by_side) for every item, the largest first. An item that would keep one thread busy after all
-// others are done gets the whole crew; the rest get a thread each, so many side by side. Never throws inside the parallel body, where the message would
-// be lost: the first exception is carried out and thrown again.
-template <class Align>
-void for_each_item(const std::vector<index_t>& sizes, const Align& align) {
+// others are done gets the whole crew if splits(b); the rest get a thread each, so many side by side. Never throws inside
+// the parallel body, where the message would be lost: the first exception is carried out and thrown again.
+template <class Splits, class Align>
+void for_each_item(const std::vector<index_t>& sizes, const Splits& splits, const Align& align) {
   constexpr index_t kWorthACrew = 4 << 20;    // cells
   constexpr index_t kWorthAThread = 1 << 16;  // waking one takes some microseconds
   const size_t count = sizes.size();
@@ -83,7 +83,8 @@ void for_each_item(const std::vector<index_t>& sizes, const Align& align) {
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return sizes[a] > sizes[b]; });
   size_t done = 0;
-  while (done < count && sizes[order[done]] > kWorthACrew && sizes[order[done]] > cells / crew.workers) {
+  while (done < count && sizes[order[done]] > kWorthACrew && sizes[order[done]] > cells / crew.workers &&
+         splits(order[done])) {
     cells -= sizes[order[done]];
     align(order[done++], crew, 1);
   }
@@ -143,9 +144,10 @@ std::vector<Item<scalar_t, label_t>> read_items(const Arguments& arguments) {
   return items;
 }
 
-// Makes the outputs by make(), reads the items, and runs work(items[b], b, outputs, options, crew) for each of them.
-template <class scalar_t, class label_t, class MakeOutputs, class Work>
-auto run_items(const Arguments& arguments, const MakeOutputs& make, const Work& work) {
+// Makes the outputs by make(), reads the items, and runs work(items[b], b, outputs, options, crew) for each of them;
+// splits(item) says whether a crew is of use to it.
+template <class scalar_t, class label_t, class MakeOutputs, class Splits, class Work>
+auto run_items(const Arguments& arguments, const MakeOutputs& make, const Splits& splits, const Work& work) {
   auto outputs = make();  // first: of sizes that no memory holds, nothing should be read
   const auto items = read_items<scalar_t, label_t>(arguments);
   std::vector<index_t> sizes;
@@ -154,21 +156,24 @@ auto run_items(const Arguments& arguments, const MakeOutputs& make, const Work& 
     sizes.push_back(item.frames * (item.labels + 1));
   }
   const Options options = current_options();
-  for_each_item(sizes, [&](size_t b, const Crew& crew, int side_by_side) {
+  const auto item_splits = [&](size_t b) { return splits(items[b]); };
+  for_each_item(sizes, item_splits, [&](size_t b, const Crew& crew, int side_by_side) {
     Options own = options;
-    own.memory_budget = (options.memory_budget + side_by_side - 1) / side_by_side;
+    own.memory_budget = options.memory_budget / side_by_side + (options.memory_budget % side_by_side != 0);
     work(items[b], static_cast<index_t>(b), outputs, own, crew);
   });
   return outputs;
 }
 
 // The same for the dtypes at hand, as the operator `name`.
-template <class MakeOutputs, class Work>
-auto run_batch(const char* name, const Arguments& arguments, const MakeOutputs& make, const Work& work) {
+template <class MakeOutputs, class Splits, class Work>
+auto run_batch(const char* name, const Arguments& arguments, const MakeOutputs& make, const Splits& splits,
+               const Work& work) {
   const auto with_labels = [&](auto scalar) {
     using scalar_t = decltype(scalar);
-    return arguments.targets.scalar_type() == ScalarType::Int ? run_items<scalar_t, int32_t>(arguments, make, work)
-                                                              : run_items<scalar_t, int64_t>(arguments, make, work);
+    return arguments.targets.scalar_type() == ScalarType::Int
+               ? run_items<scalar_t, int32_t>(arguments, make, splits, work)
+               : run_items<scalar_t, int64_t>(arguments, make, splits, work);
   };
   return as_operator(name, [&] {
     check_arguments(arguments.log_probs, arguments.targets, arguments.input_lengths, arguments.target_lengths,
@@ -184,6 +189,8 @@ auto run_batch(const char* name, const Arguments& arguments, const MakeOutputs& 
         case ScalarType::Float:    return with_labels(float{});
         default:                   return with_labels(double{});
       }
+    } catch (const Interrupted& stop) {
+      throw std::runtime_error(std::string(name) + ": " + stop.what());
     } catch (const NoMemory&) {
       throw;
     } catch (const std::bad_alloc&) {

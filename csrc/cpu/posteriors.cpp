@@ -66,7 +66,8 @@ std::tuple<Tensor, Tensor> run_soft(const char* name, const Arguments& arguments
     }
     static_cast<Real*>(std::get<1>(outputs).mutable_data_ptr())[b] = static_cast<Real>(log_likelihood);
   };
-  return run_batch(name, arguments, make, sum);
+  const auto splits = [](const auto&) { return false; };
+  return run_batch(name, arguments, make, splits, sum);
 }
 
 // The labels of a frame that are labels, and not the place beside the last blank.

@@ -32,7 +32,7 @@ namespace ctc_align {
 
 // Thrown where a call was asked to stop.
 struct Interrupted : std::runtime_error {
-  Interrupted() : std::runtime_error("forced_align: interrupted") {}
+  Interrupted() : std::runtime_error("interrupted") {}
 };
 
 // The threads at hand. Nothing here knows whose they are.

@@ -92,7 +92,7 @@ class ForwardBackward {
     const index_t for_frame = 2 * classes + 4 * pairs;
     const index_t spent = (for_frame + kLooseRows * row_size_) * kRealBytes + target.bytes();
     const index_t limit = options.memory_budget > 0 ? options.memory_budget - spent : default_soft_bytes(item.frames);
-    levels_ = SoftLevels::choose(item.frames, row_size_ * kRealBytes, limit);
+    levels_ = SoftLevels::choose(item.frames, row_size_ * kRealBytes + sizeof(Row), limit);
     scratch_ = uninitialized<Real>(for_frame + (kLooseRows + levels_.levels * levels_.rows) * row_size_);
     Real* at = scratch_.get();
     std::fill_n(at, for_frame, Real{0});  // padding takes part in sums, with weight 0
@@ -137,7 +137,9 @@ class ForwardBackward {
       return run_kept(begin, end, start);
     }
     const index_t part = SoftLevels::power(levels_.rows, level);
-    std::vector<Row> starts{start};
+    std::vector<Row> starts;
+    starts.reserve(levels_.rows);
+    starts.push_back(start);
     Row from = start;
     for (index_t t = begin; t + part < end || (t - begin) % part != 0; ++t) {
       const bool keep = (t + 1 - begin) % part == 0;
@@ -158,7 +160,9 @@ class ForwardBackward {
 
   // The same with room for all alphas.
   bool run_kept(index_t begin, index_t end, const Row& start) {
-    std::vector<Row> alphas{start};
+    std::vector<Row> alphas;
+    alphas.reserve(end - begin + 1);
+    alphas.push_back(start);
     for (index_t t = begin; t < end; ++t) {
       Row to = kept_row(0, t - begin);
       forward(t, alphas.back(), to);

@@ -45,7 +45,8 @@ namespace ctc_align {
 
 // ----------------------------------------------------------------------------------------------------- 1 names
 
-// Mantissas grow by at most 3 * sqrt(2) a frame and shrink by at most sqrt(2): 2^34 and 2^-8 in 16 frames.
+// Mantissas grow by at most 3 * sqrt(2) a frame and shrink by at most sqrt(2): from [1, 2) to [2^-8, 2^35) in 16 frames.
+// Exponents move by at most 2^18 / ln 2 a frame, so by less than 2^23: in float32 they stay exact meanwhile.
 constexpr index_t kFramesToNormalize = 16;
 
 // The numbers of all pairs at one frame: `parts` arrays for the blanks, as many for the labels. A word of room on either
@@ -207,10 +208,9 @@ struct FrameFactors {
 // A row with all probability in one blank, before any gain.
 template <class Real>
 void begin_row(NumberRow<Real>& row, index_t words, index_t pair) {
-  constexpr Real kNoExponent = -static_cast<Real>(int64_t{1} << 60);
   for (index_t part = 0; part < row.parts; ++part) {
     for (index_t k = -1; k <= words * kPairsPerWord; ++k) {
-      row.blank(k)[part * row.width] = row.label(k)[part * row.width] = part == 1 ? kNoExponent : 0;
+      row.blank(k)[part * row.width] = row.label(k)[part * row.width] = part == 1 ? kNoExponent<Real> : 0;
     }
   }
   row.blank(pair)[0] = 1;
@@ -229,7 +229,7 @@ CTC_ALIGN_FN void store_zeros(const NumberRow<typename Lanes::Real>& row, index_
 template <class Number, class Real>
 CTC_ALIGN_FN void store_zero(Real* p, index_t width) {
   for (int part = 0; part < Number::kParts; ++part) {
-    p[part * width] = part == 1 ? Number::kNoExponent : 0;
+    p[part * width] = part == 1 ? kNoExponent<Real> : 0;
   }
 }
 
@@ -241,7 +241,7 @@ struct RowWriter {
   NumberRow<Real>& row;
   typename Lanes::Value greatest;
 
-  CTC_ALIGN_FN explicit RowWriter(NumberRow<Real>& to) : row(to), greatest(Lanes::broadcast(Number::kNoExponent)) {}
+  CTC_ALIGN_FN explicit RowWriter(NumberRow<Real>& to) : row(to), greatest(Lanes::broadcast(kNoExponent<Real>)) {}
   CTC_ALIGN_FN void store(Number number, Real* p) {
     if (kNormalize) {
       number = number.normalized();
@@ -259,7 +259,7 @@ struct RowWriter {
       for (const Real value : values) {
         most = larger(most, value);
       }
-      row.shift = most > Number::kNoExponent / 2 ? static_cast<double>(most) : 0.0;  // a row of zeros stays as it is
+      row.shift = most > kNoExponent<Real> / 2 ? static_cast<double>(most) : 0.0;  // a row of zeros stays as it is
     }
   }
 };
@@ -309,13 +309,16 @@ CTC_ALIGN_FN FrameSums<typename Lanes::Real> backward_frame(const SoftLattice<ty
   const index_t first = lattice.band.first(t) / kPairsPerWord, last = lattice.band.last(t) / kPairsPerWord;
   const FrameFactors<Lanes, Number, LookUp> factors(lattice, t, first, last);
   RowWriter<Lanes, Number, kNormalize> writer(to);
-  const Value over_z = Lanes::broadcast(static_cast<Real>(alphas.base + from.base - total.exponent));
+  // In halves, one for each factor: what is added to an exponent is then no larger than the exponents themselves.
+  const double over_z = alphas.base + from.base - total.exponent, half = __builtin_floor(over_z / 2);
+  const Value alpha_over_z = Lanes::broadcast(static_cast<Real>(half));
+  const Value beta_over_z = Lanes::broadcast(static_cast<Real>(over_z - half));
   const Value mean = Lanes::broadcast(static_cast<Real>(total.mean));
 
   // Adds a state's posterior to `sums`, and returns what is to be told of the state.
   const auto meet = [&](Number alpha, Number beta, Value& sums) __attribute__((always_inline)) {
-    Scaled<Lanes> both = alpha.weight() * beta.weight();
-    both.exponent = both.exponent + over_z;
+    const Scaled<Lanes> both = {alpha.weight().mantissa * beta.weight().mantissa,
+                                (alpha.weight().exponent + alpha_over_z) + (beta.weight().exponent + beta_over_z)};
     const Value posterior = both.plain();
     sums = sums + posterior;
     if constexpr (Number::kParts > 2) {

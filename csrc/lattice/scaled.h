@@ -12,8 +12,8 @@
 //   a product     mantissas multiplied, exponents added
 //   normalize()   mantissa back into [1, 2); at least every kFramesToNormalize frames, see forward_backward.h
 //
-// Exponents are whole numbers in a Real: exact up to 2^24 in float32, whose rows are therefore moved by a common number
-// of bits now and then.
+// Exponents are whole numbers in a Real: exact up to 2^24 in float32. Rows are therefore moved by a common number of bits
+// now and then, and what has to be exact is the distance of two states of a frame, not their size.
 #pragma once
 
 #include "lattice.h"
@@ -28,7 +28,7 @@ struct ScaledTraits<float> {
   static constexpr int kMantissaBits = 23;
   static constexpr int kBias = 127;
   static constexpr int kTerms = 8;  // of the exponential series: 0.3466^8 / 8! is below an ulp
-  static constexpr float kLn2High = 0x1.62e4p-1f, kLn2Low = 0x1.7f7d1cp-20f;
+  static constexpr float kLn2[] = {0x1.6p-1f, 0x1.7p-8f, 0x1.0bfbe8p-15f};
 };
 template <>
 struct ScaledTraits<double> {
@@ -36,8 +36,12 @@ struct ScaledTraits<double> {
   static constexpr int kMantissaBits = 52;
   static constexpr int kBias = 1023;
   static constexpr int kTerms = 14;
-  static constexpr double kLn2High = 0x1.62e42feep-1, kLn2Low = 0x1.a39ef35793c76p-33;
+  static constexpr double kLn2[] = {0x1.62e42feep-1, 0x1.a39ef35793c76p-33, 0};
 };
+
+// That of zero.
+template <class Real>
+constexpr Real kNoExponent = -static_cast<Real>(int64_t{1} << 60);
 
 template <class Lanes>
 struct Scaled {
@@ -46,7 +50,6 @@ struct Scaled {
   using Traits = ScaledTraits<Real>;
   typedef typename Traits::Bits Bits __attribute__((vector_size(Lanes::kWidth * sizeof(Real))));
 
-  static constexpr Real kNoExponent = -static_cast<Real>(int64_t{1} << 60);
   static constexpr Real kShift = static_cast<Real>(1 - Traits::kBias);  // down to the smallest normal power of two
   static constexpr Real kMagic = 3 * static_cast<Real>(int64_t{1} << (Traits::kMantissaBits - 1));  // 1.5 * 2^23
 
@@ -63,7 +66,7 @@ struct Scaled {
   CTC_ALIGN_FN Scaled weight() const { return *this; }
   CTC_ALIGN_FN Scaled times(Scaled emission, Value) const { return *this * emission; }
 
-  CTC_ALIGN_FN static Scaled zero() { return {Lanes::broadcast(0), Lanes::broadcast(kNoExponent)}; }
+  CTC_ALIGN_FN static Scaled zero() { return {Lanes::broadcast(0), Lanes::broadcast(kNoExponent<Real>)}; }
 
   // 2^n for whole n from kShift to kBias: the low bits of n + kMagic hold n, and become an exponent field.
   CTC_ALIGN_FN static Value power_of_two(Value n) {
@@ -105,14 +108,18 @@ struct Scaled {
     return select(Lanes::exceeds(mantissa, Lanes::broadcast(0)), moved, zero());
   }
 
-  // exp(x) for |x| up to 2^20; whatever is no log-probability of such size, NaN too, gives zero. Cody and Waite's
-  // reduction x = n ln 2 + r, |r| <= ln(2) / 2, and the series of exp(r).
+  // exp(x) for |x| below 2^18; whatever is no log-probability of such size, NaN too, gives zero. Cody and Waite's
+  // reduction x = n ln 2 + r, |r| <= ln(2) / 2, with ln 2 in parts that are short enough for exact products, and the
+  // series of exp(r).
   CTC_ALIGN_FN static Scaled exponential(Value x) {
-    constexpr Real kLargest = 1 << 20;
+    constexpr Real kLargest = 1 << 18;
     constexpr Real kLog2E = static_cast<Real>(1.44269504088896340736);
     const Value magic = Lanes::broadcast(kMagic);
     const Value n = (x * Lanes::broadcast(kLog2E) + magic) - magic;
-    const Value r = (x - n * Lanes::broadcast(Traits::kLn2High)) - n * Lanes::broadcast(Traits::kLn2Low);
+    Value r = x;
+    for (const Real part : Traits::kLn2) {
+      r = r - n * Lanes::broadcast(part);
+    }
     Value sum = Lanes::broadcast(1);
     for (int i = Traits::kTerms - 1; i > 0; --i) {
       sum = sum * r * Lanes::broadcast(1 / static_cast<Real>(i)) + Lanes::broadcast(1);
@@ -132,7 +139,6 @@ struct Expected {
   using Value = typename Lanes::Value;
   using Number = Scaled<Lanes>;
   static constexpr int kParts = 3;
-  static constexpr Real kNoExponent = Number::kNoExponent;
 
   Number paths;
   Value mean;

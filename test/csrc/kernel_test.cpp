@@ -691,7 +691,7 @@ SoftAnswer<double> soft_reference(const P& problem) {
   const auto skips_into = [&](index_t s) { return s >= 3 && s % 2 && class_of(s) != class_of(s - 2); };
   const auto emission = [&](index_t t, index_t s) {
     const double value = value_of(item.emissions.at(t, class_of(s)));
-    return std::fabs(value) < 0x1p20 ? value : -INFINITY;
+    return std::fabs(value) < 0x1p18 ? value : -INFINITY;
   };
   SoftAnswer<double> answer;
   answer.sums.assign(frames * (item.labels + 1), 0);

@@ -708,11 +708,14 @@ def sanitized(request):
     """This file's run under AddressSanitizer: a process beside the other tests, if the last of them is to run too."""
     wanted = any(item.name == "test_under_address_sanitizer" for item in request.session.items)
     compiler = os.environ.get("CXX", "g++").split()
-    said = subprocess.run([*compiler, "-print-file-name=libasan.so"], capture_output=True, text=True).stdout.strip()
-    if UNDER_ASAN or not wanted or not Path(said).is_absolute():
+    # With the C++ library beside it: torch throws and catches while it is imported, and ASan wants to know by whom.
+    names = [f"-print-file-name={library}" for library in ("libasan.so", "libstdc++.so")]
+    preload = [subprocess.run([*compiler, name], capture_output=True, text=True).stdout.strip() for name in names]
+    if UNDER_ASAN or not wanted or not all(Path(library).is_absolute() for library in preload):
         yield None
         return
-    environment = os.environ | {"CTC_ALIGN_ASAN": "1", "LD_PRELOAD": said, "ASAN_OPTIONS": "detect_leaks=0"}
+    environment = os.environ | {"CTC_ALIGN_ASAN": "1", "ASAN_OPTIONS": "detect_leaks=0"}
+    environment["LD_PRELOAD"] = ":".join(preload)
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__]
     command += ["-k", "bad_values or padding or frames[1] or frames[130] or frames[514] or replay or any_layout"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)

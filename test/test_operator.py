@@ -79,6 +79,7 @@ def lay_out(tensor, layout):
 
 
 FACTORS = {
+    "operator": ["forced_align", "posteriors", "class_posteriors", "span_posteriors", "posteriors_backward"],
     "dtype": [torch.float16, torch.bfloat16, torch.float32, torch.float64],
     "layout": ["contiguous", "transposed", "expanded", "sliced"],
     "lengths": ["none", "input", "target", "both"],
@@ -96,7 +97,7 @@ def pairs_of(case):
 
 
 def choose_cases():
-    """Cases in which any two values of two factors meet: some thirty, where the whole product would be 43,008."""
+    """Cases in which any two values of two factors meet: some forty, where the whole product would be 215,040."""
     rng = random.Random(SEED)
     names = range(len(FACTORS))
     values = list(FACTORS.values())
@@ -122,24 +123,33 @@ def test_opcheck_cases_cover_all_pairs():
         assert met == set(itertools.product(FACTORS[x], FACTORS[y]))
 
 
-# test_aot_dispatch_dynamic cannot be run on an operator with an integer and a differentiable output: it asks for the
-# gradient of both. test_compiled_gradient (test_graphs.py) takes its place.
+# test_aot_dispatch_dynamic asks for the gradient of every output. forced_align has one of integers, so
+# test_compiled_gradient (test_graphs.py) takes its place there; posteriors_backward has a gradient in none.
 UTILITIES = ("test_schema", "test_autograd_registration", "test_faketensor")
+NOT_ALL_DIFFERENTIABLE = ("forced_align", "posteriors_backward")
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(str(x).removeprefix("torch.") for x in case.values()))
 def test_opcheck(random_case, case):
     B, T, L = case["sizes"]
+    name = case["operator"]
     log_probs, targets = random_case(B, T, L, 7, blank=case["blank"], dtype=case["dtype"])
     log_probs = lay_out(log_probs, case["layout"]).requires_grad_(case["requires_grad"])
     targets = lay_out(targets.to(case["targets_dtype"]), case["targets_layout"])
     lengths = {"input": None, "target": None}
-    for name, extent in (("input", T), ("target", L)):
-        if case["lengths"] in (name, "both"):
-            lengths[name] = torch.arange(B).add(extent - B + 1).clamp(0, extent).to(case["lengths_dtype"])
-    arguments = log_probs, targets, *lengths.values(), case["blank"]
-    utilities = UTILITIES if case["requires_grad"] else (*UTILITIES, "test_aot_dispatch_dynamic")
-    torch.library.opcheck(forced_align.default, arguments, test_utils=utilities)
+    for which, extent in (("input", T), ("target", L)):
+        if case["lengths"] in (which, "both"):
+            lengths[which] = torch.arange(B).add(extent - B + 1).clamp(0, extent).to(case["lengths_dtype"])
+    arguments = [log_probs, targets, *lengths.values(), case["blank"]]
+    if name == "span_posteriors":
+        starts = lay_out(torch.zeros(B, L, dtype=torch.int64), case["targets_layout"])
+        arguments[2:2] = starts, starts + 2
+    if name == "posteriors_backward":
+        gradient = torch.randn(B, T, L + 1, dtype=torch.promote_types(case["dtype"], torch.float32))
+        arguments.insert(0, lay_out(gradient, case["layout"]))
+    partly = case["requires_grad"] and name in NOT_ALL_DIFFERENTIABLE
+    utilities = UTILITIES if partly else (*UTILITIES, "test_aot_dispatch_dynamic")
+    torch.library.opcheck(getattr(torch.ops.ctc_align, name).default, arguments, test_utils=utilities)
 
 
 def test_opcheck_of_an_emission_whose_batch_is_strided(random_case):

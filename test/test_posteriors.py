@@ -129,12 +129,12 @@ def test_emissions_of_any_size(random_case, level):
     torch.testing.assert_close(log_likelihoods.double(), total, rtol=1e-7, atol=1e-5)
 
 
-@pytest.mark.parametrize("mask, labels", [(-1e5, 80), (-30_000.0, 250), (-1e4, 250)])
-def test_a_masked_class_that_the_target_needs(random_case, mask, labels):
-    """States of a frame then lie 8 million nats apart, and all of them are needed."""
+@pytest.mark.parametrize("mask, times", [(-1e5, 90), (-30_000.0, 280), (-1e4, 280)])
+def test_a_masked_class_that_the_target_needs(random_case, mask, times):
+    """States of a frame then lie up to 9 million nats apart, and all of them are needed."""
     log_probs, _ = random_case(1, 600, 0, 6)
     log_probs[..., 3] = mask
-    targets = torch.tensor([[3, 1]]).repeat(1, labels // 2) if labels < 100 else torch.tensor([[3, 1]]).repeat(1, 125)
+    targets = torch.tensor([[3, 1]]).repeat(1, times)
     tokens, _ = posteriors(log_probs, targets)
     expected, _ = posteriors(log_probs.double(), targets)
     torch.testing.assert_close(tokens.double(), expected, atol=1e-5, rtol=0)
@@ -442,7 +442,7 @@ def test_forward_mode(random_case):
         lambda x: operators.span_posteriors(x, arguments[0], *borders),
         lambda x: operators.posteriors_backward(torch.ones(2, 9, 4).double(), x, arguments[0]),
     ):
-        with pytest.raises(NotImplementedError, match="no forward-mode derivatives|not differentiable"):
+        with pytest.raises(NotImplementedError, match=r"no forward-mode|not differentiable"):
             torch.func.jvp(function, (log_probs,), (tangent,))
 
 
@@ -453,22 +453,6 @@ def test_nodes_have_names(random_case):
 
 
 # ------------------------------------------------------------------------------------------------------------- graphs
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float64], ids=str)
-@pytest.mark.parametrize("requires_grad", [False, True], ids=["no_grad", "grad"])
-@pytest.mark.parametrize("sizes", [(3, 20, 6), (0, 5, 3), (2, 0, 0), (2, 5, 0), (2, 3, 9)], ids=str)
-def test_opcheck(random_case, dtype, requires_grad, sizes):
-    log_probs, targets = random_case(*sizes, 7, dtype=dtype)
-    B, T, L = sizes
-    lengths = torch.full((B,), T), torch.full((B,), L, dtype=torch.int32)
-    log_probs.requires_grad_(requires_grad)
-    borders = torch.zeros(B, L, dtype=torch.int64), torch.ones(B, L, dtype=torch.int64)
-    torch.library.opcheck(operators.posteriors.default, (log_probs, targets))
-    torch.library.opcheck(operators.class_posteriors.default, (log_probs, targets, *lengths), {"blank": 0})
-    torch.library.opcheck(operators.span_posteriors.default, (log_probs, targets, *borders, None, lengths[1]))
-    gradient = torch.randn(B, T, L + 1, dtype=torch.promote_types(dtype, torch.float32))
-    torch.library.opcheck(operators.posteriors_backward.default, (gradient, log_probs.detach(), targets, *lengths))
 
 
 class Loss(torch.nn.Module):

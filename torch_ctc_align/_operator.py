@@ -19,15 +19,11 @@ def _load(name: str) -> Path | None:
     return library
 
 
-def refuse_cuda(name: str) -> None:
-    """Makes ``ctc_align::name`` say what to do when it is called with CUDA tensors and has no kernel for them."""
+def refuse_cuda(name: str, why: str) -> None:
+    """Makes ``ctc_align::name`` say why, and what to do, when it is called with CUDA tensors."""
 
     def refuse(*_: Any, **__: Any) -> Any:
-        raise NotImplementedError(
-            f"{name}: this installation of torch_ctc_align has no CUDA library; move the tensors to the CPU, or "
-            "install from source where nvcc is: CTC_ALIGN_CUDA=1 pip install --no-build-isolation --force-reinstall "
-            "--no-deps ."
-        )
+        raise NotImplementedError(f"{name}: {why}")
 
     torch.library.register_kernel(f"ctc_align::{name}", "cuda", refuse)
 
@@ -37,7 +33,11 @@ if CPU_LIBRARY is None:
     raise ImportError("torch_ctc_align: the CPU library is not built; run make build, or pip install .")
 HAS_CUDA_LIBRARY = torch.version.cuda is not None and _load("_C_cuda") is not None
 if torch.version.cuda is not None and not HAS_CUDA_LIBRARY:
-    refuse_cuda("forced_align")
+    refuse_cuda(
+        "forced_align",
+        "this installation of torch_ctc_align has no CUDA library; move the tensors to the CPU, or install from source "
+        "where nvcc is: CTC_ALIGN_CUDA=1 pip install --no-build-isolation --force-reinstall --no-deps .",
+    )
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _INTEGERS = (torch.int32, torch.int64)
@@ -47,7 +47,7 @@ def _shape(tensor: Tensor) -> str:
     return str(tuple(tensor.shape))
 
 
-def _dtype(tensor: Tensor) -> str:
+def dtype_name(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
@@ -71,13 +71,13 @@ def check_arguments(
     batch, _, classes = log_probs.shape
     check(
         log_probs.dtype in _FLOATS,
-        f"log_probs must be float16, bfloat16, float32 or float64, found {_dtype(log_probs)}",
+        f"log_probs must be float16, bfloat16, float32 or float64, found {dtype_name(log_probs)}",
     )
     check(
         targets.dim() == 2 and targets.shape[0] == batch,
         f"targets must have shape (B, L) with B = {batch} as in log_probs, found {_shape(targets)}",
     )
-    check(targets.dtype in _INTEGERS, f"targets must be int32 or int64, found {_dtype(targets)}")
+    check(targets.dtype in _INTEGERS, f"targets must be int32 or int64, found {dtype_name(targets)}")
     arguments = (("targets", targets), ("input_lengths", input_lengths), ("target_lengths", target_lengths))
     for argument, tensor in arguments:
         if tensor is None:
@@ -87,7 +87,7 @@ def check_arguments(
                 tensor.dim() == 1 and tensor.shape[0] == batch,
                 f"{argument} must have shape (B,) = ({batch},), found {_shape(tensor)}",
             )
-            check(tensor.dtype in _INTEGERS, f"{argument} must be int32 or int64, found {_dtype(tensor)}")
+            check(tensor.dtype in _INTEGERS, f"{argument} must be int32 or int64, found {dtype_name(tensor)}")
         check(
             tensor.device == log_probs.device,
             f"{argument} must be on the device of log_probs, expected {log_probs.device}, found {tensor.device}",

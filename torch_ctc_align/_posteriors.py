@@ -16,7 +16,7 @@ from torch import Tensor
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 
-from torch_ctc_align._operator import check_arguments, join_batch, split_batch
+from torch_ctc_align._operator import check_arguments, dtype_name, join_batch, refuse_cuda, split_batch
 
 _operators = torch.ops.ctc_align
 _library = torch.library.Library("ctc_align", "IMPL")  # a registration lasts as long as its library
@@ -41,10 +41,6 @@ def _check_device(name: str, argument: str, tensor: Tensor, log_probs: Tensor) -
             f"{name}: {argument} must be on the device of log_probs, expected {log_probs.device}, found {tensor.device}"
         ),
     )
-
-
-def _dtype(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
 
 
 # ------------------------------------------------------------------------------------------------- fake tensors
@@ -96,7 +92,7 @@ def _span_posteriors_fake(
         _check_shape(name, argument, borders, shape, f"the shape of targets, expected {shape}")
         torch._check_value(
             borders.dtype == torch.int64,
-            lambda argument=argument, borders=borders: f"{name}: {argument} must be int64, found {_dtype(borders)}",
+            lambda argument=argument, borders=borders: f"{name}: {argument} must be int64, found {dtype_name(borders)}",
         )
         _check_device(name, argument, borders, log_probs)
     return _sums(log_probs, shape, shape[:1])
@@ -117,7 +113,7 @@ def _posteriors_backward_fake(
     _check_shape(name, "grad_posteriors", grad_posteriors, shape, f"shape (B, T, L + 1) = {shape}")
     torch._check_value(
         grad_posteriors.dtype == _sums_dtype(log_probs),
-        lambda: f"{name}: grad_posteriors must have the dtype of the posteriors, found {_dtype(grad_posteriors)}",
+        lambda: f"{name}: grad_posteriors must have the dtype of the posteriors, found {dtype_name(grad_posteriors)}",
     )
     _check_device(name, "grad_posteriors", grad_posteriors, log_probs)
     return _sums(log_probs, tuple(log_probs.shape))[0]
@@ -342,12 +338,5 @@ _register_vmap("posteriors_backward", 5)
 # --------------------------------------------------------------------------------------------------------- CUDA
 
 
-def _refuse_cuda(name: str) -> None:
-    def refuse(*_: Any) -> Any:
-        raise NotImplementedError(f"{name}: has no CUDA kernel yet; move the tensors to the CPU")
-
-    torch.library.register_kernel(f"ctc_align::{name}", "cuda", refuse)
-
-
 for _name in ("posteriors", "class_posteriors", "span_posteriors", "posteriors_backward"):
-    _refuse_cuda(_name)
+    refuse_cuda(_name, "has no CUDA kernel yet; move the tensors to the CPU")

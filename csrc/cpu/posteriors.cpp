@@ -16,7 +16,7 @@ int32_t sums_dtype(const Tensor& log_probs) {
   return log_probs.scalar_type() == ScalarType::Double ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32();
 }
 
-// No item of an operator's has gains.
+// For operators whose paths collect nothing.
 struct NoGains {
   template <class I>
   Gains<RealOf<I>> operator()(const I&, index_t) const {
@@ -58,7 +58,7 @@ std::tuple<Tensor, Tensor> run_soft(const char* name, const Arguments& arguments
     double log_likelihood = -std::numeric_limits<double>::infinity();
     const Gains<Real> gains = gains_of(item, b);
     if (gains.values.data && all_zero(gains, item)) {
-      return;
+      return;  // nobody asks for the log-likelihood beside a gradient
     }
     if (item.labels <= item.frames) {  // before anything is sized by a target that cannot fit
       const CompactTarget target(item, kPairsPerWord);

@@ -16,10 +16,10 @@ namespace {
 
 constexpr int kHopThreads = 256;
 
-template <class Real, class scalar_t, int R, template <class, class, class, int, int> class Source>
-__global__ void __launch_bounds__(kColumnPairs / R, 1)
+template <class Real, class scalar_t, template <class, class, class, int> class Feed>
+__global__ void __launch_bounds__(kColumnPairs / kPairsPerThread, 1)
     sweep_kernel(const Inputs<scalar_t> in, const Workspace<Real> work, bool is_second) {
-  using Kernel = Sweep<CudaDevice, Real, scalar_t, R, Source>;
+  using Kernel = Sweep<CudaDevice, Real, scalar_t, kPairsPerThread, Feed>;
   __shared__ typename Kernel::Shared shared;
   Kernel::run(in, work, is_second, shared);
 }
@@ -35,11 +35,11 @@ __global__ void region_hop_kernel(const Inputs<scalar_t> in, const Workspace<Rea
   run_hop_in_region<CudaDevice, Real, scalar_t>(in, work);
 }
 
-template <class Real, class scalar_t, template <class, class, class, int, int> class Source>
+template <class Real, class scalar_t>
 __global__ void __launch_bounds__(kWarp, 1)
     trace_kernel(const Inputs<scalar_t> in, const Workspace<Real> work, const Outputs<scalar_t> out) {
   __shared__ TraceShared shared;
-  Trace<CudaDevice, Real, scalar_t, Source>::run(in, work, out, shared);
+  Trace<CudaDevice, Real, scalar_t>::run(in, work, out, shared);
 }
 
 void check_cuda(cudaError_t error, const char* what) {
@@ -48,17 +48,17 @@ void check_cuda(cudaError_t error, const char* what) {
   }
 }
 
-template <class Real, class scalar_t, int R, template <class, class, class, int, int> class Source>
+template <class Real, class scalar_t, template <class, class, class, int> class Feed>
 void launch_sweep(const Inputs<scalar_t>& in, const Workspace<Real>& work, bool is_second, cudaStream_t stream) {
   const Plan& plan = is_second ? work.second.plan : work.first.plan;
-  sweep_kernel<Real, scalar_t, R, Source>
-      <<<static_cast<unsigned>(plan.tickets()), kColumnPairs / R, 0, stream>>>(in, work, is_second);
+  sweep_kernel<Real, scalar_t, Feed>
+      <<<static_cast<unsigned>(plan.tickets()), kColumnPairs / kPairsPerThread, 0, stream>>>(in, work, is_second);
   check_cuda(cudaGetLastError(), "launching the sweep");
 }
 
-template <class scalar_t, template <class, class, class, int, int> class Source>
-void launch(const Passes& passes, int pairs_per_thread, const Inputs<scalar_t>& in, const Outputs<scalar_t>& out,
-            const Tensor& like, cudaStream_t stream) {
+template <class scalar_t, template <class, class, class, int> class Feed>
+void launch(const Passes& passes, const Inputs<scalar_t>& in, const Outputs<scalar_t>& out, const Tensor& like,
+            cudaStream_t stream) {
   using Real = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
   const Tensor memory = empty_bytes(WorkspaceLayout<Real>(passes, nullptr).bytes, like);
   auto* bytes = static_cast<uint8_t*>(memory.mutable_data_ptr());
@@ -66,23 +66,20 @@ void launch(const Passes& passes, int pairs_per_thread, const Inputs<scalar_t>& 
   const Workspace<Real>& work = layout.work;
   check_cuda(cudaMemsetAsync(bytes, 0xff, layout.unset_bytes, stream), "clearing the workspace");
 
-  const auto sweep = pairs_per_thread == 1   ? launch_sweep<Real, scalar_t, 1, Source>
-                     : pairs_per_thread == 2 ? launch_sweep<Real, scalar_t, 2, Source>
-                                             : launch_sweep<Real, scalar_t, 4, Source>;
   const unsigned batch = static_cast<unsigned>(passes.first.batch);
   if (passes.first.blocks() > 0) {
-    sweep(in, work, false, stream);
+    launch_sweep<Real, scalar_t, Feed>(in, work, false, stream);
   }
   hop_kernel<Real, scalar_t><<<batch, kHopThreads, 0, stream>>>(in, work);
   check_cuda(cudaGetLastError(), "launching the hop");
   if (passes.two) {
-    sweep(in, work, true, stream);
+    launch_sweep<Real, scalar_t, Feed>(in, work, true, stream);
     const index_t regions = passes.second.regions();
     region_hop_kernel<Real, scalar_t><<<static_cast<unsigned>(batch * regions), kWarp, 0, stream>>>(in, work);
     check_cuda(cudaGetLastError(), "launching the hop in the regions");
   }
   const index_t segments = traced_segments(work.last().plan);
-  trace_kernel<Real, scalar_t, Source><<<static_cast<unsigned>(batch * segments), kWarp, 0, stream>>>(in, work, out);
+  trace_kernel<Real, scalar_t><<<static_cast<unsigned>(batch * segments), kWarp, 0, stream>>>(in, work, out);
   check_cuda(cudaGetLastError(), "launching the trace");
 }
 
@@ -128,9 +125,9 @@ std::tuple<Tensor, Tensor> align(const Tensor& log_probs, const Tensor& targets,
                               blank};
     const Outputs<scalar_t> out{paths.mutable_data_ptr(), targets.scalar_type() == ScalarType::Long,
                                 static_cast<scalar_t*>(scores.mutable_data_ptr())};
-    const bool whole_rows = in.classes <= kWarp;
-    const auto launch_with = whole_rows ? launch<scalar_t, RowInWarp> : launch<scalar_t, OwnColumns>;
-    launch_with(passes, pairs_per_thread(plan, whole_rows), in, out, log_probs, static_cast<cudaStream_t>(stream));
+    const auto launch_with =
+        in.classes <= kWarp ? launch<scalar_t, FeedSharedRows> : launch<scalar_t, FeedOwnColumns>;
+    launch_with(passes, in, out, log_probs, static_cast<cudaStream_t>(stream));
   };
   switch (log_probs.scalar_type()) {
     case ScalarType::Half:     launch_as(Half{}); break;

@@ -106,7 +106,7 @@ CTC_ALIGN_FN ItemLattice lattice_of(const Inputs<scalar_t>& in, const Plan& plan
 
 // An edge on its way to the right neighbour: the label alpha of a column's last pair, and its origin.
 template <class Real>
-struct Edge {
+struct alignas(2 * sizeof(Real)) Edge {
   Real alpha;
   uint32_t origin;
 };
@@ -203,9 +203,9 @@ struct WorkspaceLayout {
 
 // ------------------------------------------------------------------------------- 2 emissions ahead of use
 //
-// A thread needs the emissions of the blank and of its own R labels, frame by frame. Both sources below load P frames
-// well before they are used, and keep them as they are stored: to convert a value would be to wait for it. Frames
-// behind the last repeat it, so that padding is never read.
+// A thread needs the emissions of the blank and of its own R labels, frame by frame. They are loaded well before they
+// are used, and kept as they are stored until then: to convert a value would be to wait for it. Frames behind the last
+// repeat it, so that padding is never read.
 
 template <class Real, int R>
 struct FrameEmissions {
@@ -213,8 +213,8 @@ struct FrameEmissions {
   Real label[R];
 };
 
-// Any number of classes: every thread reads its own R + 1 values.
-template <class Device, class Real, class scalar_t, int R, int P>
+// A thread's own R + 1 values of P frames.
+template <class Real, class scalar_t, int R, int P>
 struct OwnColumns {
   struct Frames {
     scalar_t blank[P];
@@ -224,9 +224,9 @@ struct OwnColumns {
   const scalar_t* blank;
   const scalar_t* label[R];
   index_t frame_stride;
-  index_t last_frame;
+  int32_t last_frame;
 
-  CTC_ALIGN_FN void aim(const Emissions<scalar_t>& emissions, index_t /*classes*/, index_t last, index_t blank_class,
+  CTC_ALIGN_FN void aim(const Emissions<scalar_t>& emissions, index_t last, index_t blank_class,
                         const index_t (&label_classes)[R]) {
     blank = &emissions.at(0, blank_class);
     CTC_ALIGN_UNROLL
@@ -234,13 +234,16 @@ struct OwnColumns {
       label[r] = &emissions.at(0, label_classes[r]);
     }
     frame_stride = emissions.frame_stride;
-    last_frame = last;
+    last_frame = static_cast<int32_t>(last);
   }
 
-  CTC_ALIGN_FN Frames load(index_t first) const {
+  // P frames from `first` on. kInside: none is behind the last, which saves a choice at every frame.
+  template <bool kInside = false>
+  CTC_ALIGN_FN Frames load(int32_t first) const {
+    const int32_t behind = last_frame - first;
+    first = kInside ? first : smaller(first, last_frame);
     Frames frames;
-    const index_t offset = smaller(first, last_frame) * frame_stride;
-    const index_t there = last_frame - first;  // frames behind `first`
+    const index_t offset = first * frame_stride;
     const scalar_t* from_blank = blank + offset;
     const scalar_t* from_label[R];
     CTC_ALIGN_UNROLL
@@ -249,7 +252,7 @@ struct OwnColumns {
     }
     CTC_ALIGN_UNROLL
     for (int p = 0; p < P; ++p) {
-      const index_t step = p < there ? frame_stride : 0;
+      const index_t step = kInside || p < behind ? frame_stride : 0;
       frames.blank[p] = *from_blank;
       from_blank += step;
       CTC_ALIGN_UNROLL
@@ -272,52 +275,137 @@ struct OwnColumns {
   }
 };
 
-// Up to 32 classes: lane c holds class c of the frame, and the others look it up there. One load a frame for a warp.
-template <class Device, class Real, class scalar_t, int R, int P>
-struct RowInWarp {
-  struct Frames {
-    scalar_t own[P];
+// The sweep is fed in one of two ways:
+//
+//   start   by all threads of the block, before the first stretch
+//   stage   by all threads, at every step at which warp 0 has a stretch
+//   take    by one warp: kGroupFrames frames of its present stretch, from its frame `from` on; in order. kInside: the
+//           next stretch is inside the item too
+//
+constexpr int kGroupFrames = 4;
+static_assert(kStretchFrames % kGroupFrames == 0, "a stretch is whole groups");
+
+// Any number of classes: every thread for itself, in registers, one stretch ahead.
+template <class Device, class Real, class scalar_t, int R>
+struct FeedOwnColumns {
+  using Columns = OwnColumns<Real, scalar_t, R, kGroupFrames>;
+  static constexpr int kGroups = kStretchFrames / kGroupFrames;
+  struct Shared {};
+
+  Columns columns;
+  typename Columns::Frames ahead[kGroups];
+
+  CTC_ALIGN_FN void aim(const Emissions<scalar_t>& emissions, index_t /*classes*/, index_t last, index_t blank_class,
+                        const index_t (&label_classes)[R]) {
+    columns.aim(emissions, last, blank_class, label_classes);
+  }
+  CTC_ALIGN_FN void start(Shared&, int32_t frame) {
+    CTC_ALIGN_UNROLL
+    for (int g = 0; g < kGroups; ++g) {
+      ahead[g] = columns.load(frame + g * kGroupFrames);
+    }
+  }
+  CTC_ALIGN_FN void stage(Shared&, int32_t /*frame*/) {}
+
+  template <bool kInside>
+  CTC_ALIGN_FN void take(const Shared&, int32_t frame, int from, FrameEmissions<Real, R>* taken) {
+    CTC_ALIGN_UNROLL
+    for (int p = 0; p < kGroupFrames; ++p) {
+      taken[p] = columns.take(ahead[from / kGroupFrames], p);
+    }
+    ahead[from / kGroupFrames] = columns.template load<kInside>(frame + kStretchFrames + from);
+  }
+};
+
+// Up to 32 classes: all threads together bring in whole rows for each other. A row fills the 32 banks of shared memory
+// once, so that lanes may look up any classes in it without a conflict. Rows are loaded two stretches before warp 0
+// needs them and stored one before; the ring holds them until the last warp, kWarps - 1 stretches behind, is done.
+template <class Device, class Real, class scalar_t, int R>
+struct FeedSharedRows {
+  static constexpr int kWarps = static_cast<int>(kColumnPairs) / R / kWarp;
+  static constexpr int kRing = kWarps + 1;
+  static constexpr int kLoads = kStretchFrames / kWarps;  // of a thread, for a stretch
+  struct Shared {
+    Real rows[kRing][kStretchFrames][kWarp];
+    Real blanks[kRing][kStretchFrames];
   };
 
-  const scalar_t* own;
-  int blank_lane;
-  int label_lanes[R];
+  const scalar_t* own;  // the lane's class at frame 0
+  int blank;
+  int labels[R];
   index_t frame_stride;
-  index_t last_frame;
+  int32_t first_frame, last_frame;
+  scalar_t coming[kLoads];
 
   CTC_ALIGN_FN void aim(const Emissions<scalar_t>& emissions, index_t classes, index_t last, index_t blank_class,
                         const index_t (&label_classes)[R]) {
     own = &emissions.at(0, smaller<index_t>(Device::lane(), classes - 1));
-    blank_lane = static_cast<int>(blank_class);
+    blank = static_cast<int>(blank_class);
     CTC_ALIGN_UNROLL
     for (int r = 0; r < R; ++r) {
-      label_lanes[r] = static_cast<int>(label_classes[r]);
+      labels[r] = static_cast<int>(label_classes[r]);
     }
     frame_stride = emissions.frame_stride;
-    last_frame = last;
+    last_frame = static_cast<int32_t>(last);
   }
 
-  CTC_ALIGN_FN Frames load(index_t first) const {
-    Frames frames;
-    const scalar_t* from = own + smaller(first, last_frame) * frame_stride;
-    const index_t there = last_frame - first;
-    CTC_ALIGN_UNROLL
-    for (int p = 0; p < P; ++p) {
-      frames.own[p] = *from;
-      from += p < there ? frame_stride : 0;
-    }
-    return frames;
+  CTC_ALIGN_FN void start(Shared& shared, int32_t frame) {
+    first_frame = frame;
+    load(frame);
+    store(shared, frame);
+    load(frame + kStretchFrames);
+    Device::block_barrier();
+  }
+  CTC_ALIGN_FN void stage(Shared& shared, int32_t frame) {
+    store(shared, frame + kStretchFrames);
+    load(frame + 2 * kStretchFrames);
   }
 
-  CTC_ALIGN_FN FrameEmissions<Real, R> take(const Frames& frames, int p) const {
-    const Real row = load_emission<Real>(frames.own[p]);
-    FrameEmissions<Real, R> taken;
-    taken.blank = Device::shuffle(row, blank_lane);
+  template <bool kInside>
+  CTC_ALIGN_FN void take(const Shared& shared, int32_t frame, int from, FrameEmissions<Real, R>* taken) {
+    const int slot = slot_of(frame);
     CTC_ALIGN_UNROLL
-    for (int r = 0; r < R; ++r) {
-      taken.label[r] = Device::shuffle(row, label_lanes[r]);
+    for (int p = 0; p < kGroupFrames; ++p) {
+      taken[p].blank = shared.blanks[slot][from + p];
+      CTC_ALIGN_UNROLL
+      for (int r = 0; r < R; ++r) {
+        taken[p].label[r] = shared.rows[slot][from + p][labels[r]];
+      }
     }
-    return taken;
+  }
+
+  // Of the stretch that begins with a frame.
+  CTC_ALIGN_FN int slot_of(int32_t frame) const {
+    return static_cast<int>(static_cast<uint32_t>(frame - first_frame) / kStretchFrames % kRing);
+  }
+
+  CTC_ALIGN_FN void load(int32_t frame) {
+    const int32_t first = frame + Device::warp();
+    if (frame + kStretchFrames - 1 <= last_frame) {
+      const scalar_t* from = own + first * frame_stride;
+      CTC_ALIGN_UNROLL
+      for (int j = 0; j < kLoads; ++j) {
+        coming[j] = *from;
+        from += kWarps * frame_stride;
+      }
+    } else {
+      CTC_ALIGN_UNROLL
+      for (int j = 0; j < kLoads; ++j) {
+        coming[j] = own[smaller<int32_t>(first + kWarps * j, last_frame) * frame_stride];
+      }
+    }
+  }
+  CTC_ALIGN_FN void store(Shared& shared, int32_t frame) const {
+    const int slot = slot_of(frame);
+    CTC_ALIGN_UNROLL
+    for (int j = 0; j < kLoads; ++j) {
+      const int row = Device::warp() + kWarps * j;
+      const Real emission = load_emission<Real>(coming[j]);
+      shared.rows[slot][row][Device::lane()] = emission;
+      if (Device::lane() == blank) {
+        shared.blanks[slot][row] = emission;
+      }
+    }
   }
 };
 
@@ -370,8 +458,9 @@ struct ThreadLanes {
   CTC_ALIGN_FN static Real add(Real a, Real b) { return a + b; }
 };
 
-template <class Real, int kWarps>
+template <class Real, int kWarps, class Emissions>
 struct SweepShared {
+  Emissions emissions;
   Edge<Real> edges[kWarps + 1][2][kStretchFrames];  // [w]: into warp w, two stretches in turn
   float maxima[kWarps];
   double base_left;
@@ -379,17 +468,16 @@ struct SweepShared {
 };
 
 // R pairs a thread: 256 / R threads a block. Small R: short frames, for few columns. Large R: less overhead.
-template <class Device, class Real, class scalar_t, int R, template <class, class, class, int, int> class Source>
+template <class DeviceType, class Real, class scalar_t, int R, template <class, class, class, int> class FeedOf>
 struct Sweep {
+  using Device = DeviceType;
+  using Feed = FeedOf<Device, Real, scalar_t, R>;
   static constexpr int kThreads = kColumnPairs / R;
   static constexpr int kWarps = kThreads / kWarp;
-  static constexpr int kAhead = R <= 2 ? 16 : 16 / R;  // frames loaded ahead of use
   static constexpr bool kRebases = sizeof(Real) == sizeof(float);
   static constexpr int kWords = EdgeWords<Device>::count(Real{});
   static constexpr Real kMinusInfinity = -std::numeric_limits<Real>::infinity();
-  static_assert(kStretchFrames % kAhead == 0, "a stretch is whole loads");
-  using Shared = SweepShared<Real, kWarps>;
-  using Frames = typename Source<Device, Real, scalar_t, R, kAhead>::Frames;
+  using Shared = SweepShared<Real, kWarps, typename Feed::Shared>;
 
   const Inputs<scalar_t>& in;
   const Workspace<Real>& work;
@@ -399,7 +487,8 @@ struct Sweep {
 
   Task task;
   Band band;
-  Source<Device, Real, scalar_t, R, kAhead> emissions;
+  int32_t end_frame;  // T: one behind the last
+  Feed feed;
   index_t first_pair;  // of this thread
   bool is_second;
   index_t first_block, first_column, last_column;  // of the region
@@ -409,6 +498,7 @@ struct Sweep {
   uint32_t blank_origin[R], label_origin[R];
   bool skip_allowed[R];
   Edge<Real> passed;                        // label k-1 of the frame before, k the thread's first pair; not in lane 0
+  uint64_t *left_words, *right_words;       // edges into and out of the column in the present block
   typename EdgeWords<Device>::Found found;  // of the next stretch's edges: warp 0 looks one stretch ahead
 
   // All threads of a block call it, once a launch.
@@ -430,6 +520,7 @@ struct Sweep {
       return;
     }
     sweep.band = item.band;
+    sweep.end_frame = static_cast<int32_t>(item.band.frames);
     sweep.is_second = is_second;
     sweep.first_block = task.region * plan.region_blocks;
     sweep.first_column = 0;
@@ -504,9 +595,9 @@ struct Sweep {
     Device::block_barrier();
     load_target();
     load_row(continues, q);
-    Frames ahead = emissions.load(q * kBlockFrames + 1);
+    feed.start(shared.emissions, static_cast<int32_t>(q * kBlockFrames + 1));
     for (; q < end && in_band(task.column, q); ++q) {
-      run_block(q, ahead);
+      run_block(q);
     }
     store_row();
     Device::block_barrier();
@@ -534,7 +625,7 @@ struct Sweep {
       classes[r] = in.is_label(c) ? c : in.blank;
       before = c;
     }
-    emissions.aim(in.emissions(task.item), in.classes, band.frames - 1, in.blank, classes);
+    feed.aim(in.emissions(task.item), in.classes, band.frames - 1, in.blank, classes);
   }
 
   CTC_ALIGN_FN void load_row(bool continues, index_t q) {
@@ -584,30 +675,35 @@ struct Sweep {
   }
 
   // One block of frames. Warps run one stretch behind one another, so each finds its edges in shared memory.
-  CTC_ALIGN_FN void run_block(index_t q, Frames& ahead) {
-    const index_t first_frame = q * kBlockFrames + 1;
-    const index_t last_frame = smaller((q + 1) * kBlockFrames, band.frames - 1);
+  CTC_ALIGN_FN void run_block(index_t q) {
+    const int32_t first_frame = static_cast<int32_t>(q * kBlockFrames + 1);
+    const int32_t last_frame = smaller<int32_t>(first_frame + kBlockFrames - 1, end_frame - 1);
     const bool has_left = in_band(task.column - 1, q);
     const Real offset = kRebases && q > 0 ? static_cast<Real>(rebase(q, has_left)) : Real{0};
     pass_right();
 
     // The last block ends with a pseudo-frame T: nothing is added, but the edges of frame T-1 still cross.
-    const int frames = static_cast<int>(last_frame - first_frame) + (last_frame == band.frames - 1 ? 2 : 1);
+    const int frames = last_frame - first_frame + (last_frame == end_frame - 1 ? 2 : 1);
     const int stretches = (frames + kStretchFrames - 1) / kStretchFrames;
     const bool is_read = in_band(task.column + 1, q) && task.column + 1 < plan.columns();
+    left_words = edge_words(task.column - 1, q);
+    right_words = edge_words(task.column, q);
     if (warp == 0 && has_left) {
-      look_for_edges(q, 0, frames);
+      look_for_edges(0, frames);
     }
 
     for (int step = 0; step < stretches + kWarps - 1; ++step) {
       const int stretch = step - warp;
+      if (step < stretches) {
+        feed.stage(shared.emissions, first_frame + step * kStretchFrames);
+      }
       if (0 <= stretch && stretch < stretches) {
         if (warp == 0) {
-          receive_edges(q, stretch, frames, has_left, offset);
+          receive_edges(stretch, frames, has_left, offset);
         }
-        run_stretch(first_frame + stretch * kStretchFrames, frames - stretch * kStretchFrames, step, ahead);
+        run_stretch(first_frame + stretch * kStretchFrames, frames - stretch * kStretchFrames, step);
         if (warp == kWarps - 1 && is_read) {
-          send_edges(q, stretch, step);
+          send_edges(stretch, step);
         }
       }
       if (kWarps > 1) {
@@ -620,15 +716,16 @@ struct Sweep {
   CTC_ALIGN_FN Edge<Real>* edges_into(int warp, int step) const { return shared.edges[warp][(step + 1) % 2]; }
   CTC_ALIGN_FN Edge<Real>* edges_out_of(int warp, int step) const { return shared.edges[warp + 1][step % 2]; }
 
-  CTC_ALIGN_FN uint64_t* left_words(index_t q, int stretch) const {
-    return edge_words(task.column - 1, q) + (stretch * kStretchFrames + Device::lane()) * kWords;
+  // Where a lane's words of a stretch begin in those of the block.
+  CTC_ALIGN_FN static int own_words(int stretch) {
+    return (stretch * kStretchFrames + Device::lane()) * kWords;
   }
 
   // Warp 0 alone: reads the words of a stretch, whether or not they are there yet. Whoever comes too early once falls
   // back far enough to be in time from then on.
-  CTC_ALIGN_FN void look_for_edges(index_t q, int stretch, int frames) {
+  CTC_ALIGN_FN void look_for_edges(int stretch, int frames) {
     if (Device::lane() < kStretchFrames && stretch * kStretchFrames + Device::lane() < frames) {
-      found = EdgeWords<Device>::look(left_words(q, stretch), Real{});
+      found = EdgeWords<Device>::look(left_words + own_words(stretch), Real{});
     } else {
       found = {{0, 0}};  // nothing to wait for
     }
@@ -636,20 +733,20 @@ struct Sweep {
 
   // Warp 0 alone. Waits for the stretch's edges and lays them into shared memory, in this column's units. Its stretch
   // and its step are the same number.
-  CTC_ALIGN_FN void receive_edges(index_t q, int stretch, int frames, bool has_left, Real offset) {
+  CTC_ALIGN_FN void receive_edges(int stretch, int frames, bool has_left, Real offset) {
     Edge<Real> edge{kMinusInfinity, 0};
     if (has_left) {
       while (Device::any(!EdgeWords<Device>::is_there(found))) {
         Device::pause();
-        look_for_edges(q, stretch, frames);
+        look_for_edges(stretch, frames);
       }
       EdgeWords<Device>::read(found, edge);
       if (plan.tasks() > plan.ring_tasks && Device::lane() < kStretchFrames) {  // the slot will be used again
         for (int w = 0; w < kWords; ++w) {
-          Device::store_relaxed(left_words(q, stretch) + w, ~uint64_t{0});
+          Device::store_relaxed(left_words + own_words(stretch) + w, ~uint64_t{0});
         }
       }
-      look_for_edges(q, stretch + 1, frames);
+      look_for_edges(stretch + 1, frames);
     }
     if (Device::lane() < kStretchFrames) {
       edges_into(0, stretch)[Device::lane()] = {edge.alpha + offset, edge.origin};
@@ -658,51 +755,61 @@ struct Sweep {
   }
 
   // The last warp alone.
-  CTC_ALIGN_FN void send_edges(index_t q, int stretch, int step) const {
+  CTC_ALIGN_FN void send_edges(int stretch, int step) const {
     Device::warp_barrier();
     if (Device::lane() < kStretchFrames) {
-      uint64_t* words = edge_words(task.column, q) + (stretch * kStretchFrames + Device::lane()) * kWords;
-      EdgeWords<Device>::send(words, edges_out_of(kWarps - 1, step)[Device::lane()]);
+      EdgeWords<Device>::send(right_words + own_words(stretch), edges_out_of(kWarps - 1, step)[Device::lane()]);
     }
     Device::warp_barrier();
   }
 
   // `frames`: how many the block still has from `frame` on, the pseudo-frame included.
-  CTC_ALIGN_FN void run_stretch(index_t frame, int frames, int step, Frames& ahead) {
+  CTC_ALIGN_FN void run_stretch(int32_t frame, int frames, int step) {
     const Edge<Real>* edges_in = edges_into(warp, step);
     Edge<Real>* edges_out = edges_out_of(warp, step);
-    for (int i = 0; i < kStretchFrames; i += kAhead) {
-      const Frames now = ahead;
-      ahead = emissions.load(frame + i + kAhead);
-      Edge<Real> entering[kAhead];  // read at once: a store between two loads would order them
+    const int32_t last = smaller(frame + smaller(kStretchFrames, frames), end_frame) - 1;
+    if (frame + 2 * kStretchFrames <= end_frame) {
+      run_frames<true>(frame, frames, edges_in, edges_out);
+    } else {
+      run_frames<false>(frame, frames, edges_in, edges_out);
+    }
+    // A variable's remainder is a long division, so it is asked for only where it can be 0.
+    const int32_t done_frames = last - static_cast<int32_t>(first_block * kBlockFrames);  // of the region
+    const bool ends_segment = done_frames % kSegmentFrames == 0 && done_frames % plan.segment_frames == 0;
+    if (last >= frame && (ends_segment || last == end_frame - 1)) {
+      keep_row((done_frames - 1) / plan.segment_frames);
+      pass_right();
+    }
+  }
+
+  // kInside: this stretch and the next, whose emissions are loaded meanwhile, lie inside the item.
+  template <bool kInside>
+  CTC_ALIGN_FN void run_frames(int32_t frame, int frames, const Edge<Real>* edges_in, Edge<Real>* edges_out) {
+    // Emissions and edges are read a group ahead of the frames that need them.
+    FrameEmissions<Real, R> emission[kStretchFrames];
+    Edge<Real> entering[kStretchFrames];
+    const auto read_group = [&](int from) {
+      feed.template take<kInside>(shared.emissions, frame, from, emission + from);
       CTC_ALIGN_UNROLL
-      for (int p = 0; p < kAhead; ++p) {
-        entering[p] = edges_in[i + p];
+      for (int p = from; p < from + kGroupFrames; ++p) {
+        entering[p] = edges_in[p];
       }
-      const index_t last = smaller(frame + smaller(i + kAhead, frames), band.frames) - 1;
-      if (last == frame + i + kAhead - 1) {
-        CTC_ALIGN_UNROLL
-        for (int p = 0; p < kAhead; ++p) {
-          run_frame(emissions.take(now, p), cross_edge(entering[p], edges_out[i + p]));
-        }
-      } else {
-        CTC_ALIGN_UNROLL
-        for (int p = 0; p < kAhead; ++p) {
-          if (i + p < frames) {  // the same in the whole warp
-            const Edge<Real> left = cross_edge(entering[p], edges_out[i + p]);
-            if (frame + i + p == band.frames) {
-              finish(left.alpha);
-            } else {
-              run_frame(emissions.take(now, p), left);
-            }
-          }
-        }
+    };
+    read_group(0);
+    CTC_ALIGN_UNROLL
+    for (int p = 0; p < kStretchFrames; ++p) {
+      if (p % kGroupFrames == 0 && p + kGroupFrames < kStretchFrames) {
+        read_group(p + kGroupFrames);
       }
-      const int32_t done_frames = static_cast<int32_t>(last - first_block * kBlockFrames);  // of the region
-      const bool ends_segment = done_frames % plan.segment_frames == 0 || last == band.frames - 1;
-      if (last >= frame + i && ends_segment) {
-        keep_row((done_frames - 1) / plan.segment_frames);
-        pass_right();
+      if (kInside) {
+        run_frame(emission[p], cross_edge(entering[p], edges_out[p]));
+      } else if (p < frames) {  // the same in the whole warp
+        const Edge<Real> left = cross_edge(entering[p], edges_out[p]);
+        if (frame + p == end_frame) {
+          finish(left.alpha);
+        } else {
+          run_frame(emission[p], left);
+        }
       }
     }
   }
@@ -959,7 +1066,7 @@ struct TraceShared {
 };
 
 // One warp a segment. Threads of the block beyond its warp do not exist.
-template <class Device, class Real, class scalar_t, template <class, class, class, int, int> class Source>
+template <class Device, class Real, class scalar_t>
 struct Trace {
   static constexpr bool kRebases = sizeof(Real) == sizeof(float);
   static constexpr Real kMinusInfinity = -std::numeric_limits<Real>::infinity();
@@ -1051,8 +1158,8 @@ struct Trace {
     }
 
     uint32_t from_left_bits[R], enters_bits[R];
-    Source<Device, Real, scalar_t, R, kAhead> emissions;
-    emissions.aim(in.emissions(item), in.classes, band.frames - 1, in.blank, classes);
+    OwnColumns<Real, scalar_t, R, kAhead> emissions;
+    emissions.aim(in.emissions(item), band.frames - 1, in.blank, classes);
     auto ahead = emissions.load(begin);
     for (index_t group = 0; begin + 32 * group < end; ++group) {
       CTC_ALIGN_UNROLL

@@ -18,7 +18,7 @@
 namespace ctc_align {
 
 constexpr int32_t kSegmentFrames = 128;
-constexpr index_t kStretchFrames = 16;  // frames between two hand-overs of edges
+constexpr int32_t kStretchFrames = 16;  // frames between two hand-overs of edges
 static_assert(kBlockFrames % kSegmentFrames == 0 && kSegmentFrames % kStretchFrames == 0, "the grids are nested");
 
 constexpr uint32_t kNoPath = 0xffffffffu;
@@ -119,16 +119,9 @@ inline Passes plan_passes(index_t batch, index_t frames, index_t labels, index_t
   return {with_tasks(first), with_tasks(second), true};
 }
 
-// Pairs a thread holds in the sweep; measured on an H100 (docs/performance.md). Few pairs make a frame short, which is
-// what counts while there are fewer columns than multiprocessors; more pairs make less work of a frame, and where every
-// thread reads its own emissions from afar, fewer warps are better at waiting for them.
-inline int pairs_per_thread(const Plan& plan, bool whole_rows) {
-  const index_t columns = plan.batch * plan.columns();
-  if (!whole_rows) {
-    return plan.columns() == 1 ? 4 : 2;
-  }
-  return columns <= 128 ? 1 : columns <= 1024 ? 2 : 4;
-}
+// Pairs a thread holds in the sweep, so a block has four warps, one for each scheduler of a multiprocessor. With one
+// pair the warps contend and a block of frames takes longer to drain; with four, too few of them hide latencies.
+constexpr int kPairsPerThread = 2;
 
 struct Task {
   index_t item;

@@ -126,8 +126,8 @@ template <int R, class... Arguments>
 void align_with(const Inputs<Real>& in, const Arguments&... arguments) {
   using Device = EmulatedDevice;
   in.classes <= kWarp
-      ? launch<Sweep<Device, Real, Real, R, RowInWarp>, Trace<Device, Real, Real, RowInWarp>>(arguments...)
-      : launch<Sweep<Device, Real, Real, R, OwnColumns>, Trace<Device, Real, Real, OwnColumns>>(arguments...);
+      ? launch<Sweep<Device, Real, Real, R, FeedSharedRows>, Trace<Device, Real, Real>>(arguments...)
+      : launch<Sweep<Device, Real, Real, R, FeedOwnColumns>, Trace<Device, Real, Real>>(arguments...);
 }
 
 template <int... R>
@@ -147,8 +147,7 @@ void align(const Call& call) {
   const Outputs<Real> out{call.paths, call.wide != 0, call.scores};
   const Options options{static_cast<int>(call.resident_blocks), static_cast<Schedule>(call.schedule),
                         static_cast<uint64_t>(call.seed)};
-  const int64_t chosen = pairs_per_thread(passes.first, call.classes <= kWarp);
-  const int64_t wanted = call.pairs_per_thread != 0 ? call.pairs_per_thread : chosen;
+  const int64_t wanted = call.pairs_per_thread != 0 ? call.pairs_per_thread : kPairsPerThread;
   const auto run_if = [&](bool holds, auto run) { return holds && (run(), true); };
   const bool found =
       (run_if(R == wanted, [&] { align_with<R>(in, passes, in, out, options, call.replay != 0); }) || ...);
@@ -218,11 +217,10 @@ extern "C" const char* emulated_tickets(const PlanArguments* arguments) {
     if (passes.two) check_tickets(passes.second);
   });
 }
-// How a batch is cut, in task_blocks, ring_tasks and stagger; returns the pairs a thread.
-extern "C" int emulated_plan(PlanArguments* arguments) {
+// How a batch is cut, in task_blocks, ring_tasks and stagger.
+extern "C" void emulated_plan(PlanArguments* arguments) {
   const Plan plan = passes_of(*arguments).first;
   arguments->task_blocks = plan.task_blocks;
   arguments->ring_tasks = plan.ring_tasks;
   arguments->stagger = plan.stagger;
-  return pairs_per_thread(plan, true);
 }

@@ -323,18 +323,20 @@ struct FeedOwnColumns {
 template <class Device, class Real, class scalar_t, int R>
 struct FeedSharedRows {
   static constexpr int kWarps = static_cast<int>(kColumnPairs) / R / kWarp;
-  static constexpr int kRing = kWarps + 1;
+  static constexpr int kRing = 2 * kWarps;                // at least kWarps + 1, and a power of 2
   static constexpr int kLoads = kStretchFrames / kWarps;  // of a thread, for a stretch
   struct Shared {
     Real rows[kRing][kStretchFrames][kWarp];
     Real blanks[kRing][kStretchFrames];
   };
 
-  const scalar_t* own;  // the lane's class at frame 0
+  const scalar_t* own;   // the lane's class at frame 0
+  const scalar_t* next;  // the thread's first value of the next stretch to load
   int blank;
   int labels[R];
   index_t frame_stride;
-  int32_t first_frame, last_frame;
+  int32_t last_frame;
+  int warp;  // loads rows warp, warp + kWarps, ... of a stretch
   scalar_t coming[kLoads];
 
   CTC_ALIGN_FN void aim(const Emissions<scalar_t>& emissions, index_t classes, index_t last, index_t blank_class,
@@ -350,7 +352,8 @@ struct FeedSharedRows {
   }
 
   CTC_ALIGN_FN void start(Shared& shared, int32_t frame) {
-    first_frame = frame;
+    warp = Device::warp();
+    next = own + (frame + warp) * frame_stride;
     load(frame);
     store(shared, frame);
     load(frame + kStretchFrames);
@@ -363,7 +366,7 @@ struct FeedSharedRows {
 
   template <bool kInside>
   CTC_ALIGN_FN void take(const Shared& shared, int32_t frame, int from, FrameEmissions<Real, R>* taken) {
-    const int slot = slot_of(frame);
+    const uint32_t slot = slot_of(frame);
     CTC_ALIGN_UNROLL
     for (int p = 0; p < kGroupFrames; ++p) {
       taken[p].blank = shared.blanks[slot][from + p];
@@ -374,15 +377,12 @@ struct FeedSharedRows {
     }
   }
 
-  // Of the stretch that begins with a frame.
-  CTC_ALIGN_FN int slot_of(int32_t frame) const {
-    return static_cast<int>(static_cast<uint32_t>(frame - first_frame) / kStretchFrames % kRing);
-  }
+  CTC_ALIGN_FN static uint32_t slot_of(int32_t frame) { return static_cast<uint32_t>(frame) / kStretchFrames % kRing; }
 
+  // The stretch that begins with `frame`; each is loaded once, in order.
   CTC_ALIGN_FN void load(int32_t frame) {
-    const int32_t first = frame + Device::warp();
     if (frame + kStretchFrames - 1 <= last_frame) {
-      const scalar_t* from = own + first * frame_stride;
+      const scalar_t* from = next;
       CTC_ALIGN_UNROLL
       for (int j = 0; j < kLoads; ++j) {
         coming[j] = *from;
@@ -391,15 +391,16 @@ struct FeedSharedRows {
     } else {
       CTC_ALIGN_UNROLL
       for (int j = 0; j < kLoads; ++j) {
-        coming[j] = own[smaller<int32_t>(first + kWarps * j, last_frame) * frame_stride];
+        coming[j] = own[smaller(frame + warp + kWarps * j, last_frame) * frame_stride];
       }
     }
+    next += kStretchFrames * frame_stride;
   }
   CTC_ALIGN_FN void store(Shared& shared, int32_t frame) const {
-    const int slot = slot_of(frame);
+    const uint32_t slot = slot_of(frame);
     CTC_ALIGN_UNROLL
     for (int j = 0; j < kLoads; ++j) {
-      const int row = Device::warp() + kWarps * j;
+      const int row = warp + kWarps * j;
       const Real emission = load_emission<Real>(coming[j]);
       shared.rows[slot][row][Device::lane()] = emission;
       if (Device::lane() == blank) {
@@ -767,16 +768,22 @@ struct Sweep {
   CTC_ALIGN_FN void run_stretch(int32_t frame, int frames, int step) {
     const Edge<Real>* edges_in = edges_into(warp, step);
     Edge<Real>* edges_out = edges_out_of(warp, step);
-    const int32_t last = smaller(frame + smaller(kStretchFrames, frames), end_frame) - 1;
+    int32_t last = frame + kStretchFrames - 1;
     if (frame + 2 * kStretchFrames <= end_frame) {
       run_frames<true>(frame, frames, edges_in, edges_out);
     } else {
       run_frames<false>(frame, frames, edges_in, edges_out);
+      last = smaller(frame + smaller(kStretchFrames, frames), end_frame) - 1;
     }
-    // A variable's remainder is a long division, so it is asked for only where it can be 0.
+    if (last % kSegmentFrames == 0 || last == end_frame - 1) {
+      end_segment(frame, last);
+    }
+  }
+
+  // Of this pass, if it ends with frame `last`.
+  CTC_ALIGN_FN void end_segment(int32_t frame, int32_t last) {
     const int32_t done_frames = last - static_cast<int32_t>(first_block * kBlockFrames);  // of the region
-    const bool ends_segment = done_frames % kSegmentFrames == 0 && done_frames % plan.segment_frames == 0;
-    if (last >= frame && (ends_segment || last == end_frame - 1)) {
+    if (last >= frame && (done_frames % plan.segment_frames == 0 || last == end_frame - 1)) {
       keep_row((done_frames - 1) / plan.segment_frames);
       pass_right();
     }

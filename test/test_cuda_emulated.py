@@ -51,9 +51,9 @@ FEW_CLASSES, MANY_CLASSES = 20, 40  # a warp holds a row of up to 32 classes; mo
 @dataclass(frozen=True)
 class Launch:
     pairs: int = 2  # a thread; 0: as the library would choose
-    # task_blocks, ring_tasks, stagger (plan.h). 0: as the library would choose, one task a column wherever possible.
-    # -n: in two passes, the second one by regions of n blocks of frames, a power of 2.
-    tasks: tuple[int, int, int] = (0, 0, 0)
+    # Blocks of frames in the regions of a second and a third pass, 0: none; task_blocks, ring_tasks, stagger (plan.h), 0:
+    # as the library would choose, one task a column wherever possible.
+    cut: tuple[int, int, int, int, int] = (0, 0, 0, 0, 0)
     resident: int = 2
     schedule: int = 0  # in order, reversed, random
     seed: int = 0
@@ -65,18 +65,18 @@ def is_legal(tasks: tuple[int, int, int]) -> bool:
     return ring_tasks * stagger > 1
 
 
-# Negative: two passes, with regions of so many blocks of frames, a power of 2.
-REGIONS = [(-1, 0, 0), (-2, 0, 0), (-1, 2, 1), (-2, 2, 1), (-2, 3, 16)]
-ONE_PASS = [(0, 0, 0), *filter(is_legal, itertools.product([1, 2, 3], [1, 2, 3], [1, 2, 5])), (99, 1, 1)]
-TWO_PASSES = [(-1, 0, 0), (-2, 0, 0), (-4, 0, 0), (-1, 1, 2), (-2, 1, 2), (-2, 2, 5), (-4, 2, 1), (-4, 3, 2)]
-TASKS = ONE_PASS + TWO_PASSES
+TASKS = [*filter(is_legal, itertools.product([1, 2, 3], [1, 2, 3], [1, 2, 5])), (99, 1, 1)]
+ONE_PASS = [(0, 0, 0, 0, 0), *((0, 0, *tasks) for tasks in TASKS)]
+TWO_PASSES = [(n, 0, 0, 0, 0) for n in (1, 2, 3, 4)]
+TWO_PASSES += [(1, 0, 1, 1, 2), (2, 0, 1, 1, 2), (2, 0, 1, 2, 5), (4, 0, 1, 2, 1), (3, 0, 1, 3, 2)]
+THREE_PASSES = [(2, 1, 0, 0, 0), (3, 1, 0, 0, 0), (4, 2, 0, 0, 0), (4, 1, 1, 1, 2), (2, 1, 1, 2, 1), (4, 2, 1, 2, 5)]
+CUTS = ONE_PASS + TWO_PASSES + THREE_PASSES
+AS_CHOSEN = (-1, 0, 0, 0, 0)
 
 
 def draw_launch(draw: random.Random, pairs: int) -> Launch:
-    schedule = draw.choice([0, 1, 2, 2])
-    return Launch(
-        pairs, draw.choice(draw.choice([ONE_PASS, TWO_PASSES])), draw.choice([1, 2, 5]), schedule, draw.randrange(2**32)
-    )
+    cut = draw.choice(draw.choice([ONE_PASS, TWO_PASSES, THREE_PASSES]))
+    return Launch(pairs, cut, draw.choice([1, 2, 5]), draw.choice([0, 1, 2, 2]), draw.randrange(2**32))
 
 
 def structure(name: str, *fields: str | tuple[str, type]) -> type:
@@ -88,7 +88,9 @@ def structure(name: str, *fields: str | tuple[str, type]) -> type:
 
 
 # As in emulated_align.cpp.
-PlanArguments = structure("PlanArguments", "batch frames labels task_blocks ring_tasks stagger")
+PlanArguments = structure(
+    "PlanArguments", "batch frames labels second_blocks third_blocks task_blocks ring_tasks stagger"
+)
 Call = structure(
     "Call",
     ("plan", PlanArguments),
@@ -118,6 +120,7 @@ def compile_harness(output: Path, real: str, pairs: list[int], kernels: Path = K
 def load_harness(path: Path) -> ctypes.CDLL:
     library = ctypes.CDLL(str(path))
     library.emulated_align.restype = library.emulated_tickets.restype = ctypes.c_char_p
+    library.emulated_plan.restype = ctypes.c_int64
     return library
 
 
@@ -140,7 +143,7 @@ class Emulated:
         lengths = [x for x in (input_lengths, target_lengths) if x is not None]
         pointers = [0 if x is None else x.data_ptr() for x in (input_lengths, target_lengths)]
         call = Call(
-            PlanArguments(B, T, targets.shape[1], *launch.tasks),
+            PlanArguments(B, T, targets.shape[1], *launch.cut),
             *(log_probs.data_ptr(), *log_probs.stride(), C),
             *(targets.data_ptr(), targets.dtype == torch.int64, *targets.stride()),
             *pointers,
@@ -259,25 +262,25 @@ def test_long_items_beside_short_ones(random_case, generator, assert_agrees):
         assert_agrees((log_probs, targets, *lengths))
 
 
-@pytest.mark.parametrize("tasks", TASKS, ids=str)
-def test_any_cut_into_tasks(random_case, assert_agrees, draw, tasks):
+@pytest.mark.parametrize("cut", CUTS, ids=str)
+def test_any_cut_into_passes_and_tasks(random_case, assert_agrees, draw, cut):
     """Four blocks of frames and three columns: tasks of one block make rings of every size turn."""
     log_probs, targets = random_case(2, 1700, 520, 6, steps=3)
     case = log_probs, targets, torch.tensor([1700, 700]), torch.tensor([520, 100])
     orders = [draw.choice([(1, 0, 0), (5, 1, 0)])]
     orders += [(draw.choice([2, 3, 5]), 2, draw.randrange(2**32)) for _ in range(MORE)]
-    assert_agrees(case, launches=[Launch(draw.choice(PAIRS[1:] or PAIRS), tasks, *order) for order in orders])
+    assert_agrees(case, launches=[Launch(draw.choice(PAIRS[1:] or PAIRS), cut, *order) for order in orders])
 
 
 def test_one_ticket_for_every_task_and_none_waits_for_a_later_one(emulated):
     (library, *_) = emulated.libraries.values()
     shapes = [(1, 50_000, 25_000), (1, 178_572, 40_931), (256, 1500, 200), (64, 13_000, 2600), (1, 1_800_000, 540_000)]
-    plans = [PlanArguments(*shape, 0, 0, 0) for shape in shapes]
-    plans += [PlanArguments(3, 3000, 1500, *tasks) for tasks in TASKS]
+    plans = [PlanArguments(*shape, *AS_CHOSEN) for shape in shapes]
+    plans += [PlanArguments(3, 3000, 1500, *cut) for cut in CUTS]
     for plan in plans:
         error = library.emulated_tickets(ctypes.byref(plan))
         assert error is None, error
-    illegal = PlanArguments(3, 3000, 1500, 1, 1, 1)
+    illegal = PlanArguments(3, 3000, 1500, 0, 0, 1, 1, 1)
     assert library.emulated_tickets(ctypes.byref(illegal)).startswith(b"waits for a later ticket")
 
 
@@ -285,10 +288,20 @@ def test_plans_use_little_memory(emulated):
     """Edges are kept for the whole sweep while that is little; else for as many tasks as the stagger allows to run."""
     (library, *_) = emulated.libraries.values()
     for shape in [(1, 1500, 200), (64, 1500, 200), (1, 50_000, 25_000), (256, 20_000, 3000), (1, 1_800_000, 540_000)]:
-        plan = PlanArguments(*shape, 0, 0, 0)
+        plan = PlanArguments(*shape, *AS_CHOSEN)
         library.emulated_plan(ctypes.byref(plan))
         columns = shape[0] * (shape[2] // 256 + 1)
         assert columns * plan.ring_tasks * plan.task_blocks * 528 * 8 <= 2**26 or plan.task_blocks == 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "megabytes"),
+    [((64, 1500, 200), 4), ((1, 50_000, 25_000), 160), ((1, 178_572, 40_931), 760), ((1, 1_800_000, 540_000), 960)],
+)
+def test_memory_of_the_workspace(emulated, shape, megabytes):
+    """float32; an hour in one pass, ten hours in three."""
+    plan = PlanArguments(*shape, *AS_CHOSEN)
+    assert emulated.libraries[torch.float32].emulated_plan(ctypes.byref(plan)) < megabytes * 1e6
 
 
 # The rebase. The cases are those that test_agreement.py aims at one clause each.
@@ -635,7 +648,7 @@ def compile_breakable(folder: Path) -> Path:
 
 
 CATCHING_LAUNCHES = [
-    Launch(2, tasks, resident, schedule, seed)
+    Launch(2, (0, 0, *tasks), resident, schedule, seed)
     for resident, schedule, seed in [*((3, 2, seed) for seed in range(8)), (1, 1, 0), (3, 0, 0)]
     for tasks in [(1, 2, 1), (2, 1, 2)]
 ]

@@ -1,6 +1,6 @@
-// ctc_align::forced_align on CUDA tensors: one allocation, one memset, three launches, and two more for items too long
-// to keep all rows. Nothing here looks at a value:
-// no synchronisation, and a CUDA graph may capture it and replay it with other contents and lengths.
+// ctc_align::forced_align on CUDA tensors: one allocation, one memset, three launches, and two more for each further
+// pass over items too long to keep all rows. Nothing here looks at a value: no synchronisation, and a CUDA graph may
+// capture it and replay it with other contents and lengths.
 #include <cuda_runtime.h>
 
 #include <tuple>
@@ -18,10 +18,10 @@ constexpr int kHopThreads = 256;
 
 template <class Real, class scalar_t, template <class, class, class, int> class Feed>
 __global__ void __launch_bounds__(kColumnPairs / kPairsPerThread, 1)
-    sweep_kernel(const Inputs<scalar_t> in, const Workspace<Real> work, bool is_second) {
+    sweep_kernel(const Inputs<scalar_t> in, const Workspace<Real> work, int pass) {
   using Kernel = Sweep<CudaDevice, Real, scalar_t, kPairsPerThread, Feed>;
   __shared__ typename Kernel::Shared shared;
-  Kernel::run(in, work, is_second, shared);
+  Kernel::run(in, work, pass, shared);
 }
 
 template <class Real, class scalar_t>
@@ -31,8 +31,8 @@ __global__ void __launch_bounds__(kHopThreads) hop_kernel(const Inputs<scalar_t>
 }
 
 template <class Real, class scalar_t>
-__global__ void region_hop_kernel(const Inputs<scalar_t> in, const Workspace<Real> work) {
-  run_hop_in_region<CudaDevice, Real, scalar_t>(in, work);
+__global__ void region_hop_kernel(const Inputs<scalar_t> in, const Workspace<Real> work, int pass) {
+  run_hop_in_region<CudaDevice, Real, scalar_t>(in, work, pass);
 }
 
 template <class Real, class scalar_t>
@@ -49,10 +49,10 @@ void check_cuda(cudaError_t error, const char* what) {
 }
 
 template <class Real, class scalar_t, template <class, class, class, int> class Feed>
-void launch_sweep(const Inputs<scalar_t>& in, const Workspace<Real>& work, bool is_second, cudaStream_t stream) {
-  const Plan& plan = is_second ? work.second.plan : work.first.plan;
+void launch_sweep(const Inputs<scalar_t>& in, const Workspace<Real>& work, int pass, cudaStream_t stream) {
+  const Plan& plan = work.passes[pass].plan;
   sweep_kernel<Real, scalar_t, Feed>
-      <<<static_cast<unsigned>(plan.tickets()), kColumnPairs / kPairsPerThread, 0, stream>>>(in, work, is_second);
+      <<<static_cast<unsigned>(plan.tickets()), kColumnPairs / kPairsPerThread, 0, stream>>>(in, work, pass);
   check_cuda(cudaGetLastError(), "launching the sweep");
 }
 
@@ -66,16 +66,16 @@ void launch(const Passes& passes, const Inputs<scalar_t>& in, const Outputs<scal
   const Workspace<Real>& work = layout.work;
   check_cuda(cudaMemsetAsync(bytes, 0xff, layout.unset_bytes, stream), "clearing the workspace");
 
-  const unsigned batch = static_cast<unsigned>(passes.first.batch);
-  if (passes.first.blocks() > 0) {
-    launch_sweep<Real, scalar_t, Feed>(in, work, false, stream);
+  const unsigned batch = static_cast<unsigned>(passes.whole().batch);
+  if (passes.whole().blocks() > 0) {
+    launch_sweep<Real, scalar_t, Feed>(in, work, 0, stream);
   }
   hop_kernel<Real, scalar_t><<<batch, kHopThreads, 0, stream>>>(in, work);
   check_cuda(cudaGetLastError(), "launching the hop");
-  if (passes.two) {
-    launch_sweep<Real, scalar_t, Feed>(in, work, true, stream);
-    const index_t regions = passes.second.regions();
-    region_hop_kernel<Real, scalar_t><<<static_cast<unsigned>(batch * regions), kWarp, 0, stream>>>(in, work);
+  for (int pass = 1; pass < passes.count; ++pass) {
+    launch_sweep<Real, scalar_t, Feed>(in, work, pass, stream);
+    const index_t regions = passes.plans[pass].regions();
+    region_hop_kernel<Real, scalar_t><<<static_cast<unsigned>(batch * regions), kWarp, 0, stream>>>(in, work, pass);
     check_cuda(cudaGetLastError(), "launching the hop in the regions");
   }
   const index_t segments = traced_segments(work.last().plan);
@@ -94,11 +94,12 @@ std::tuple<Tensor, Tensor> align(const Tensor& log_probs, const Tensor& targets,
                                  const std::optional<Tensor>& target_lengths, int64_t blank) {
   check_arguments(log_probs, targets, input_lengths, target_lengths, blank);
   const Passes passes = plan_passes(log_probs.size(0), log_probs.size(1), targets.size(1));
-  const Plan& plan = passes.first;
+  const Plan& plan = passes.whole();
   check(plan.frames < (index_t{1} << 31), "log_probs may have fewer than 2^31 frames on CUDA, found T = ", plan.frames);
   check(2 * plan.labels + 1 < kNoPath, "targets may have fewer than 2^31 - 1 labels on CUDA, found L = ", plan.labels);
-  check(larger(plan.tickets(), passes.second.tickets()) < (index_t{1} << 31),
-        "the batch is too large for one CUDA launch");
+  for (int pass = 0; pass < passes.count; ++pass) {
+    check(passes.plans[pass].tickets() < (index_t{1} << 31), "the batch is too large for one CUDA launch");
+  }
 
   const int32_t device = log_probs.get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(device);
@@ -125,8 +126,7 @@ std::tuple<Tensor, Tensor> align(const Tensor& log_probs, const Tensor& targets,
                               blank};
     const Outputs<scalar_t> out{paths.mutable_data_ptr(), targets.scalar_type() == ScalarType::Long,
                                 static_cast<scalar_t*>(scores.mutable_data_ptr())};
-    const auto launch_with =
-        in.classes <= kWarp ? launch<scalar_t, FeedSharedRows> : launch<scalar_t, FeedOwnColumns>;
+    const auto launch_with = in.classes <= kWarp ? launch<scalar_t, FeedSharedRows> : launch<scalar_t, FeedOwnColumns>;
     launch_with(passes, in, out, log_probs, static_cast<cudaStream_t>(stream));
   };
   switch (log_probs.scalar_type()) {

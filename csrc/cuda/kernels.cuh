@@ -11,7 +11,7 @@
 // trace   One warp a segment, all segments at once: between two known states a path of 128 frames touches at most 129
 //         pairs, so the warp sweeps just those again, with records on the chip, and walks back.
 //
-// For items whose rows would not fit, sweep and hop come twice: for the whole item, and inside its regions (plan.h).
+// For items whose rows would not fit, sweep and hop come again, inside smaller and smaller regions (plan.h).
 //
 // Why a second sweep finds the same bits: it starts from the kept row and sees only pairs right of the path's own
 // start. What it leaves out can only make a losing predecessor smaller (rounded addition is monotone), so along the
@@ -137,18 +137,39 @@ struct Pass {
   }
 };
 
+// Where a row was kept: in a pass, at the end of a segment of a region.
+template <class Real>
+struct KeptRow {
+  const Pass<Real>* pass;
+  index_t region, segment;
+
+  CTC_ALIGN_FN index_t at(index_t item, index_t pair, bool is_label) const {
+    return pass->kept(item, region, segment, {pair, is_label});
+  }
+};
+
 template <class Real>
 struct Workspace {
-  Pass<Real> first;
-  Pass<Real> second;  // where there are two passes
-  bool two;
-  uint64_t* bases;      // [B][columns][blocks + 1]  bits of a float64; both passes
+  Pass<Real> passes[kMostPasses];
+  int count;
+  uint64_t* bases;      // [B][columns][blocks + 1]  bits of a float64; for all passes
   float* moved;         // [B][columns][blocks + 1]  what the column's alphas lost at the block's start
   uint32_t* path_ends;  // [B]  the best final state; all ones: no path
 
-  CTC_ALIGN_FN const Pass<Real>& last() const { return two ? second : first; }
+  CTC_ALIGN_FN const Plan& whole() const { return passes[0].plan; }
+  CTC_ALIGN_FN const Pass<Real>& last() const { return passes[count - 1]; }
   CTC_ALIGN_FN index_t block_slot(index_t item, index_t column, index_t block) const {
-    return (item * first.plan.columns() + column) * (first.plan.blocks() + 1) + block;
+    return (item * whole().columns() + column) * (whole().blocks() + 1) + block;
+  }
+  // The row at the end of the first `segments` segments of a pass, 1 or more. A region begins with a row of the pass
+  // before: its own pass has swept nothing there but the columns of the region before.
+  CTC_ALIGN_FN KeptRow<Real> row_after(int pass, index_t segments) const {
+    while (pass > 0 && segments % passes[pass].plan.segments() == 0) {
+      segments /= passes[pass].plan.segments();
+      --pass;
+    }
+    const index_t of_region = passes[pass].plan.segments();
+    return {&passes[pass], (segments - 1) / of_region, (segments - 1) % of_region};
   }
 };
 
@@ -160,35 +181,29 @@ struct WorkspaceLayout {
   index_t unset_bytes;
   index_t bytes;
 
-  WorkspaceLayout(const Passes& passes, uint8_t* memory) {
+  WorkspaceLayout(const Passes& plans, uint8_t* memory) {
     index_t used = 0;
     const auto reserve = [&](auto*& part, index_t count) {
       part = reinterpret_cast<std::remove_reference_t<decltype(part)>>(memory + used);
       used = (used + count * static_cast<index_t>(sizeof *part) + 15) / 16 * 16;
     };
-    const auto each_pass = [&](auto&& lay) {
-      lay(work.first);
-      if (passes.two) {
-        lay(work.second);
-      }
-    };
-    const Plan& first = passes.first;
-    const index_t blocks = first.batch * first.columns() * (first.blocks() + 1);
-    work.first.plan = first;
-    work.second.plan = passes.second;
-    work.two = passes.two;
-    reserve(work.path_ends, first.batch);
+    const Plan& whole = plans.whole();
+    const index_t blocks = whole.batch * whole.columns() * (whole.blocks() + 1);
+    work.count = plans.count;
+    reserve(work.path_ends, whole.batch);
     reserve(work.bases, blocks);
-    each_pass([&](Pass<Real>& pass) {
-      const Plan& plan = pass.plan;
+    for (int i = 0; i < plans.count; ++i) {
+      Pass<Real>& pass = work.passes[i];
+      const Plan& plan = pass.plan = plans.plans[i];
       const index_t tasks = plan.batch * plan.places() * plan.ring_tasks;
       reserve(pass.ticket, 1);
       reserve(pass.done, plan.batch * plan.places());
       reserve(pass.edges, tasks * plan.task_blocks * kEdgesPerBlock * index_t{sizeof(Real) / sizeof(float)});
-    });
+    }
     unset_bytes = used;
     reserve(work.moved, blocks);
-    each_pass([&](Pass<Real>& pass) {
+    for (int i = 0; i < plans.count; ++i) {
+      Pass<Real>& pass = work.passes[i];
       const Plan& plan = pass.plan;
       const index_t row = plan.batch * 2 * plan.pairs();
       reserve(pass.live_alphas, row);
@@ -196,7 +211,7 @@ struct WorkspaceLayout {
       reserve(pass.kept_alphas, row * plan.segments());
       reserve(pass.kept_origins, row * plan.segments());
       reserve(pass.path_states, plan.batch * (plan.regions() * plan.segments() + 1));
-    });
+    }
     bytes = used;
   }
 };
@@ -487,11 +502,11 @@ struct Sweep {
   Shared& shared;
 
   Task task;
+  int number;  // of the pass
   Band band;
   int32_t end_frame;  // T: one behind the last
   Feed feed;
-  index_t first_pair;  // of this thread
-  bool is_second;
+  index_t first_pair;                              // of this thread
   index_t first_block, first_column, last_column;  // of the region
   int warp;
 
@@ -503,15 +518,14 @@ struct Sweep {
   typename EdgeWords<Device>::Found found;  // of the next stretch's edges: warp 0 looks one stretch ahead
 
   // All threads of a block call it, once a launch.
-  CTC_ALIGN_FN static void run(const Inputs<scalar_t>& in, const Workspace<Real>& work, bool is_second,
-                               Shared& shared) {
-    const Pass<Real>& pass = is_second ? work.second : work.first;
+  CTC_ALIGN_FN static void run(const Inputs<scalar_t>& in, const Workspace<Real>& work, int number, Shared& shared) {
+    const Pass<Real>& pass = work.passes[number];
     const Plan& plan = pass.plan;
     if (Device::thread() == 0) {
       shared.ticket = Device::take_ticket(pass.ticket) + 1;
     }
     Device::block_barrier();
-    Sweep sweep{in, work, pass, plan, shared, task_of_ticket(plan, shared.ticket)};
+    Sweep sweep{in, work, pass, plan, shared, task_of_ticket(plan, shared.ticket), number};
     Task& task = sweep.task;
     if (task.column >= plan.columns_of_region() || task.number < 0 || task.number >= plan.tasks()) {
       return;
@@ -522,11 +536,10 @@ struct Sweep {
     }
     sweep.band = item.band;
     sweep.end_frame = static_cast<int32_t>(item.band.frames);
-    sweep.is_second = is_second;
     sweep.first_block = task.region * plan.region_blocks;
     sweep.first_column = 0;
     sweep.last_column = plan.columns() - 1;
-    if (is_second && !sweep.find_columns()) {
+    if (number > 0 && !sweep.find_columns()) {
       return;
     }
     task.column += sweep.first_column;
@@ -541,7 +554,7 @@ struct Sweep {
     if (work.path_ends[task.item] == kNoPath || frame_before + 1 >= band.frames) {
       return false;
     }
-    const uint32_t* states = work.first.states(task.item);
+    const uint32_t* states = work.passes[number - 1].states(task.item);
     first_column = unpack_state(states[task.region]).pair / kColumnPairs;
     last_column = unpack_state(states[task.region + 1]).pair / kColumnPairs;
     return true;
@@ -631,8 +644,10 @@ struct Sweep {
 
   CTC_ALIGN_FN void load_row(bool continues, index_t q) {
     const index_t at = live_row();
-    // A region begins with what the first pass has kept for its columns, as far as they were reached.
-    const bool starts_region = is_second && q == first_block && q > 0 && column_in_band(band, task.column, q - 1);
+    // A region begins with what a pass before has kept for its columns, as far as they were reached.
+    const bool starts_region = number > 0 && q == first_block && q > 0 && column_in_band(band, task.column, q - 1);
+    const KeptRow<Real> before =
+        starts_region ? work.row_after(number - 1, task.region) : KeptRow<Real>{&work.passes[0], 0, 0};
     CTC_ALIGN_UNROLL
     for (int r = 0; r < R; ++r) {
       if (continues) {
@@ -642,11 +657,8 @@ struct Sweep {
         label_origin[r] = pass.live_origins[at + plan.pairs() + r];
       } else {
         const index_t k = first_pair + r;
-        const Pass<Real>& before = work.first;
-        blank[r] =
-            starts_region ? before.kept_alphas[before.kept(task.item, 0, task.region - 1, {k, false})] : kMinusInfinity;
-        label[r] =
-            starts_region ? before.kept_alphas[before.kept(task.item, 0, task.region - 1, {k, true})] : kMinusInfinity;
+        blank[r] = starts_region ? before.pass->kept_alphas[before.at(task.item, k, false)] : kMinusInfinity;
+        label[r] = starts_region ? before.pass->kept_alphas[before.at(task.item, k, true)] : kMinusInfinity;
         reset_origins(r);
       }
     }
@@ -718,9 +730,7 @@ struct Sweep {
   CTC_ALIGN_FN Edge<Real>* edges_out_of(int warp, int step) const { return shared.edges[warp + 1][step % 2]; }
 
   // Where a lane's words of a stretch begin in those of the block.
-  CTC_ALIGN_FN static int own_words(int stretch) {
-    return (stretch * kStretchFrames + Device::lane()) * kWords;
-  }
+  CTC_ALIGN_FN static int own_words(int stretch) { return (stretch * kStretchFrames + Device::lane()) * kWords; }
 
   // Warp 0 alone: reads the words of a stretch, whether or not they are there yet. Whoever comes too early once falls
   // back far enough to be in time from then on.
@@ -876,7 +886,7 @@ struct Sweep {
   CTC_ALIGN_FN void finish(Real left) const {
     CTC_ALIGN_UNROLL
     for (int r = 0; r < R; ++r) {
-      if (first_pair + r == band.labels && !is_second) {
+      if (first_pair + r == band.labels && number == 0) {
         const Real last_label = band.labels == 0 ? kMinusInfinity : r > 0 ? label[r - 1] : left;
         const bool ends_in_blank = band.labels == 0 || blank[r] > last_label;
         const Real total = ends_in_blank ? blank[r] : last_label;
@@ -889,7 +899,7 @@ struct Sweep {
   // At the start of block q >= 1: moves the column's maximum into its base (lattice/rebase.h). Returns what is to be
   // added to an edge that crosses into the column. All threads of the block call it.
   CTC_ALIGN_FN float rebase(index_t q, bool has_left) {
-    if (is_second) {
+    if (number > 0) {
       return repeat_rebase(q, has_left);
     }
     const index_t t = q * kBlockFrames;
@@ -946,7 +956,7 @@ struct Sweep {
     return has_left ? crossing_offset(base_left, base) : 0;
   }
 
-  // The second pass does what the first has done there: it sees a part of the columns only.
+  // A later pass does what the first has done there: it sees a part of the columns only.
   CTC_ALIGN_FN float repeat_rebase(index_t q, bool has_left) {
     const Real moved = static_cast<Real>(work.moved[block_slot(task.column, q)]);
     CTC_ALIGN_UNROLL
@@ -995,7 +1005,7 @@ CTC_ALIGN_FN void hop_back(const Pass<Real>& pass, index_t item, index_t region,
 template <class Device, class Real, class scalar_t>
 CTC_ALIGN_FN void run_hop(const Inputs<scalar_t>& in, const Workspace<Real>& work, HopShared& shared) {
   const index_t b = Device::block();
-  const ItemLattice item = lattice_of(in, work.first.plan, b);
+  const ItemLattice item = lattice_of(in, work.whole(), b);
   const Band band = item.band;
   if (Device::thread() == 0) {
     if (!item.possible) {
@@ -1024,20 +1034,21 @@ CTC_ALIGN_FN void run_hop(const Inputs<scalar_t>& in, const Workspace<Real>& wor
   if (Device::thread() == 0) {
     work.path_ends[b] = shared.path_end;
     if (shared.path_end != kNoPath && band.frames > 1) {
-      hop_back(work.first, b, 0, band, shared.path_end);
+      hop_back(work.passes[0], b, 0, band, shared.path_end);
     }
   }
 }
 
-// After a second pass, one thread a region.
+// After a later pass, one thread a region.
 template <class Device, class Real, class scalar_t>
-CTC_ALIGN_FN void run_hop_in_region(const Inputs<scalar_t>& in, const Workspace<Real>& work) {
-  const index_t regions = work.second.plan.regions();
+CTC_ALIGN_FN void run_hop_in_region(const Inputs<scalar_t>& in, const Workspace<Real>& work, int number) {
+  const Pass<Real>& pass = work.passes[number];
+  const index_t regions = pass.plan.regions();
   const index_t b = Device::block() / regions, region = Device::block() % regions;
-  const Band band = lattice_of(in, work.first.plan, b).band;
+  const Band band = lattice_of(in, work.whole(), b).band;
   if (Device::thread() == 0 && work.path_ends[b] != kNoPath &&
-      region * work.second.plan.region_blocks * kBlockFrames + 1 < band.frames) {
-    hop_back(work.second, b, region, band, work.first.states(b)[region + 1]);
+      region * pass.plan.region_blocks * kBlockFrames + 1 < band.frames) {
+    hop_back(pass, b, region, band, work.passes[number - 1].states(b)[region + 1]);
   }
 }
 
@@ -1148,6 +1159,8 @@ struct Trace {
     const index_t left_pair = unpack_state(path_state(segment)).pair;
     const index_t right_pair = unpack_state(path_state(segment + 1)).pair;
     const index_t first_pair = left_pair + Device::lane() * R;
+    const KeptRow<Real> before_row =
+        segment > 0 ? work.row_after(work.count - 1, segment) : KeptRow<Real>{&pass, 0, 0};  // segment 0 reads none
     Real blank[R], label[R], offset[R];
     index_t classes[R];
     bool skip_allowed[R];
@@ -1159,7 +1172,7 @@ struct Trace {
       classes[r] = k <= right_pair ? c : in.blank;
       shared.skip_allowed[Device::lane() * R + r] = skip_allowed[r] = k > 0 && c != before;
       before = c;
-      load_alphas(band, k, c, blank[r], label[r]);
+      load_alphas(band, before_row, k, c, blank[r], label[r]);
       const bool crosses = block > 0 && k > left_pair && k % kColumnPairs == 0 && k <= band.last(end - 1);
       offset[r] = kRebases && crosses ? offset_into(k / kColumnPairs, block) : Real{0};
     }
@@ -1201,7 +1214,8 @@ struct Trace {
   }
 
   // Alphas of pair k at the frame before the segment, as the first sweep had them on entering it.
-  CTC_ALIGN_FN void load_alphas(const Band& band, index_t k, index_t klass, Real& blank, Real& label) const {
+  CTC_ALIGN_FN void load_alphas(const Band& band, const KeptRow<Real>& before, index_t k, index_t klass, Real& blank,
+                                Real& label) const {
     blank = label = kMinusInfinity;
     const index_t t = first_frame() - 1;
     if (segment == 0) {
@@ -1210,12 +1224,8 @@ struct Trace {
         label = band.labels > 0 ? load_emission<Real>(in.emissions(item).at(0, klass)) : kMinusInfinity;
       }
     } else if (k <= band.last(t)) {
-      const int32_t region = static_cast<int32_t>(segment) / plan.segments();
-      const int32_t within = static_cast<int32_t>(segment) % plan.segments();
-      const Pass<Real>& kept_by = within > 0 ? pass : work.first;
-      const index_t row_region = within > 0 ? region : 0, row = within > 0 ? within - 1 : region - 1;
-      blank = kept_by.kept_alphas[kept_by.kept(item, row_region, row, {k, false})];
-      label = kept_by.kept_alphas[kept_by.kept(item, row_region, row, {k, true})];
+      blank = before.pass->kept_alphas[before.at(item, k, false)];
+      label = before.pass->kept_alphas[before.at(item, k, true)];
       if (kRebases && t % kBlockFrames == 0) {
         const float moved = work.moved[block_slot(k / kColumnPairs, t / kBlockFrames)];
         blank -= static_cast<Real>(moved);

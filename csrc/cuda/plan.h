@@ -6,12 +6,14 @@
 //     segment   128 frames      at its end a row of alphas and origins is kept; the traceback's unit of parallel work
 //     task      n blocks of one column: what a block of threads does for one ticket
 //
-// Rows for every 128 frames are too much for a very long item. Then there are two passes: the first keeps a row every
-// 16,384 frames only, which cuts the item into REGIONS; where the path enters and leaves a region is then known, and
-// the second pass sweeps, inside every region, the columns between the two, and keeps a row every 128 frames.
+// Rows for every 128 frames are too much for a very long item. Then there is more than one pass: the first keeps few
+// rows, which cuts the item into REGIONS; where the path enters and leaves a region is then known, and the next pass
+// sweeps, inside every region, the columns between the two, and keeps rows closer together. The last pass keeps a row
+// every 128 frames.
 #pragma once
 
 #include <cstddef>
+#include <initializer_list>
 
 #include "../lattice/rebase.h"
 
@@ -33,7 +35,7 @@ struct Plan {
   index_t labels;  // padded L
 
   int32_t segment_frames;  // a row is kept at the end of each
-  index_t region_blocks;   // blocks of frames in a region; a first pass has one region
+  index_t region_blocks;   // blocks of frames in a region; the first pass has one region
   int32_t task_blocks;     // blocks of frames in a task
   int32_t ring_tasks;      // tasks whose edges are kept at a time, for each column
   int32_t stagger;         // columns that start while one task runs: tickets go along these diagonals
@@ -94,29 +96,58 @@ inline Plan with_tasks(Plan plan) {
   return plan;
 }
 
-// One pass where its rows fit a budget, else two. The budget decides by the padded sizes alone.
+// The passes over a batch, from the whole items down to the smallest regions.
+constexpr int kMostPasses = 3;
 struct Passes {
-  Plan first;
-  Plan second;  // of regions; not used where the first pass keeps every row
-  bool two;
+  Plan plans[kMostPasses];
+  int count;
+
+  CTC_ALIGN_FN const Plan& whole() const { return plans[0]; }
+  CTC_ALIGN_FN const Plan& last() const { return plans[count - 1]; }
 };
 
-constexpr index_t kRowBytes = index_t{1} << 30;
-constexpr index_t kRegionBlocks = 32;  // 16,384 frames: about as many regions in ten hours as rows in a region
-static_assert(kRegionBlocks * kBlockFrames < 32768, "an origin is within 15 bits of pairs");
+// Blocks of frames in the regions of the second and the third pass; 0: there is none. Each number is a multiple of the
+// next.
+struct RegionSizes {
+  index_t second, third;
+};
 
-inline Passes plan_passes(index_t batch, index_t frames, index_t labels, index_t row_bytes = kRowBytes,
-                          index_t region_blocks = kRegionBlocks) {
-  const index_t all = larger<index_t>(1, (frames + kBlockFrames - 2) / kBlockFrames);
-  const Plan whole{batch, frames, labels, kSegmentFrames, all, 1, 1, 1};
-  const index_t bytes = batch * whole.segments() * whole.pairs() * 12;
-  if (bytes <= row_bytes || all <= region_blocks) {
-    return {with_tasks(whole), with_tasks(whole), false};
+inline Passes cut_into(index_t batch, index_t frames, index_t labels, RegionSizes sizes) {
+  const index_t blocks = larger<index_t>(1, (frames + kBlockFrames - 2) / kBlockFrames);
+  const index_t regions[kMostPasses + 1] = {blocks, sizes.second, sizes.third, 0};
+  Passes passes{};
+  do {
+    const index_t within = regions[passes.count + 1];  // a row is kept at the end of each region of the next pass
+    const index_t segment_frames = within > 0 ? within * kBlockFrames : kSegmentFrames;
+    const Plan plan{batch, frames, labels, static_cast<int32_t>(segment_frames), regions[passes.count], 1, 1, 1};
+    passes.plans[passes.count++] = with_tasks(plan);
+  } while (regions[passes.count] > 0);
+  return passes;
+}
+
+inline index_t row_bytes(const Passes& passes) {
+  index_t bytes = 0;
+  for (int i = 0; i < passes.count; ++i) {
+    const Plan& plan = passes.plans[i];
+    bytes += plan.batch * plan.segments() * plan.pairs() * 12;
   }
-  const int32_t region_frames = static_cast<int32_t>(region_blocks * kBlockFrames);
-  const Plan first{batch, frames, labels, region_frames, all, 1, 1, 1};
-  const Plan second{batch, frames, labels, kSegmentFrames, region_blocks, 1, 1, 1};
-  return {with_tasks(first), with_tasks(second), true};
+  return bytes;
+}
+
+// As few passes as keep the rows within a budget; three at most. By the padded sizes alone. An item of ten hours has
+// 60 regions, each of which has 15.
+constexpr index_t kRowBytes = index_t{1} << 30;
+constexpr RegionSizes kOnePass{0, 0}, kTwoPasses{32, 0}, kThreePasses{60, 4};
+static_assert(kThreePasses.second * kBlockFrames < 32768, "an origin is within 15 bits of pairs");
+
+inline Passes plan_passes(index_t batch, index_t frames, index_t labels) {
+  for (const RegionSizes sizes : {kOnePass, kTwoPasses}) {
+    const Passes passes = cut_into(batch, frames, labels, sizes);
+    if (row_bytes(passes) <= kRowBytes || passes.whole().blocks() <= kTwoPasses.second) {
+      return passes;
+    }
+  }
+  return cut_into(batch, frames, labels, kThreePasses);
 }
 
 // Pairs a thread holds in the sweep, so a block has four warps, one for each scheduler of a multiprocessor. With one

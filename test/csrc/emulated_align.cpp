@@ -17,10 +17,10 @@
 using namespace ctc_align;
 using Real = CTC_ALIGN_REAL;
 
-// How a batch is cut. task_blocks = 0 asks for what plan_passes() chooses; -n for two passes with regions of n blocks,
-// whose tasks are as plan_passes() chooses, or of one block if ring_tasks is given.
+// How a batch is cut. second_blocks and third_blocks: of frames, in the regions of a second and a third pass; 0: none;
+// -1: as plan_passes() chooses. task_blocks = 0 asks for the tasks that with_tasks() chooses.
 struct PlanArguments {
-  int64_t batch, frames, labels, task_blocks, ring_tasks, stagger;
+  int64_t batch, frames, labels, second_blocks, third_blocks, task_blocks, ring_tasks, stagger;
 };
 
 // One call of the operator; strides are in elements.
@@ -43,16 +43,14 @@ struct Call {
 namespace {
 
 Passes passes_of(const PlanArguments& arguments) {
-  const bool two = arguments.task_blocks < 0;
-  Passes passes = plan_passes(arguments.batch, arguments.frames, arguments.labels, two ? 0 : kRowBytes,
-                              two ? -arguments.task_blocks : kRegionBlocks);
+  Passes passes = arguments.second_blocks < 0 ? plan_passes(arguments.batch, arguments.frames, arguments.labels)
+                                              : cut_into(arguments.batch, arguments.frames, arguments.labels,
+                                                         RegionSizes{arguments.second_blocks, arguments.third_blocks});
   const auto set = [](auto& field, int64_t value) { field = static_cast<std::decay_t<decltype(field)>>(value); };
-  for (Plan* plan : {&passes.first, &passes.second}) {
-    if (two ? arguments.ring_tasks > 0 : arguments.task_blocks > 0) {
-      set(plan->task_blocks, two ? 1 : arguments.task_blocks);
-      set(plan->ring_tasks, arguments.ring_tasks);
-      set(plan->stagger, arguments.stagger);
-    }
+  for (int i = 0; i < passes.count && arguments.task_blocks > 0; ++i) {
+    set(passes.plans[i].task_blocks, arguments.task_blocks);
+    set(passes.plans[i].ring_tasks, arguments.ring_tasks);
+    set(passes.plans[i].stagger, arguments.stagger);
   }
   return passes;
 }
@@ -62,11 +60,10 @@ std::vector<uint8_t**> pointers_of(Workspace<Real>& work) {
   std::vector<uint8_t**> pointers;
   const auto add = [&](auto*&... members) { (pointers.push_back(reinterpret_cast<uint8_t**>(&members)), ...); };
   add(work.bases, work.moved, work.path_ends);
-  for (Pass<Real>* pass : {&work.first, &work.second}) {
-    if (pass == &work.first || work.two) {
-      add(pass->ticket, pass->done, pass->edges, pass->live_alphas, pass->live_origins, pass->kept_alphas,
-          pass->kept_origins, pass->path_states);
-    }
+  for (int i = 0; i < work.count; ++i) {
+    Pass<Real>& pass = work.passes[i];
+    add(pass.ticket, pass.done, pass.edges, pass.live_alphas, pass.live_origins, pass.kept_alphas, pass.kept_origins,
+        pass.path_states);
   }
   return pointers;
 }
@@ -104,18 +101,18 @@ template <class SweepText, class TraceText>
 void launch(const Passes& passes, const Inputs<Real>& in, const Outputs<Real>& out, const Options& options,
             bool replay) {
   const Workspace<Real> work = parts.lay_out_anew(passes, replay);
-  const uint32_t batch = static_cast<uint32_t>(passes.first.batch);
-  const auto sweep = [&](bool is_second) {
-    const Plan& plan = is_second ? passes.second : passes.first;
-    emulate<typename SweepText::Shared>(static_cast<uint32_t>(plan.tickets()), SweepText::kThreads, options,
-                                        [&](auto& shared) { SweepText::run(in, work, is_second, shared); });
+  const uint32_t batch = static_cast<uint32_t>(passes.whole().batch);
+  const auto sweep = [&](int pass) {
+    const uint32_t tickets = static_cast<uint32_t>(passes.plans[pass].tickets());
+    emulate<typename SweepText::Shared>(tickets, SweepText::kThreads, options,
+                                        [&](auto& shared) { SweepText::run(in, work, pass, shared); });
   };
-  if (passes.first.blocks() > 0) sweep(false);
+  if (passes.whole().blocks() > 0) sweep(0);
   emulate<HopShared>(batch, 64, options, [&](auto& shared) { run_hop<EmulatedDevice, Real, Real>(in, work, shared); });
-  if (passes.two) {
-    sweep(true);
-    emulate<HopShared>(batch * static_cast<uint32_t>(passes.second.regions()), kWarp, options,
-                       [&](auto&) { run_hop_in_region<EmulatedDevice, Real, Real>(in, work); });
+  for (int pass = 1; pass < passes.count; ++pass) {
+    sweep(pass);
+    emulate<HopShared>(batch * static_cast<uint32_t>(passes.plans[pass].regions()), kWarp, options,
+                       [&](auto&) { run_hop_in_region<EmulatedDevice, Real, Real>(in, work, pass); });
   }
   using TraceShared = std::remove_reference_t<decltype(std::declval<TraceText&>().shared)>;
   emulate<TraceShared>(batch * static_cast<uint32_t>(traced_segments(work.last().plan)), kWarp, options,
@@ -125,9 +122,8 @@ void launch(const Passes& passes, const Inputs<Real>& in, const Outputs<Real>& o
 template <int R, class... Arguments>
 void align_with(const Inputs<Real>& in, const Arguments&... arguments) {
   using Device = EmulatedDevice;
-  in.classes <= kWarp
-      ? launch<Sweep<Device, Real, Real, R, FeedSharedRows>, Trace<Device, Real, Real>>(arguments...)
-      : launch<Sweep<Device, Real, Real, R, FeedOwnColumns>, Trace<Device, Real, Real>>(arguments...);
+  in.classes <= kWarp ? launch<Sweep<Device, Real, Real, R, FeedSharedRows>, Trace<Device, Real, Real>>(arguments...)
+                      : launch<Sweep<Device, Real, Real, R, FeedOwnColumns>, Trace<Device, Real, Real>>(arguments...);
 }
 
 template <int... R>
@@ -213,14 +209,15 @@ extern "C" const char* emulated_align(const Call* call) {
 extern "C" const char* emulated_tickets(const PlanArguments* arguments) {
   return message_of([&] {
     const Passes passes = passes_of(*arguments);
-    check_tickets(passes.first);
-    if (passes.two) check_tickets(passes.second);
+    for (int i = 0; i < passes.count; ++i) check_tickets(passes.plans[i]);
   });
 }
-// How a batch is cut, in task_blocks, ring_tasks and stagger.
-extern "C" void emulated_plan(PlanArguments* arguments) {
-  const Plan plan = passes_of(*arguments).first;
+// How a batch is cut: task_blocks, ring_tasks and stagger of the first pass; returns the bytes of the workspace.
+extern "C" int64_t emulated_plan(PlanArguments* arguments) {
+  const Passes passes = passes_of(*arguments);
+  const Plan& plan = passes.whole();
   arguments->task_blocks = plan.task_blocks;
   arguments->ring_tasks = plan.ring_tasks;
   arguments->stagger = plan.stagger;
+  return WorkspaceLayout<Real>(passes, nullptr).bytes;
 }

@@ -626,7 +626,7 @@ MISTAKES = {
         r"\1if (!{broken}) { Device::block_barrier(); }",
     ),
     "the walk does not wait for the records": (
-        r"(shared\.records\[1\]\[[^;=]*= [^;]*;[\s}]*)Device::warp_barrier\(\);",
+        r"(pair\[1\] = [^;]*;[\s}]*)Device::warp_barrier\(\);",
         r"\1if (!{broken}) { Device::warp_barrier(); }",
     ),
 }

@@ -54,6 +54,8 @@ struct CudaDevice {
   }
   static __device__ __forceinline__ double select(bool holds, double yes, double no) { return holds ? yes : no; }
 
+  static __device__ __forceinline__ int ones(uint32_t word) { return __popc(word); }
+
   static __device__ __forceinline__ bool any(bool holds) { return __any_sync(kAll, holds); }
   static __device__ __forceinline__ void warp_barrier() { __syncwarp(); }
   static __device__ __forceinline__ void block_barrier() { __syncthreads(); }

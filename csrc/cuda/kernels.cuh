@@ -1077,16 +1077,24 @@ static_assert(kTracePairs > kSegmentFrames, "a warp holds every pair that a segm
 // Warps of an item; the last may have nothing to do.
 CTC_ALIGN_FN index_t traced_segments(const Plan& plan) { return larger<index_t>(plan.regions() * plan.segments(), 1); }
 
+// The frames of a group of 32 into which a state's best path comes from another state. A bit each, the group's last
+// frame lowest, so that the walk back meets the lowest set bit first.
+struct alignas(8) Moves {
+  uint32_t all;
+  uint32_t skips;  // by two states; the others by one
+
+  static constexpr int kFrames = 32;
+};
+
 struct TraceShared {
-  uint32_t records[2][kSegmentFrames / 32][kTracePairs];  // bit i of word g: frame 32 g + i of the segment
-  uint32_t states[kSegmentFrames + 1];                    // of frames first-1 .. last
-  bool skip_allowed[kTracePairs];
+  Moves moves[kSegmentFrames / Moves::kFrames][2 * kTracePairs];  // of the states that a path may touch
 };
 
 // One warp a segment. Threads of the block beyond its warp do not exist.
 template <class Device, class Real, class scalar_t>
 struct Trace {
   static constexpr bool kRebases = sizeof(Real) == sizeof(float);
+  static constexpr int kGroups = kSegmentFrames / kWarp;  // of 32 frames
   static constexpr Real kMinusInfinity = -std::numeric_limits<Real>::infinity();
 
   const Inputs<scalar_t>& in;
@@ -1141,9 +1149,13 @@ struct Trace {
     }
   }
 
-  CTC_ALIGN_FN void write_frame(index_t t, uint32_t packed) const {
+  CTC_ALIGN_FN index_t label_of(uint32_t packed) const {
     const State state = unpack_state(packed);
-    const index_t c = state.is_label ? in.label(item, state.pair) : in.blank;
+    return state.is_label ? in.label(item, state.pair) : in.blank;
+  }
+
+  CTC_ALIGN_FN void write_frame(index_t t, uint32_t state) const {
+    const index_t c = label_of(state);
     out.write(item * plan.frames + t, c, in.emissions(item).at(t, c));
   }
 
@@ -1170,7 +1182,7 @@ struct Trace {
       const index_t k = first_pair + r;
       const index_t c = k < band.labels ? in.label(item, k) : in.blank;
       classes[r] = k <= right_pair ? c : in.blank;
-      shared.skip_allowed[Device::lane() * R + r] = skip_allowed[r] = k > 0 && c != before;
+      skip_allowed[r] = k > 0 && c != before;
       before = c;
       load_alphas(band, before_row, k, c, blank[r], label[r]);
       const bool crosses = block > 0 && k > left_pair && k % kColumnPairs == 0 && k <= band.last(end - 1);
@@ -1199,15 +1211,16 @@ struct Trace {
             const auto record =
                 pair_step<ThreadLanes<Device, Real>>((r > 0 ? label[r - 1] : left) + offset[r], skip_allowed[r],
                                                      emission.blank, emission.label[r], blank[r], label[r]);
-            from_left_bits[r] |= static_cast<uint32_t>(record.from_left) << (i + p);
-            enters_bits[r] |= static_cast<uint32_t>(record.enters) << (i + p);
+            from_left_bits[r] |= static_cast<uint32_t>(record.from_left) << (31 - i - p);
+            enters_bits[r] |= static_cast<uint32_t>(record.enters) << (31 - i - p);
           }
         }
       }
       CTC_ALIGN_UNROLL
       for (int r = 0; r < R; ++r) {
-        shared.records[0][group][Device::lane() * R + r] = from_left_bits[r];
-        shared.records[1][group][Device::lane() * R + r] = enters_bits[r];
+        Moves* pair = shared.moves[group] + 2 * (Device::lane() * R + r);
+        pair[0] = {from_left_bits[r], 0};
+        pair[1] = {enters_bits[r], skip_allowed[r] ? from_left_bits[r] & enters_bits[r] : 0};
       }
     }
     Device::warp_barrier();
@@ -1240,25 +1253,55 @@ struct Trace {
     return static_cast<Real>(crossing_offset(same_bits<double>(left), same_bits<double>(own)));
   }
 
-  // Lane 0 walks from the segment's last frame to its first; then all lanes write.
-  CTC_ALIGN_FN void walk(const Band& band) {
-    const index_t begin = first_frame(), end = smaller(end_frame(), band.frames);
-    const index_t left_pair = unpack_state(path_state(segment)).pair;
-    if (Device::lane() == 0) {
-      State state = unpack_state(path_state(segment + 1));
-      for (index_t t = end - 1; t >= begin; --t) {
-        const int i = static_cast<int>(t - begin);
-        shared.states[i + 1] = pack_state(state);
-        const index_t k = smaller<index_t>(larger<index_t>(state.pair - left_pair, 0), kTracePairs - 1);
-        const Record record = {((shared.records[0][i / 32][k] >> (i % 32)) & 1) != 0,
-                               ((shared.records[1][i / 32][k] >> (i % 32)) & 1) != 0};
-        state = previous_state(state, record, shared.skip_allowed[k]);
+  // All lanes walk the same way, from the segment's last frame to its first, in groups of 32: from one frame at which
+  // the path moves to the one before. So a lane knows the state at its own frame of each group: that at the group's
+  // last frame, less the moves behind its own.
+  CTC_ALIGN_FN void walk(const Band& band) const {
+    const index_t begin = first_frame();
+    const int frames = static_cast<int>(smaller(end_frame(), band.frames) - begin);
+    const uint32_t left_state = pack_state({unpack_state(path_state(segment)).pair, false});
+    uint32_t state = path_state(segment + 1) - left_state;
+    uint32_t own_states[kGroups];
+    CTC_ALIGN_UNROLL
+    for (int group = kGroups - 1; group >= 0; --group) {
+      const int count = frames - kWarp * group;
+      if (count > 0) {
+        uint32_t unseen = ~uint32_t{0} << (kWarp - smaller(count, kWarp));
+        uint32_t moved = 0, skipped = 0;
+        own_states[group] = left_state + state;
+        for (;;) {
+          const Moves of_state = shared.moves[group][smaller<uint32_t>(state, 2 * kTracePairs - 1)];
+          const uint32_t moves = of_state.all & unseen;
+          if (moves == 0) {
+            break;
+          }
+          const uint32_t frame = moves & (~moves + 1);  // the lowest set bit
+          const uint32_t skip = of_state.skips & frame;
+          moved |= frame;
+          skipped |= skip;
+          unseen = ~(frame | (frame - 1));
+          state -= skip != 0 ? 2 : 1;
+        }
+        const uint32_t behind = (uint32_t{1} << (kWarp - 1 - Device::lane())) - 1;
+        own_states[group] -= static_cast<uint32_t>(Device::ones(moved & behind) + Device::ones(skipped & behind));
       }
-      shared.states[0] = pack_state(state);
     }
-    Device::warp_barrier();
-    for (index_t t = begin - (segment == 0 ? 1 : 0) + Device::lane(); t < end; t += kWarp) {
-      write_frame(t, shared.states[t - begin + 1]);
+    index_t labels[kGroups];
+    scalar_t scores[kGroups];
+    const auto each_group = [&](auto&& visit) {
+      CTC_ALIGN_UNROLL
+      for (int group = 0; group < kGroups; ++group) {
+        const int i = kWarp * group + Device::lane();
+        if (i < frames) {
+          visit(group, begin + i);
+        }
+      }
+    };
+    each_group([&](int group, index_t) { labels[group] = label_of(own_states[group]); });
+    each_group([&](int group, index_t t) { scores[group] = in.emissions(item).at(t, labels[group]); });
+    each_group([&](int group, index_t t) { out.write(item * plan.frames + t, labels[group], scores[group]); });
+    if (segment == 0 && Device::lane() == 0) {
+      write_frame(0, left_state + state);
     }
   }
 };

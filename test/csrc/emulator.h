@@ -487,6 +487,7 @@ class EmulatedDevice {
   static T shuffle_xor(T value, int lane_mask, Source source = Source::here()) {
     return unpack<T>(meet(value, {"shuffle_xor", lane_mask, source})[(lane() ^ lane_mask) & 31]);
   }
+  static int ones(uint32_t word) { return __builtin_popcount(word); }
   static bool any(bool statement, Source source = Source::here()) {
     return bits(meet<uint32_t>(statement, {"any", 0, source})) != 0;
   }

@@ -1,5 +1,5 @@
-// ctc_align::forced_align on CUDA tensors: one allocation, one memset, three launches, and two more for each further
-// pass over items too long to keep all rows. Nothing here looks at a value: no synchronisation, and a CUDA graph may
+// ctc_align::forced_align on CUDA tensors: one allocation, and two launches for targets of one column; a memset and a
+// launch more for longer ones, and two more for each further pass over items too long to keep all rows. Nothing here looks at a value: no synchronisation, and a CUDA graph may
 // capture it and replay it with other contents and lengths.
 #include <cuda_runtime.h>
 
@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(kColumnPairs / kPairsPerThread, 1)
 template <class Real, class scalar_t>
 __global__ void __launch_bounds__(kHopThreads) hop_kernel(const Inputs<scalar_t> in, const Workspace<Real> work) {
   __shared__ HopShared shared;
-  run_hop<CudaDevice, Real, scalar_t>(in, work, shared);
+  run_hop<CudaDevice>(in, work, shared, blockIdx.x);
 }
 
 template <class Real, class scalar_t>
@@ -64,14 +64,18 @@ void launch(const Passes& passes, const Inputs<scalar_t>& in, const Outputs<scal
   auto* bytes = static_cast<uint8_t*>(memory.mutable_data_ptr());
   const WorkspaceLayout<Real> layout(passes, bytes);
   const Workspace<Real>& work = layout.work;
-  check_cuda(cudaMemsetAsync(bytes, 0xff, layout.unset_bytes, stream), "clearing the workspace");
+  if (layout.unset_bytes > 0) {
+    check_cuda(cudaMemsetAsync(bytes, 0xff, layout.unset_bytes, stream), "clearing the workspace");
+  }
 
   const unsigned batch = static_cast<unsigned>(passes.whole().batch);
   if (passes.whole().blocks() > 0) {
     launch_sweep<Real, scalar_t, Feed>(in, work, 0, stream);
   }
-  hop_kernel<Real, scalar_t><<<batch, kHopThreads, 0, stream>>>(in, work);
-  check_cuda(cudaGetLastError(), "launching the hop");
+  if (passes.hop_is_apart()) {
+    hop_kernel<Real, scalar_t><<<batch, kHopThreads, 0, stream>>>(in, work);
+    check_cuda(cudaGetLastError(), "launching the hop");
+  }
   for (int pass = 1; pass < passes.count; ++pass) {
     launch_sweep<Real, scalar_t, Feed>(in, work, pass, stream);
     const index_t regions = passes.plans[pass].regions();

@@ -154,7 +154,7 @@ struct Workspace {
   int count;
   uint64_t* bases;      // [B][columns][blocks + 1]  bits of a float64; for all passes
   float* moved;         // [B][columns][blocks + 1]  what the column's alphas lost at the block's start
-  uint32_t* path_ends;  // [B]  the best final state; all ones: no path
+  uint32_t* path_ends;  // [B]  the best final state, or kNoPath
 
   CTC_ALIGN_FN const Plan& whole() const { return passes[0].plan; }
   CTC_ALIGN_FN const Pass<Real>& last() const { return passes[count - 1]; }
@@ -183,6 +183,7 @@ struct WorkspaceLayout {
 
   WorkspaceLayout(const Passes& plans, uint8_t* memory) {
     index_t used = 0;
+    bool waits = false;
     const auto reserve = [&](auto*& part, index_t count) {
       part = reinterpret_cast<std::remove_reference_t<decltype(part)>>(memory + used);
       used = (used + count * static_cast<index_t>(sizeof *part) + 15) / 16 * 16;
@@ -190,24 +191,26 @@ struct WorkspaceLayout {
     const Plan& whole = plans.whole();
     const index_t blocks = whole.batch * whole.columns() * (whole.blocks() + 1);
     work.count = plans.count;
-    reserve(work.path_ends, whole.batch);
     reserve(work.bases, blocks);
     for (int i = 0; i < plans.count; ++i) {
       Pass<Real>& pass = work.passes[i];
       const Plan& plan = pass.plan = plans.plans[i];
-      const index_t tasks = plan.batch * plan.places() * plan.ring_tasks;
+      const index_t tasks = plan.columns() > 1 ? plan.batch * plan.places() * plan.ring_tasks : 0;
       reserve(pass.ticket, 1);
       reserve(pass.done, plan.batch * plan.places());
       reserve(pass.edges, tasks * plan.task_blocks * kEdgesPerBlock * index_t{sizeof(Real) / sizeof(float)});
+      waits = waits || plan.waits();
     }
-    unset_bytes = used;
+    unset_bytes = waits ? used : 0;
+    reserve(work.path_ends, whole.batch);
     reserve(work.moved, blocks);
     for (int i = 0; i < plans.count; ++i) {
       Pass<Real>& pass = work.passes[i];
       const Plan& plan = pass.plan;
       const index_t row = plan.batch * 2 * plan.pairs();
-      reserve(pass.live_alphas, row);
-      reserve(pass.live_origins, row);
+      const index_t live = plan.tasks() > 1 ? row : 0;
+      reserve(pass.live_alphas, live);
+      reserve(pass.live_origins, live);
       reserve(pass.kept_alphas, row * plan.segments());
       reserve(pass.kept_origins, row * plan.segments());
       reserve(pass.path_states, plan.batch * (plan.regions() * plan.segments() + 1));
@@ -474,6 +477,13 @@ struct ThreadLanes {
   CTC_ALIGN_FN static Real add(Real a, Real b) { return a + b; }
 };
 
+struct HopShared {
+  uint32_t path_end;
+};
+
+template <class Device, class Real, class scalar_t>
+CTC_ALIGN_FN void run_hop(const Inputs<scalar_t>& in, const Workspace<Real>& work, HopShared& shared, index_t b);
+
 template <class Real, int kWarps, class Emissions>
 struct SweepShared {
   Emissions emissions;
@@ -481,6 +491,7 @@ struct SweepShared {
   float maxima[kWarps];
   double base_left;
   uint32_t ticket;
+  HopShared hop;
 };
 
 // R pairs a thread: 256 / R threads a block. Small R: short frames, for few columns. Large R: less overhead.
@@ -521,31 +532,43 @@ struct Sweep {
   CTC_ALIGN_FN static void run(const Inputs<scalar_t>& in, const Workspace<Real>& work, int number, Shared& shared) {
     const Pass<Real>& pass = work.passes[number];
     const Plan& plan = pass.plan;
-    if (Device::thread() == 0) {
-      shared.ticket = Device::take_ticket(pass.ticket) + 1;
+    uint32_t ticket = Device::block();
+    if (plan.waits()) {
+      if (Device::thread() == 0) {
+        shared.ticket = Device::take_ticket(pass.ticket) + 1;
+      }
+      Device::block_barrier();
+      ticket = shared.ticket;
     }
-    Device::block_barrier();
-    Sweep sweep{in, work, pass, plan, shared, task_of_ticket(plan, shared.ticket), number};
-    Task& task = sweep.task;
+    const Task task = task_of_ticket(plan, ticket);
     if (task.column >= plan.columns_of_region() || task.number < 0 || task.number >= plan.tasks()) {
       return;
     }
+    Sweep sweep{in, work, pass, plan, shared, task, number};
+    if (sweep.begin_task()) {
+      sweep.run_task();
+    }
+    if (number == 0 && !plan.waits()) {  // the block has the whole item
+      Device::block_barrier();
+      run_hop<Device>(in, work, shared.hop, task.item);
+    }
+  }
+
+  // Is there anything to do?
+  CTC_ALIGN_FN bool begin_task() {
     const ItemLattice item = lattice_of(in, plan, task.item);
-    if (!item.possible) {
-      return;
+    band = item.band;
+    end_frame = static_cast<int32_t>(band.frames);
+    first_block = task.region * plan.region_blocks;
+    first_column = 0;
+    last_column = plan.columns() - 1;
+    if (!item.possible || (number > 0 && !find_columns())) {
+      return false;
     }
-    sweep.band = item.band;
-    sweep.end_frame = static_cast<int32_t>(item.band.frames);
-    sweep.first_block = task.region * plan.region_blocks;
-    sweep.first_column = 0;
-    sweep.last_column = plan.columns() - 1;
-    if (number > 0 && !sweep.find_columns()) {
-      return;
-    }
-    task.column += sweep.first_column;
-    sweep.warp = Device::warp();
-    sweep.first_pair = task.column * kColumnPairs + Device::thread() * R;
-    sweep.run_task();
+    task.column += first_column;
+    warp = Device::warp();
+    first_pair = task.column * kColumnPairs + Device::thread() * R;
+    return true;
   }
 
   // The columns between the states in which the path enters and leaves the region, if it comes there.
@@ -597,7 +620,7 @@ struct Sweep {
       return;
     }
     const bool continues = q == begin && task.number > 0 && task_in_band(task.column, task.number - 1);
-    if (Device::thread() == 0) {
+    if (Device::thread() == 0 && plan.tasks() > 1) {
       if (continues) {
         wait_until_done(task.column, task.number - 1);
       }
@@ -613,10 +636,12 @@ struct Sweep {
     for (; q < end && in_band(task.column, q); ++q) {
       run_block(q);
     }
-    store_row();
-    Device::block_barrier();
-    if (Device::thread() == 0) {
-      Device::store_release(done(task.column), static_cast<uint32_t>(task.number));
+    if (plan.tasks() > 1) {
+      store_row();
+      Device::block_barrier();
+      if (Device::thread() == 0) {
+        Device::store_release(done(task.column), static_cast<uint32_t>(task.number));
+      }
     }
   }
 
@@ -981,10 +1006,6 @@ struct Sweep {
 
 // ----------------------------------------------------------------------------------------------------- 5 hop
 
-struct HopShared {
-  uint32_t path_end;
-};
-
 // The path's state at every segment border of a region, from the state at the region's end back to its start.
 template <class Real>
 CTC_ALIGN_FN void hop_back(const Pass<Real>& pass, index_t item, index_t region, const Band& band, uint32_t state) {
@@ -1001,10 +1022,9 @@ CTC_ALIGN_FN void hop_back(const Pass<Real>& pass, index_t item, index_t region,
   }
 }
 
-// One block an item: is there a path, and where is it at every segment border?
+// All threads of a block, after the first pass over item b: is there a path, and where is it at every segment border?
 template <class Device, class Real, class scalar_t>
-CTC_ALIGN_FN void run_hop(const Inputs<scalar_t>& in, const Workspace<Real>& work, HopShared& shared) {
-  const index_t b = Device::block();
+CTC_ALIGN_FN void run_hop(const Inputs<scalar_t>& in, const Workspace<Real>& work, HopShared& shared, index_t b) {
   const ItemLattice item = lattice_of(in, work.whole(), b);
   const Band band = item.band;
   if (Device::thread() == 0) {

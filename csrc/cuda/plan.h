@@ -66,6 +66,9 @@ struct Plan {
     return (static_cast<int32_t>(blocks_of_region()) + task_blocks - 1) / task_blocks;
   }
 
+  // Does any task wait for another? Where none does there are no tickets, no edges, and nothing to set before.
+  CTC_ALIGN_FN bool waits() const { return columns() > 1 || tasks() > 1; }
+
   // Tickets: task n of a region's column j has its turn at j + stagger * n. Every task that it waits for has an earlier
   // turn: the left neighbour (n, j-1), its own past (n-1, j), and the reader of the ring (n - ring_tasks, j+1).
   CTC_ALIGN_FN int32_t tasks_in_turn() const {
@@ -79,12 +82,12 @@ struct Plan {
 // The edges that may be kept at a time: where a column's whole past fits, a task is the whole column.
 constexpr index_t kEdgeBytes = index_t{64} << 20;
 
-// Tasks as long as that memory allows.
+// Tasks as long as that memory allows. A single column has no reader.
 inline Plan with_tasks(Plan plan) {
   const index_t columns = larger<index_t>(1, plan.batch * plan.places());
   const index_t affordable = larger<index_t>(1, kEdgeBytes / (columns * kEdgesPerBlock * 8));
   const index_t blocks = larger<index_t>(1, plan.blocks_of_region());
-  if (affordable >= blocks) {
+  if (plan.columns() == 1 || affordable >= blocks) {
     plan.task_blocks = static_cast<int32_t>(blocks);
     plan.ring_tasks = 1;
     plan.stagger = static_cast<int32_t>(plan.columns_of_region());  // one task a column: tickets are columns
@@ -104,6 +107,8 @@ struct Passes {
 
   CTC_ALIGN_FN const Plan& whole() const { return plans[0]; }
   CTC_ALIGN_FN const Plan& last() const { return plans[count - 1]; }
+  // A block of threads that has swept a whole item hops too.
+  CTC_ALIGN_FN bool hop_is_apart() const { return whole().waits() || whole().blocks() == 0; }
 };
 
 // Blocks of frames in the regions of the second and the third pass; 0: there is none. Each number is a multiple of the

@@ -108,7 +108,10 @@ void launch(const Passes& passes, const Inputs<Real>& in, const Outputs<Real>& o
                                         [&](auto& shared) { SweepText::run(in, work, pass, shared); });
   };
   if (passes.whole().blocks() > 0) sweep(0);
-  emulate<HopShared>(batch, 64, options, [&](auto& shared) { run_hop<EmulatedDevice, Real, Real>(in, work, shared); });
+  if (passes.hop_is_apart()) {
+    emulate<HopShared>(batch, 64, options,
+                       [&](auto& shared) { run_hop<EmulatedDevice>(in, work, shared, EmulatedDevice::block()); });
+  }
   for (int pass = 1; pass < passes.count; ++pass) {
     sweep(pass);
     emulate<HopShared>(batch * static_cast<uint32_t>(passes.plans[pass].regions()), kWarp, options,

@@ -15,7 +15,7 @@ BUILT := build/.built
 NATIVE := setup.py $(shell find csrc)
 CXX_FILES = $(shell find $(wildcard csrc test/csrc benchmarks) -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help build test sanitize demo train-demo lint format wheel check-wheel cuda-compile bench bench-long bench-plot gpu clean
+.PHONY: help build test sanitize demo train-demo lint format wheel check-wheel cuda-compile cuda-cycles bench bench-long bench-plot gpu clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -61,6 +61,9 @@ check-wheel: wheel  ## install the wheel in a clean environment and align with i
 
 cuda-compile: $(TOOLS)  ## compile the CUDA kernels for every architecture; needs nvcc, but no GPU
 	$(BIN)/python test/check_cuda_compile.py $(ARGS)
+
+cuda-cycles: $(TOOLS)  ## estimate what a frame of the CUDA sweep costs; needs nvcc and nvdisasm, but no GPU
+	$(BIN)/python benchmarks/cuda_cycles.py $(ARGS)
 
 bench bench-long bench-plot gpu: OUT ?= docs/measurements
 bench bench-long: export CTC_ALIGN_CEILING ?= build/ceiling

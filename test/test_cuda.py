@@ -19,6 +19,8 @@ SIZES = [  # B, T, L, C: the classes fit a warp's row or do not; several columns
     (3, 129, 40, 33),
     (5, 60, 20, 6),
     (3, 513, 256, 40),
+    (3, 530, 200, 32),  # the last stretch of frames is whole, or holds one
+    (3, 529, 200, 32),
     (3, 514, 255, 32),
     (2, 1025, 511, 33),
     (3, 700, 300, 6),
@@ -87,6 +89,13 @@ def test_an_item_of_two_passes(random_case, generator):
     log_probs, targets = random_case(1, 300_000, 60_000, 8)
     log_probs[:, 50_000:90_000, 1:] -= 30
     assert_equal_on_both(log_probs, targets)
+
+
+def test_an_item_of_three_passes(random_case):
+    """Rows of two passes would take more than 1 GiB too. T is little more than L, so that there is little to do."""
+    T, L = 660_000, 640_000
+    log_probs, _ = random_case(1, T, 1, 6)
+    assert_equal_on_both(log_probs, torch.arange(L)[None] % 5 + 1)
 
 
 def test_strides_and_integers(random_case, generator):

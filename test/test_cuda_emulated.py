@@ -51,8 +51,8 @@ FEW_CLASSES, MANY_CLASSES = 20, 40  # a warp holds a row of up to 32 classes; mo
 @dataclass(frozen=True)
 class Launch:
     pairs: int = 2  # a thread; 0: as the library would choose
-    # Blocks of frames in the regions of a second and a third pass, 0: none; task_blocks, ring_tasks, stagger (plan.h), 0:
-    # as the library would choose, one task a column wherever possible.
+    # Blocks of frames in the regions of a second and a third pass, 0: none; task_blocks, ring_tasks, stagger (plan.h),
+    # 0: as the library would choose, one task a column wherever possible.
     cut: tuple[int, int, int, int, int] = (0, 0, 0, 0, 0)
     resident: int = 2
     schedule: int = 0  # in order, reversed, random
@@ -295,7 +295,7 @@ def test_plans_use_little_memory(emulated):
 
 
 @pytest.mark.parametrize(
-    ("shape", "megabytes"),
+    "shape, megabytes",
     [((64, 1500, 200), 4), ((1, 50_000, 25_000), 160), ((1, 178_572, 40_931), 760), ((1, 1_800_000, 540_000), 960)],
 )
 def test_memory_of_the_workspace(emulated, shape, megabytes):

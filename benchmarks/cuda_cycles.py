@@ -1,0 +1,206 @@
+"""What a frame of the CUDA sweep costs, without a GPU: an estimate from the machine code.
+
+    python benchmarks/cuda_cycles.py [--nvdisasm PATH]          (or: make cuda-cycles)
+
+For sm_90 alone. Needs nvcc, and nvdisasm of the CUDA toolkit or of the package nvidia-cuda-nvdisasm.
+
+Since Volta an instruction says in its own bits for how many cycles the next one stalls, which scoreboard it sets and
+which ones it waits for (Jia et al., "Dissecting the NVIDIA Volta GPU architecture via microbenchmarking", 2018, section
+2.1). That is read here for one step of the sweep: the shortest way through the loop that runs whole stretches of 16
+frames. Then the warps of a block run it, on four schedulers with a pipe for additions and one for comparisons and
+selects, and one memory port for all.
+
+Not in it: the memory behind the first cache, the barrier at the end of a step, the steps in which a block of 512 frames
+fills and drains, and what the first and the last warp of a column do besides. For the sweep as of fcc323e (one pair a
+thread, eight warps) the same estimate is 152 cycles, with its drain 185; an H100 took 180. So it tells twice as fast
+from as fast, and nothing finer. float64 is left out.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch.utils import cpp_extension
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "test"))
+from check_cuda_compile import SOURCE, demangle, find_nvcc, load_setup, short_name
+
+SCHEDULERS = 4
+WARPS = 4  # of a block: 256 pairs, two a thread
+STRETCH = 16  # frames
+# Cycles until a result is there, of instructions whose latency varies; in the first cache where they go to memory.
+LATENCY = {"SHFL": 24, "LDS": 30, "LDG": 30, "VOTE": 12, "REDUX": 20, "STS": 10, "STG": 10}
+OTHER_LATENCY, READ_LATENCY = 20, 8
+# Cycles for which an instruction holds its pipe.
+HALF_RATE = "SEL FSEL FMNMX FSETP ISETP LOP3 IADD3 SHF LEA VIADD VIMNMX PRMT PLOP3 MOV IMNMX P2R R2P IABS"
+PIPES = dict.fromkeys(HALF_RATE.split(), ("compare", 2))
+PIPES |= dict.fromkeys(("FADD", "FMUL", "FFMA", "IMAD"), ("add", 1))
+PIPES |= dict.fromkeys(("LDS", "STS", "LDG", "STG"), ("memory", 1)) | {"SHFL": ("memory", 2)}
+
+
+@dataclass
+class Instruction:
+    address: int
+    text: str
+    control: int  # the upper half of its 128 bits
+
+    @property
+    def name(self):
+        return re.sub(r"^@!?U?P\w+\s+", "", self.text).split()[0].split(".")[0]
+
+    @property
+    def is_conditional(self):
+        return self.text.startswith("@")
+
+    @property
+    def stall(self):
+        return max(1, self.control >> 41 & 15)
+
+    @property
+    def scoreboards(self):
+        """Set when the result is there, set when the operands are read (7: none); those waited for, as bits."""
+        return self.control >> 46 & 7, self.control >> 49 & 7, self.control >> 52 & 63
+
+
+def disassemble(nvdisasm, cubin):
+    """{kernel: (its instructions, {address of a branch: its target})}"""
+    listing = subprocess.run([nvdisasm, "-hex", cubin], capture_output=True, text=True, check=True).stdout
+    for section in re.split(r"^\.text\.(?=\w+:$)", listing, flags=re.MULTILINE)[1:]:
+        name, _, body = section.partition(":")
+        instructions, labels, waiting, branches = [], {}, [], {}
+        for line in body.splitlines():
+            if line.startswith("\t.section"):
+                break
+            if label := re.match(r"(\.L_\w+):", line):
+                waiting.append(label[1])
+            elif found := re.match(r"\s*/\*([0-9a-f]{4,})\*/\s+(.*?)\s*;\s*/\* 0x[0-9a-f]{16} \*/", line):
+                instructions.append(Instruction(int(found[1], 16), found[2], 0))
+                labels |= dict.fromkeys(waiting, instructions[-1].address)
+                waiting = []
+            elif instructions and (found := re.match(r"\s*/\* 0x([0-9a-f]{16}) \*/", line)):
+                instructions[-1].control = int(found[1], 16)
+        for instruction in instructions:
+            label = re.search(r"\((\.L_\w+)\)", instruction.text)
+            if instruction.name == "BRA" and label and label[1] in labels:
+                branches[instruction.address] = labels[label[1]]
+        yield name, instructions, branches
+
+
+def count(instructions, name):
+    return sum(instruction.name == name for instruction in instructions)
+
+
+def one_step(instructions, branches):
+    """What a warp runs in a step of the sweep in which it does a whole stretch and brings in emissions."""
+
+    def body(start, end):
+        return [i for i in instructions if start <= i.address <= end]
+
+    # The loop over steps has one barrier and most of the maxima.
+    loops = [(start, end) for end, start in branches.items() if start < end]
+    loops = [loop for loop in loops if count(body(*loop), "BAR") == 1]
+    start, end = max(loops, key=lambda loop: count(body(*loop), "FMNMX"))
+
+    blocks, begins = [], {start, *branches.values()}
+    for instruction in body(start, end):
+        if instruction.address in begins or (blocks and blocks[-1][-1].name in ("BRA", "EXIT")):
+            blocks.append([])
+        blocks[-1].append(instruction)
+    place = {block[0].address: n for n, block in enumerate(blocks)}
+
+    # The shortest way to the loop's end, but through what runs frames and what loads from global memory.
+    costs, following = {}, {}
+    for n in reversed(range(len(blocks))):
+        block, last = blocks[n], blocks[n][-1]
+        loads = sum(i.name == "LDG" and "STRONG" not in i.text for i in block)
+        maxima = count(block, "FMNMX")
+        costs[n] = len(block) - 100 * maxima * (maxima >= 10) - 1000 * (loads >= 2)
+        if last.address == end:
+            continue
+        successors = [] if last.name in ("BRA", "EXIT") and not last.is_conditional else [n + 1]
+        successors += [place[t] for t in [branches.get(last.address)] if t in place]
+        successors = [s for s in successors if s > n and s in costs]
+        if not successors:
+            costs.pop(n)  # leaves the loop, or waits in a loop of its own
+            continue
+        following[n] = min(successors, key=costs.get)
+        costs[n] += costs[following[n]]
+    way, n = [], 0
+    while n is not None:
+        way += blocks[n]
+        n = following.get(n)
+    return way
+
+
+def simulate(way, warps):
+    """Cycles until so many warps, dealt out to the schedulers, have run it."""
+    running = [
+        [{"next": 0, "ready": 3 * s + 7 * w, "boards": [0] * 6} for w in range(warps // SCHEDULERS)]
+        for s in range(SCHEDULERS)
+    ]
+    pipes = Counter()
+    cycle, left = 0, warps
+    while left:
+        for scheduler, mine in enumerate(running):
+            for warp in mine:
+                if warp["next"] == len(way) or warp["ready"] > cycle:
+                    continue
+                instruction = way[warp["next"]]
+                result, read, waits = instruction.scoreboards
+                pipe, held = PIPES.get(instruction.name, (None, 0))
+                key = pipe if pipe == "memory" else (pipe, scheduler)
+                if any(waits >> b & 1 and ready > cycle for b, ready in enumerate(warp["boards"])):
+                    continue
+                if pipe and pipes[key] > cycle:
+                    continue
+                pipes[key] = cycle + held
+                latency = LATENCY.get(instruction.name, OTHER_LATENCY)
+                for board, until in ((result, cycle + latency), (read, cycle + READ_LATENCY)):
+                    if board != 7:
+                        warp["boards"][board] = max(warp["boards"][board], until)
+                warp["ready"] = cycle + instruction.stall
+                warp["next"] += 1
+                left -= warp["next"] == len(way)
+                mine.sort(key=lambda other: other is not warp)  # the same warp goes on while it can
+                break
+        cycle += 1
+    return cycle
+
+
+def find_nvdisasm(wanted, nvcc):
+    beside = shutil.which("nvdisasm", path=f"{Path(nvcc).parent}{os.pathsep}{os.environ['PATH']}")
+    packages = [*Path(cpp_extension.__file__).parents[2].glob("nvidia/*/bin/nvdisasm")]
+    found = wanted or beside or next(iter(packages), None)
+    return found or sys.exit("error: nvdisasm is not here: pip install nvidia-cuda-nvdisasm, or --nvdisasm PATH")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nvdisasm", metavar="PATH")
+    arguments = parser.parse_args()
+    setup = load_setup()
+    nvcc = find_nvcc(setup) or sys.exit("error: nvcc is not here")
+    nvdisasm = find_nvdisasm(arguments.nvdisasm, nvcc)
+    flags = [*cpp_extension.COMMON_NVCC_FLAGS, *setup.NVCC_FLAGS, *(f"-I{x}" for x in cpp_extension.include_paths())]
+    with tempfile.TemporaryDirectory() as scratch:
+        cubin = Path(scratch) / "out.cubin"
+        subprocess.run([nvcc, "--cubin", SOURCE, "-o", cubin, *flags, "-arch=sm_90"], check=True)
+        kernels = [kernel for kernel in disassemble(nvdisasm, cubin) if "sweep_kernel" in kernel[0]]
+    print("sm_90: cycles a frame, one block on a multiprocessor; instructions of a warp a frame")
+    for name, instructions, branches in kernels:
+        if not count(instructions, "FMNMX"):
+            continue  # float64 has other instructions, and other rates
+        way = one_step(instructions, branches)
+        cycles = simulate(way, WARPS) / STRETCH
+        print(f"  {short_name(demangle(name))[0]:40} {cycles:6.0f} {len(way) / STRETCH:6.1f}")
+
+
+if __name__ == "__main__":
+    main()

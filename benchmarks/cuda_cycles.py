@@ -5,8 +5,8 @@
 For sm_90 alone. Needs nvcc, and nvdisasm of the CUDA toolkit or of the package nvidia-cuda-nvdisasm.
 
 Since Volta an instruction says in its own bits for how many cycles the next one stalls, which scoreboard it sets and
-which ones it waits for (Jia et al., "Dissecting the NVIDIA Volta GPU architecture via microbenchmarking", 2018, section
-2.1). That is read here for one step of the sweep: the shortest way through the loop that runs whole stretches of 16
+which ones it waits for (Jia et al., "Dissecting the NVIDIA Volta GPU architecture via microbenchmarking", 2018, chapter
+2). That is read here for one step of the sweep: the shortest way through the loop that runs whole stretches of 16
 frames. Then the warps of a block run it, on four schedulers with a pipe for additions and one for comparisons and
 selects, and one memory port for all.
 

@@ -145,6 +145,16 @@ def test_bases_below_the_range_of_float32(steady):
     assert_agrees((log_probs, torch.arange(1281)[None] % 2 + 1))
 
 
+def test_a_column_that_dies_far_above_its_neighbour():
+    """Its base falls by more than float32 holds; what crosses into it later is a path all the same."""
+    log_probs = torch.zeros(1, 1600, 5)
+    targets = torch.tensor([[1, 3] * 128 + [2, 4] * 22])
+    log_probs[:, 300, [0, 1, 3]] = log_probs[:, 800, [1, 3]] = -1.8e38  # a toll that only the second column escapes
+    log_probs[:, 800, [0, 2, 4]] = -torch.inf  # and there it ends
+    assert_agrees((log_probs, targets))
+    assert (forced_align(log_probs, targets)[0] != -1).all()
+
+
 def test_holes_in_a_long_emission(random_case, generator):
     """NaN and infinities beside one path that is certainly finite."""
     T, L, C = 1800, 600, 12

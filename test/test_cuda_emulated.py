@@ -331,6 +331,13 @@ def test_bases_below_the_range_of_float32(assert_agrees, steady):
     assert_agrees((log_probs, torch.arange(1281)[None] % 2 + 1))
 
 
+def test_a_column_that_dies_far_above_its_neighbour(assert_agrees):
+    log_probs = torch.zeros(1, 1600, 5)
+    log_probs[:, 300, [0, 1, 3]] = log_probs[:, 800, [1, 3]] = -1.8e38
+    log_probs[:, 800, [0, 2, 4]] = -INF
+    assert_agrees((log_probs, torch.tensor([[1, 3] * 128 + [2, 4] * 22])))
+
+
 def test_columns_that_speech_reaches_late(random_case, assert_agrees):
     for C in (FEW_CLASSES, MANY_CLASSES):
         log_probs, targets = random_case(1, 2200, 600, C, steps=3, dtype=torch.float32)

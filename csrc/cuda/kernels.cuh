@@ -3,8 +3,9 @@
 //
 // Contents: 1 what a launch gets  2 emissions ahead of use  3 edges  4 sweep  5 hop  6 trace
 //
-// sweep   One block of threads owns one column (256 pairs) and keeps its alphas in registers. It takes a ticket, waits
-//         for the edges that its left neighbour writes, and goes through the blocks of its task. Beside its alpha every
+// sweep   One block of threads owns one column (256 pairs) and keeps its alphas in registers. It takes a ticket, if
+//         there is more than one column, waits for the edges that its left neighbour writes, and goes through the blocks
+//         of its task. Beside its alpha every
 //         state carries its ORIGIN: the state in which its best path stood at the last segment border. At every
 //         segment border the row of alphas and origins is kept. No records are written.
 // hop     One block an item: from the best final state the origins lead from border to border to the start.
@@ -111,11 +112,12 @@ struct alignas(2 * sizeof(Real)) Edge {
   uint32_t origin;
 };
 
-// What one pass leaves in global memory. Words that say "not there yet" are all ones; so is everything before the launch.
+// What one pass leaves in global memory. Words that say "not there yet" are all ones, and where tasks wait for one
+// another the first three parts are all ones before the launch.
 template <class Real>
 struct Pass {
   Plan plan;
-  uint32_t* ticket;        // [1]          all ones: the first ticket comes out as 0
+  uint32_t* ticket;        // [1]          from all ones the first ticket comes out as 0
   uint32_t* done;          // [B][places]  number of the last task that is done; all ones: none
   uint64_t* edges;         // [B][places][ring_tasks][task_blocks][kEdgesPerBlock][kEdgeWords]
   Real* live_alphas;       // [B][2][pairs]  the row between two tasks of a column
@@ -652,7 +654,7 @@ struct Sweep {
     }
   }
 
-  // Labels that are none read the blank's emission instead; the hop kernel marks their item.
+  // Labels that are none read the blank's emission instead; the hop marks their item.
   CTC_ALIGN_FN void load_target() {
     index_t before = first_pair > 0 && first_pair <= band.labels ? in.label(task.item, first_pair - 1) : in.blank;
     index_t classes[R];
@@ -965,7 +967,7 @@ struct Sweep {
     if (next > -std::numeric_limits<double>::infinity()) {
       // A column that nothing has reached stays at -inf. (Its base may be below what a float32 holds, and -inf less
       // -inf is NaN.)
-      moved = is_first_block ? 0 : static_cast<float>(next - base);
+      moved = is_first_block ? 0 : base_move(base, next);
       base = next;
       CTC_ALIGN_UNROLL
       for (int r = 0; r < R; ++r) {
@@ -1018,7 +1020,9 @@ CTC_ALIGN_FN void hop_back(const Pass<Real>& pass, index_t item, index_t region,
     const State at = unpack_state(state);
     const uint32_t back = pass.kept_origins[pass.kept(item, region, s, at)];
     state = pack_state({at.pair - back / 2, back % 2 != 0});
-    states[s] = state;
+    if (s > 0 || region == 0) {  // the last state of the region before is written there
+      states[s] = state;
+    }
   }
 }
 

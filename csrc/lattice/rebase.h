@@ -13,7 +13,8 @@
 //     base'   = max(base + best, base' of the left neighbour - kLargestDrop)         (float64; the first has no neighbour)
 //     stored' = stored - float(base' - base)
 //
-// (If base' is -inf, in a first column without a living alpha, nothing changes: nothing will ever enter it.) Why the
+// (If base' is -inf, in a first column without a living alpha, nothing changes: nothing will ever enter it. And -inf
+// stays -inf, however far the base of a column moves in which nothing lives.) Why the
 // second term: what lies ahead of the good paths may consist of hopeless ones only, that have paid for a masked label
 // (a -65504, say) or rushed ahead. Relative to their base a good path that crosses over would stand at +65504 and lose
 // its digits. So a column's base is never far below its neighbour's; its own paths lose digits in its stead, and they
@@ -26,6 +27,8 @@
 // round at the same places. A maximum does not depend on the order in which it is taken, so nothing else does.
 // float64 input needs none of this and uses none of it.
 #pragma once
+
+#include <limits>
 
 #include "lattice.h"
 
@@ -45,6 +48,12 @@ CTC_ALIGN_FN index_t end_of_block(index_t t) { return (t - 1) / kBlockFrames * k
 CTC_ALIGN_FN double next_base(double base, float best, bool has_left, double base_left) {
   const double own = base + static_cast<double>(best);
   return has_left ? larger(own, base_left - kLargestDrop) : own;
+}
+
+// What a column's alphas lose when its base moves. Never -inf, for -inf less -inf is NaN: a base moves further down than
+// float32 reaches only where nothing lives.
+CTC_ALIGN_FN float base_move(double from, double to) {
+  return static_cast<float>(larger(to - from, -static_cast<double>(std::numeric_limits<float>::max())));
 }
 
 // What is added to a label alpha that crosses from a column to its right neighbour.

@@ -259,7 +259,7 @@ CTC_ALIGN_FN void rebase_column(const SweepJob<float>& job, index_t block, index
     job.bases.at(block, j) = next > -std::numeric_limits<double>::infinity() ? next : base;
   }
   // A column that nothing has reached stays at -inf. (Its base may be below what a float32 holds: -inf less -inf is NaN.)
-  const float moved = known ? static_cast<float>(job.bases.at(block, j) - base) : 0;
+  const float moved = known ? base_move(base, job.bases.at(block, j)) : 0;
   const index_t begin = larger(j * kColumnPairs, job.row.first_pair);
   const index_t end = smaller((j + 1) * kColumnPairs, job.row.first_pair + job.row.pairs);
   for (index_t k = begin; k < end; ++k) {

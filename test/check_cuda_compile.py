@@ -2,13 +2,13 @@
 
     python test/check_cuda_compile.py [90 120 ...]
 
-Kernels that differ in one number only (the pairs a thread holds) share a line:
+A line for each kernel, and kernels that differ in a number only share one:
 
-    sm_90, 61 s
-      sweep<float, Half, RowInWarp>   1: 56/2144   2: 71/1072   4: 104/528   8: 168/256
+    sm_90, 10 s
+      sweep<float, half, FeedSharedRows>   148/18208
 
-that is, 56 registers and 2144 bytes of shared memory with one pair a thread. Spilled registers and a stack are shown
-where there are any. A spill fails the check; with float64, which keeps twice as much, it is only reported.
+that is, 148 registers and 18,208 bytes of shared memory. Spilled registers and a stack are shown where there are any. A
+spill fails the check; with float64, which keeps twice as much, it is only reported.
 """
 
 import concurrent.futures

@@ -137,6 +137,6 @@ def rebase(alpha: Tensor, base: Tensor, first_state: int) -> None:
         if j > first_column:
             new = torch.maximum(new, base[j - 1] - LARGEST_DROP)
         if new.isfinite():
-            # Clamped, for -inf less -inf is NaN. So far down only the base of a column moves in which nothing is reached.
+            # Clamped, for -inf less -inf is NaN: so far down a base moves only where nothing is reached.
             column -= (new - base[j]).clamp(min=torch.finfo(torch.float32).min).float()
             base[j] = new

@@ -97,12 +97,15 @@ std::tuple<Tensor, Tensor> align(const Tensor& log_probs, const Tensor& targets,
                                  const std::optional<Tensor>& input_lengths,
                                  const std::optional<Tensor>& target_lengths, int64_t blank) {
   check_arguments(log_probs, targets, input_lengths, target_lengths, blank);
-  const Passes passes = plan_passes(log_probs.size(0), log_probs.size(1), targets.size(1));
-  const Plan& plan = passes.whole();
-  check(plan.frames < (index_t{1} << 31), "log_probs may have fewer than 2^31 frames on CUDA, found T = ", plan.frames);
-  check(2 * plan.labels + 1 < kNoPath, "targets may have fewer than 2^31 - 1 labels on CUDA, found L = ", plan.labels);
+  const index_t batch = log_probs.size(0), frames = log_probs.size(1), labels = targets.size(1);
+  check(frames <= kMostFrames, "log_probs may have 2^30 frames at most on CUDA, found T = ", frames);
+  check(2 * labels + 1 < kNoPath, "targets may have fewer than 2^31 - 1 labels on CUDA, found L = ", labels);
+  const index_t real_bytes = log_probs.scalar_type() == ScalarType::Double ? 8 : 4;
+  const Passes passes = plan_passes(batch, frames, labels, 2 * real_bytes + 4);
+  constexpr index_t kMostBlocks = index_t{1} << 31;  // of threads, in a launch
+  check(batch * traced_segments(passes.last()) < kMostBlocks, "the batch is too large for one CUDA launch");
   for (int pass = 0; pass < passes.count; ++pass) {
-    check(passes.plans[pass].tickets() < (index_t{1} << 31), "the batch is too large for one CUDA launch");
+    check(passes.plans[pass].tickets() < kMostBlocks, "the batch is too large for one CUDA launch");
   }
 
   const int32_t device = log_probs.get_device_index();
@@ -110,9 +113,9 @@ std::tuple<Tensor, Tensor> align(const Tensor& log_probs, const Tensor& targets,
   void* stream = nullptr;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
 
-  Tensor paths = empty_tensor<2>({plan.batch, plan.frames}, targets);
-  Tensor scores = empty_tensor<2>({plan.batch, plan.frames}, log_probs);
-  if (plan.batch == 0 || plan.frames == 0) {
+  Tensor paths = empty_tensor<2>({batch, frames}, targets);
+  Tensor scores = empty_tensor<2>({batch, frames}, log_probs);
+  if (batch == 0 || frames == 0) {
     return {paths, scores};
   }
   const auto launch_as = [&](auto scalar) {

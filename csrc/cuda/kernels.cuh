@@ -337,8 +337,8 @@ struct FeedOwnColumns {
   }
 };
 
-// Up to 32 classes: all threads together bring in whole rows for each other. A row fills the 32 banks of shared memory
-// once, so that lanes may look up any classes in it without a conflict. Rows are loaded two stretches before warp 0
+// Up to 32 classes: all threads together bring in whole rows for each other. A row of float32 fills the 32 banks of shared
+// memory once, so that lanes may look up any classes in it without a conflict. Rows are loaded two stretches before warp 0
 // needs them and stored one before; the ring holds them until the last warp, kWarps - 1 stretches behind, is done.
 template <class Device, class Real, class scalar_t, int R>
 struct FeedSharedRows {

@@ -24,6 +24,8 @@ constexpr int32_t kStretchFrames = 16;  // frames between two hand-overs of edge
 static_assert(kBlockFrames % kSegmentFrames == 0 && kSegmentFrames % kStretchFrames == 0, "the grids are nested");
 
 constexpr uint32_t kNoPath = 0xffffffffu;
+constexpr index_t kMostFrames = index_t{1}
+                                << 30;  // frames are counted in 32 bits, and some behind the last are thought of
 
 // A column's edges of one block of frames: one for each frame, one for the pseudo-frame behind the last, and padding.
 constexpr index_t kEdgesPerBlock = kBlockFrames + kStretchFrames;
@@ -130,29 +132,35 @@ inline Passes cut_into(index_t batch, index_t frames, index_t labels, RegionSize
   return passes;
 }
 
-inline index_t row_bytes(const Passes& passes) {
-  index_t bytes = 0;
-  for (int i = 0; i < passes.count; ++i) {
-    const Plan& plan = passes.plans[i];
-    bytes += plan.batch * plan.segments() * plan.pairs() * 12;
-  }
-  return bytes;
-}
-
-// As few passes as keep the rows within a budget; three at most. By the padded sizes alone. An item of ten hours has
-// 60 regions, each of which has 15.
+// As few passes as keep the rows within a budget, and of two passes those with the smallest rows; all by the padded
+// sizes alone. pair_bytes: of a pair in a row, two alphas and two origins.
 constexpr index_t kRowBytes = index_t{1} << 30;
-constexpr RegionSizes kOnePass{0, 0}, kTwoPasses{32, 0}, kThreePasses{60, 4};
-static_assert(kThreePasses.second * kBlockFrames < 32768, "an origin is within 15 bits of pairs");
+constexpr index_t kMostRegionBlocks = 60;
+static_assert(kMostRegionBlocks * kBlockFrames < 32768, "an origin is within 15 bits of pairs");
 
-inline Passes plan_passes(index_t batch, index_t frames, index_t labels) {
-  for (const RegionSizes sizes : {kOnePass, kTwoPasses}) {
+inline Passes plan_passes(index_t batch, index_t frames, index_t labels, index_t pair_bytes) {
+  const auto row_bytes = [&](const Passes& passes) {
+    index_t bytes = 0;
+    for (int i = 0; i < passes.count; ++i) {
+      const Plan& plan = passes.plans[i];
+      bytes += plan.batch * plan.segments() * plan.pairs() * pair_bytes;
+    }
+    return bytes;
+  };
+  Passes best = cut_into(batch, frames, labels, {0, 0});
+  const auto consider = [&](RegionSizes sizes) {
     const Passes passes = cut_into(batch, frames, labels, sizes);
-    if (row_bytes(passes) <= kRowBytes || passes.whole().blocks() <= kTwoPasses.second) {
-      return passes;
+    best = row_bytes(passes) < row_bytes(best) ? passes : best;
+  };
+  if (row_bytes(best) > kRowBytes) {
+    for (const index_t blocks : {4, 8, 16, 32}) {
+      consider({blocks, 0});
     }
   }
-  return cut_into(batch, frames, labels, kThreePasses);
+  if (row_bytes(best) > kRowBytes) {
+    consider({kMostRegionBlocks, 4});
+  }
+  return best;
 }
 
 // Pairs a thread holds in the sweep, so a block has four warps, one for each scheduler of a multiprocessor. With one

@@ -43,9 +43,10 @@ struct Call {
 namespace {
 
 Passes passes_of(const PlanArguments& arguments) {
-  Passes passes = arguments.second_blocks < 0 ? plan_passes(arguments.batch, arguments.frames, arguments.labels)
-                                              : cut_into(arguments.batch, arguments.frames, arguments.labels,
-                                                         RegionSizes{arguments.second_blocks, arguments.third_blocks});
+  Passes passes = arguments.second_blocks < 0
+                      ? plan_passes(arguments.batch, arguments.frames, arguments.labels, 2 * sizeof(Real) + 4)
+                      : cut_into(arguments.batch, arguments.frames, arguments.labels,
+                                 RegionSizes{arguments.second_blocks, arguments.third_blocks});
   const auto set = [](auto& field, int64_t value) { field = static_cast<std::decay_t<decltype(field)>>(value); };
   for (int i = 0; i < passes.count && arguments.task_blocks > 0; ++i) {
     set(passes.plans[i].task_blocks, arguments.task_blocks);

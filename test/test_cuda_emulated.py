@@ -296,7 +296,15 @@ def test_plans_use_little_memory(emulated):
 
 @pytest.mark.parametrize(
     "shape, megabytes",
-    [((64, 1500, 200), 4), ((1, 50_000, 25_000), 160), ((1, 178_572, 40_931), 760), ((1, 1_800_000, 540_000), 960)],
+    [
+        ((64, 1500, 200), 3),
+        ((1, 50_000, 25_000), 160),
+        ((1, 178_572, 40_931), 760),
+        ((256, 178_572, 200), 1110),  # one column: no cut helps
+        ((256, 16_000, 4000), 520),  # 1,570 in one pass
+        ((128, 20_000, 6000), 430),
+        ((1, 1_800_000, 540_000), 900),
+    ],
 )
 def test_memory_of_the_workspace(emulated, shape, megabytes):
     """float32; an hour in one pass, ten hours in three."""
@@ -609,7 +617,7 @@ SLOWLY = "for (int i = 0; i < 4; ++i) { Device::pause(); }"
 UNLESS = r"if (!{broken}) { \g<0> }"
 MISTAKES = {
     "no barrier between the steps of the warps": (
-        r"(?<=send_edges\(stretch, step\);)([\s}]*(?:if \(kWarps > 1\) {\s*)?)Device::block_barrier\(\);",
+        r"(?<=send_edges\(stretch, step\);)([\s}]*)Device::block_barrier\(\);",
         r"\1if (!{broken}) { Device::block_barrier(); }",
     ),
     "a row is published before it is stored": (r"\bstore_row\(\);", rf"if ({{broken}}) {{ {PUBLISH} {SLOWLY} }} \g<0>"),
@@ -631,6 +639,15 @@ MISTAKES = {
     "no barrier before the warps' maxima are read": (
         r"(shared\.base_left = [^;]*;\s*}\s*)Device::block_barrier\(\);",
         r"\1if (!{broken}) { Device::block_barrier(); }",
+    ),
+    "the first rows of emissions are not waited for": (
+        r"(load\(frame \+ kStretchFrames\);\s*)Device::block_barrier\(\);",
+        r"\1if (!{broken}) { Device::block_barrier(); }",
+    ),
+    "a ring of rows that is too short": (r"% kRing\b", r"% ({broken} ? kWarps : kRing)"),
+    "a region always begins with a row of the pass before": (
+        r"pass > 0 && segments % passes\[pass\]\.plan\.segments\(\) == 0",
+        r"!{broken} && \g<0>",
     ),
     "the walk does not wait for the records": (
         r"(pair\[1\] = [^;]*;[\s}]*)Device::warp_barrier\(\);",
@@ -655,25 +672,25 @@ def compile_breakable(folder: Path) -> Path:
 
 
 CATCHING_LAUNCHES = [
-    Launch(2, (0, 0, *tasks), resident, schedule, seed)
+    Launch(2, cut, resident, schedule, seed)
     for resident, schedule, seed in [*((3, 2, seed) for seed in range(8)), (1, 1, 0), (3, 0, 0)]
-    for tasks in [(1, 2, 1), (2, 1, 2)]
+    for cut in [(0, 0, 1, 2, 1), (0, 0, 2, 1, 2), (3, 1, 0, 0, 0)]
 ]
 
 
 class Breakable:
     """outcome(i, launch): what mistake i leads to; a process of its own, which may well crash, finds it out."""
 
-    def __init__(self, library, case):
+    def __init__(self, library, cases):
         self.library = library
-        self.case = case
-        self.expected = [x.numpy().tobytes() for x in forced_align(*case)]
+        self.cases = cases
+        self.expected = [x.numpy().tobytes() for case in cases for x in forced_align(*case)]
         self.chosen = ctypes.c_int.in_dll(library, "ctc_align_broken")
 
     def outcome(self, mistake, launch):
         # Prepared before the fork: torch's threads do not live behind it.
-        call, *outputs = Emulated.prepare(None, *self.case, blank=0, launch=launch)
-        places = [(x.data_ptr(), x.nbytes) for x in outputs]
+        prepared = [Emulated.prepare(None, *case, blank=0, launch=launch) for case in self.cases]
+        places = [(x.data_ptr(), x.nbytes) for _, *outputs in prepared for x in outputs]
         self.chosen.value = mistake
         read, write = os.pipe()
         with warnings.catch_warnings():
@@ -682,9 +699,9 @@ class Breakable:
         if child == 0:
             faulthandler.disable()
             signal.alarm(20)
-            error = self.library.emulated_align(ctypes.byref(call))
+            errors = [self.library.emulated_align(ctypes.byref(call)) for call, *_ in prepared]
             same = [ctypes.string_at(*place) for place in places] == self.expected
-            os.write(write, error or (b"right" if same else b"wrong"))
+            os.write(write, next(filter(None, errors), b"right" if same else b"wrong"))
             os._exit(0)
         os.close(write)
         _, status = os.waitpid(child, 0)
@@ -697,9 +714,11 @@ class Breakable:
 def breakable(built, random_case):
     if UNDER_ASAN:
         pytest.skip("mistakes read where they should not")
-    log_probs, targets = random_case(2, 1700, 300, 6, steps=3)
-    case = log_probs, targets, torch.tensor([1700, 1200]), torch.tensor([300, 260])
-    return Breakable(load_harness(built["breakable"].result()), case)
+    log_probs, targets = random_case(3, 1700, 300, 6, steps=3)
+    # The last path enters its second column late, in the last of four blocks of frames.
+    case = log_probs, targets, torch.tensor([1700, 1200, 1700]), torch.tensor([300, 260, 268])
+    one_column = random_case(2, 700, 200, 6, steps=3)  # no tickets; the sweep's block hops
+    return Breakable(load_harness(built["breakable"].result()), [case, (*one_column, None, None)])
 
 
 def test_nothing_is_wrong_without_a_mistake(breakable):

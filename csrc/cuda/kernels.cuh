@@ -550,8 +550,7 @@ struct Sweep {
     if (sweep.begin_task()) {
       sweep.run_task();
     }
-    if (number == 0 && !plan.waits()) {  // the block has the whole item
-      Device::block_barrier();
+    if (number == 0 && !plan.waits()) {  // the block had the whole item, and its last step ended in a barrier
       run_hop<Device>(in, work, shared.hop, task.item);
     }
   }
@@ -746,9 +745,7 @@ struct Sweep {
           send_edges(stretch, step);
         }
       }
-      if (kWarps > 1) {
-        Device::block_barrier();
-      }
+      Device::block_barrier();
     }
   }
 

@@ -121,7 +121,7 @@ def test_more_frames_than_are_counted():
     """An expanded tensor has them for nothing."""
     for T in (2**30 + 1, 2**31 - 1, 2**41):
         with pytest.raises(ValueError, match=rf"2\^30 frames at most on CUDA, found T = {T}"):
-            forced_align(torch.zeros(1, 1, 2, device="cuda").expand(1, T, 2), torch.ones(1, 1, dtype=int, device="cuda"))
+            forced_align(torch.zeros(1, 1, 2).cuda().expand(1, T, 2), torch.ones(1, 1, dtype=torch.int64).cuda())
 
 
 def test_values_out_of_range_mark_their_item_alone(random_case):

@@ -626,7 +626,7 @@ MISTAKES = {
     "words of the ring are not unset": (r"plan\.tasks\(\) > plan\.ring_tasks", r"!{broken} && \g<0>"),
     "edges are not waited for": (r"Device::any\(!EdgeWords<Device>::is_there\(found\)\)", r"!{broken} && \g<0>"),
     "edges are sent before they are known": (
-        r"\brun_stretch\(first_frame",
+        r"\brun_stretch\(frame,",
         r"if ({broken} && warp == kWarps - 1 && is_read) { send_edges(stretch, step); } \g<0>",
     ),
     "blocks of threads go by their own numbers": (
@@ -637,11 +637,7 @@ MISTAKES = {
     "edges cross without the difference of bases": (r"\brebase\(q, has_left\)(?=\))", r"\g<0> * ({broken} ? 0 : 1)"),
     "the left base is not waited for": (r"\bword == ~uint64_t{0}", r"!{broken} && \g<0>"),
     "no barrier before the warps' maxima are read": (
-        r"(shared\.base_left = [^;]*;\s*}\s*)Device::block_barrier\(\);",
-        r"\1if (!{broken}) { Device::block_barrier(); }",
-    ),
-    "the first rows of emissions are not waited for": (
-        r"(load\(frame \+ kStretchFrames\);\s*)Device::block_barrier\(\);",
+        r"(shared\.base_left = [^;]*;[\s}]*)Device::block_barrier\(\);",
         r"\1if (!{broken}) { Device::block_barrier(); }",
     ),
     "a ring of rows that is too short": (r"% kRing\b", r"% ({broken} ? kWarps : kRing)"),

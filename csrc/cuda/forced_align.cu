@@ -17,7 +17,7 @@ namespace {
 constexpr int kHopThreads = 256;
 
 template <class Real, class scalar_t, template <class, class, class, int> class Feed>
-__global__ void __launch_bounds__(kColumnPairs / kPairsPerThread, 1)
+__global__ void __launch_bounds__(Sweep<CudaDevice, Real, scalar_t, kPairsPerThread, Feed>::kThreads, 1)
     sweep_kernel(const Inputs<scalar_t> in, const Workspace<Real> work, int pass) {
   using Kernel = Sweep<CudaDevice, Real, scalar_t, kPairsPerThread, Feed>;
   __shared__ typename Kernel::Shared shared;
@@ -51,8 +51,8 @@ void check_cuda(cudaError_t error, const char* what) {
 template <class Real, class scalar_t, template <class, class, class, int> class Feed>
 void launch_sweep(const Inputs<scalar_t>& in, const Workspace<Real>& work, int pass, cudaStream_t stream) {
   const Plan& plan = work.passes[pass].plan;
-  sweep_kernel<Real, scalar_t, Feed>
-      <<<static_cast<unsigned>(plan.tickets()), kColumnPairs / kPairsPerThread, 0, stream>>>(in, work, pass);
+  constexpr int kThreads = Sweep<CudaDevice, Real, scalar_t, kPairsPerThread, Feed>::kThreads;
+  sweep_kernel<Real, scalar_t, Feed><<<static_cast<unsigned>(plan.tickets()), kThreads, 0, stream>>>(in, work, pass);
   check_cuda(cudaGetLastError(), "launching the sweep");
 }
 

@@ -233,25 +233,21 @@ struct FrameEmissions {
   Real label[R];
 };
 
-// A thread's own R + 1 values of P frames.
-template <class Real, class scalar_t, int R, int P>
+// A thread's own values, of N classes, for P frames.
+template <class Real, class scalar_t, int N, int P>
 struct OwnColumns {
   struct Frames {
-    scalar_t blank[P];
-    scalar_t label[P][R];
+    scalar_t value[P][N];
   };
 
-  const scalar_t* blank;
-  const scalar_t* label[R];
+  const scalar_t* column[N];
   index_t frame_stride;
   int32_t last_frame;
 
-  CTC_ALIGN_FN void aim(const Emissions<scalar_t>& emissions, index_t last, index_t blank_class,
-                        const index_t (&label_classes)[R]) {
-    blank = &emissions.at(0, blank_class);
+  CTC_ALIGN_FN void aim(const Emissions<scalar_t>& emissions, index_t last, const index_t (&classes)[N]) {
     CTC_ALIGN_UNROLL
-    for (int r = 0; r < R; ++r) {
-      label[r] = &emissions.at(0, label_classes[r]);
+    for (int n = 0; n < N; ++n) {
+      column[n] = &emissions.at(0, classes[n]);
     }
     frame_stride = emissions.frame_stride;
     last_frame = static_cast<int32_t>(last);
@@ -264,167 +260,154 @@ struct OwnColumns {
     first = kInside ? first : smaller(first, last_frame);
     Frames frames;
     const index_t offset = first * frame_stride;
-    const scalar_t* from_blank = blank + offset;
-    const scalar_t* from_label[R];
+    const scalar_t* from[N];
     CTC_ALIGN_UNROLL
-    for (int r = 0; r < R; ++r) {
-      from_label[r] = label[r] + offset;
+    for (int n = 0; n < N; ++n) {
+      from[n] = column[n] + offset;
     }
     CTC_ALIGN_UNROLL
     for (int p = 0; p < P; ++p) {
       const index_t step = kInside || p < behind ? frame_stride : 0;
-      frames.blank[p] = *from_blank;
-      from_blank += step;
       CTC_ALIGN_UNROLL
-      for (int r = 0; r < R; ++r) {
-        frames.label[p][r] = *from_label[r];
-        from_label[r] += step;
+      for (int n = 0; n < N; ++n) {
+        frames.value[p][n] = *from[n];
+        from[n] += step;
       }
     }
     return frames;
   }
+};
 
-  CTC_ALIGN_FN FrameEmissions<Real, R> take(const Frames& frames, int p) const {
-    FrameEmissions<Real, R> taken;
-    taken.blank = load_emission<Real>(frames.blank[p]);
-    CTC_ALIGN_UNROLL
-    for (int r = 0; r < R; ++r) {
-      taken.label[r] = load_emission<Real>(frames.label[p][r]);
+// What the courier of the sweep (section 4) brings for all threads of its block: the blank's emissions, and with up to
+// 32 classes whole rows. A row of float32 fills the 32 banks of shared memory once, so that lanes may look up any classes
+// in it without a conflict. The ring holds a stretch from the step in which it is stored until the last warp is done.
+template <class Real, int kWarps, bool kWholeRows>
+struct SharedEmissions {
+  static constexpr int kRing = 2 * kWarps;  // at least kWarps + 1, and a power of 2
+  Real rows[kWholeRows ? kRing : 1][kStretchFrames][kWarp];
+  Real blanks[kRing][kStretchFrames];
+
+  CTC_ALIGN_FN static uint32_t slot_of(int32_t frame) { return static_cast<uint32_t>(frame) / kStretchFrames % kRing; }
+};
+
+// Brings stretch after stretch: loads each one step before it is stored.
+template <class Device, class Real, class scalar_t, int kWarps, bool kWholeRows>
+struct EmissionCourier {
+  using Shared = SharedEmissions<Real, kWarps, kWholeRows>;
+  static constexpr int kLoads = kWholeRows ? kStretchFrames : 1;  // of a lane, for a stretch
+
+  const scalar_t* own;  // the lane's class at frame 0
+  index_t frame_stride;
+  int32_t last_frame;
+  bool is_blank;
+  scalar_t coming[kLoads];
+
+  CTC_ALIGN_FN void aim(const Emissions<scalar_t>& emissions, index_t classes, index_t last, index_t blank) {
+    own = &emissions.at(0, kWholeRows ? smaller<index_t>(Device::lane(), classes - 1) : blank);
+    frame_stride = emissions.frame_stride;
+    last_frame = static_cast<int32_t>(last);
+    is_blank = kWholeRows ? Device::lane() == blank : Device::lane() < kStretchFrames;
+  }
+
+  // The frame of a stretch that the lane loads j-th: all of them, or one.
+  CTC_ALIGN_FN static int frame_of(int j) { return kWholeRows ? j : Device::lane() % kStretchFrames; }
+
+  // The stretch that begins with `frame`.
+  CTC_ALIGN_FN void load(int32_t frame) {
+    if (kWholeRows && frame + kStretchFrames - 1 <= last_frame) {
+      const scalar_t* from = own + frame * frame_stride;
+      CTC_ALIGN_UNROLL
+      for (int j = 0; j < kLoads; ++j) {
+        coming[j] = *from;
+        from += frame_stride;
+      }
+    } else {
+      CTC_ALIGN_UNROLL
+      for (int j = 0; j < kLoads; ++j) {
+        coming[j] = own[smaller(frame + frame_of(j), last_frame) * frame_stride];
+      }
     }
-    return taken;
+  }
+  CTC_ALIGN_FN void store(Shared& shared, int32_t frame) const {
+    const uint32_t slot = Shared::slot_of(frame);
+    CTC_ALIGN_UNROLL
+    for (int j = 0; j < kLoads; ++j) {
+      const Real emission = load_emission<Real>(coming[j]);
+      if (kWholeRows) {
+        shared.rows[slot][j][Device::lane()] = emission;
+      }
+      if (is_blank) {
+        shared.blanks[slot][frame_of(j)] = emission;
+      }
+    }
   }
 };
 
-// The sweep is fed in one of two ways:
-//
-//   start   by all threads of the block, before the first stretch
-//   stage   by all threads, at every step at which warp 0 has a stretch
-//   take    by one warp: kGroupFrames frames of its present stretch, from its frame `from` on; in order. kInside: the
-//           next stretch is inside the item too
-//
+// How the other threads come by the emissions of a stretch: a group of frames at a time, in order.
 constexpr int kGroupFrames = 4;
 static_assert(kStretchFrames % kGroupFrames == 0, "a stretch is whole groups");
 
-// Any number of classes: every thread for itself, in registers, one stretch ahead.
-template <class Device, class Real, class scalar_t, int R>
+// With any number of classes each thread loads its labels' values for itself, into registers, one stretch ahead.
+template <class Device, class RealType, class scalar_t, int R>
 struct FeedOwnColumns {
+  using Real = RealType;
+  static constexpr bool kWholeRows = false;
   using Columns = OwnColumns<Real, scalar_t, R, kGroupFrames>;
   static constexpr int kGroups = kStretchFrames / kGroupFrames;
-  struct Shared {};
 
   Columns columns;
   typename Columns::Frames ahead[kGroups];
 
-  CTC_ALIGN_FN void aim(const Emissions<scalar_t>& emissions, index_t /*classes*/, index_t last, index_t blank_class,
-                        const index_t (&label_classes)[R]) {
-    columns.aim(emissions, last, blank_class, label_classes);
+  CTC_ALIGN_FN void aim(const Emissions<scalar_t>& emissions, index_t last, const index_t (&classes)[R]) {
+    columns.aim(emissions, last, classes);
   }
-  CTC_ALIGN_FN void start(Shared&, int32_t frame) {
+  CTC_ALIGN_FN void start(int32_t frame) {
     CTC_ALIGN_UNROLL
     for (int g = 0; g < kGroups; ++g) {
       ahead[g] = columns.load(frame + g * kGroupFrames);
     }
   }
-  CTC_ALIGN_FN void stage(Shared&, int32_t /*frame*/) {}
-
-  template <bool kInside>
-  CTC_ALIGN_FN void take(const Shared&, int32_t frame, int from, FrameEmissions<Real, R>* taken) {
+  // kInside: the next stretch is inside the item too.
+  template <bool kInside, class Shared>
+  CTC_ALIGN_FN void take(const Shared& shared, int32_t frame, int from, FrameEmissions<Real, R>* taken) {
+    typename Columns::Frames& group = ahead[from / kGroupFrames];
     CTC_ALIGN_UNROLL
     for (int p = 0; p < kGroupFrames; ++p) {
-      taken[p] = columns.take(ahead[from / kGroupFrames], p);
+      taken[p].blank = shared.blanks[Shared::slot_of(frame)][from + p];
+      CTC_ALIGN_UNROLL
+      for (int r = 0; r < R; ++r) {
+        taken[p].label[r] = load_emission<Real>(group.value[p][r]);
+      }
     }
-    ahead[from / kGroupFrames] = columns.template load<kInside>(frame + kStretchFrames + from);
+    group = columns.template load<kInside>(frame + kStretchFrames + from);
   }
 };
 
-// Up to 32 classes: all threads together bring in whole rows for each other. A row of float32 fills the 32 banks of shared
-// memory once, so that lanes may look up any classes in it without a conflict. Rows are loaded two stretches before warp 0
-// needs them and stored one before; the ring holds them until the last warp, kWarps - 1 stretches behind, is done.
-template <class Device, class Real, class scalar_t, int R>
+// With up to 32 it looks them up in the rows that the courier has brought.
+template <class Device, class RealType, class scalar_t, int R>
 struct FeedSharedRows {
-  static constexpr int kWarps = static_cast<int>(kColumnPairs) / R / kWarp;
-  static constexpr int kRing = 2 * kWarps;                // at least kWarps + 1, and a power of 2
-  static constexpr int kLoads = kStretchFrames / kWarps;  // of a thread, for a stretch
-  struct Shared {
-    Real rows[kRing][kStretchFrames][kWarp];
-    Real blanks[kRing][kStretchFrames];
-  };
+  using Real = RealType;
+  static constexpr bool kWholeRows = true;
 
-  const scalar_t* own;   // the lane's class at frame 0
-  const scalar_t* next;  // the thread's first value of the next stretch to load
-  int blank;
   int labels[R];
-  index_t frame_stride;
-  int32_t last_frame;
-  int warp;  // loads rows warp, warp + kWarps, ... of a stretch
-  scalar_t coming[kLoads];
 
-  CTC_ALIGN_FN void aim(const Emissions<scalar_t>& emissions, index_t classes, index_t last, index_t blank_class,
-                        const index_t (&label_classes)[R]) {
-    own = &emissions.at(0, smaller<index_t>(Device::lane(), classes - 1));
-    blank = static_cast<int>(blank_class);
+  CTC_ALIGN_FN void aim(const Emissions<scalar_t>&, index_t /*last*/, const index_t (&classes)[R]) {
     CTC_ALIGN_UNROLL
     for (int r = 0; r < R; ++r) {
-      labels[r] = static_cast<int>(label_classes[r]);
+      labels[r] = static_cast<int>(classes[r]);
     }
-    frame_stride = emissions.frame_stride;
-    last_frame = static_cast<int32_t>(last);
   }
+  CTC_ALIGN_FN void start(int32_t /*frame*/) {}
 
-  CTC_ALIGN_FN void start(Shared& shared, int32_t frame) {
-    warp = Device::warp();
-    next = own + (frame + warp) * frame_stride;
-    load(frame);
-    store(shared, frame);
-    load(frame + kStretchFrames);
-    Device::block_barrier();
-  }
-  CTC_ALIGN_FN void stage(Shared& shared, int32_t frame) {
-    store(shared, frame + kStretchFrames);
-    load(frame + 2 * kStretchFrames);
-  }
-
-  template <bool kInside>
+  template <bool kInside, class Shared>
   CTC_ALIGN_FN void take(const Shared& shared, int32_t frame, int from, FrameEmissions<Real, R>* taken) {
-    const uint32_t slot = slot_of(frame);
+    const uint32_t slot = Shared::slot_of(frame);
     CTC_ALIGN_UNROLL
     for (int p = 0; p < kGroupFrames; ++p) {
       taken[p].blank = shared.blanks[slot][from + p];
       CTC_ALIGN_UNROLL
       for (int r = 0; r < R; ++r) {
         taken[p].label[r] = shared.rows[slot][from + p][labels[r]];
-      }
-    }
-  }
-
-  CTC_ALIGN_FN static uint32_t slot_of(int32_t frame) { return static_cast<uint32_t>(frame) / kStretchFrames % kRing; }
-
-  // The stretch that begins with `frame`; each is loaded once, in order.
-  CTC_ALIGN_FN void load(int32_t frame) {
-    if (frame + kStretchFrames - 1 <= last_frame) {
-      const scalar_t* from = next;
-      CTC_ALIGN_UNROLL
-      for (int j = 0; j < kLoads; ++j) {
-        coming[j] = *from;
-        from += kWarps * frame_stride;
-      }
-    } else {
-      CTC_ALIGN_UNROLL
-      for (int j = 0; j < kLoads; ++j) {
-        coming[j] = own[smaller(frame + warp + kWarps * j, last_frame) * frame_stride];
-      }
-    }
-    next += kStretchFrames * frame_stride;
-  }
-  CTC_ALIGN_FN void store(Shared& shared, int32_t frame) const {
-    const uint32_t slot = slot_of(frame);
-    CTC_ALIGN_UNROLL
-    for (int j = 0; j < kLoads; ++j) {
-      const int row = warp + kWarps * j;
-      const Real emission = load_emission<Real>(coming[j]);
-      shared.rows[slot][row][Device::lane()] = emission;
-      if (Device::lane() == blank) {
-        shared.blanks[slot][row] = emission;
       }
     }
   }
@@ -490,7 +473,7 @@ template <class Real, int kWarps, class Emissions>
 struct SweepShared {
   Emissions emissions;
   Edge<Real> edges[kWarps + 1][2][kStretchFrames];  // [w]: into warp w, two stretches in turn
-  float maxima[kWarps];
+  float maxima[kWarps + 1];
   double base_left;
   uint32_t ticket;
   HopShared hop;
@@ -501,12 +484,13 @@ template <class DeviceType, class Real, class scalar_t, int R, template <class, 
 struct Sweep {
   using Device = DeviceType;
   using Feed = FeedOf<Device, Real, scalar_t, R>;
-  static constexpr int kThreads = kColumnPairs / R;
-  static constexpr int kWarps = kThreads / kWarp;
+  static constexpr int kWarps = static_cast<int>(kColumnPairs) / R / kWarp;  // that have pairs
+  static constexpr int kThreads = (kWarps + 1) * kWarp;                      // the last warp is the courier
   static constexpr bool kRebases = sizeof(Real) == sizeof(float);
   static constexpr int kWords = EdgeWords<Device>::count(Real{});
   static constexpr Real kMinusInfinity = -std::numeric_limits<Real>::infinity();
-  using Shared = SweepShared<Real, kWarps, typename Feed::Shared>;
+  using Courier = EmissionCourier<Device, Real, scalar_t, kWarps, Feed::kWholeRows>;
+  using Shared = SweepShared<Real, kWarps, typename Courier::Shared>;
 
   const Inputs<scalar_t>& in;
   const Workspace<Real>& work;
@@ -519,9 +503,11 @@ struct Sweep {
   Band band;
   int32_t end_frame;  // T: one behind the last
   Feed feed;
+  Courier courier;
   index_t first_pair;                              // of this thread
   index_t first_block, first_column, last_column;  // of the region
   int warp;
+  bool is_courier;
 
   Real blank[R], label[R];
   uint32_t blank_origin[R], label_origin[R];
@@ -568,6 +554,7 @@ struct Sweep {
     }
     task.column += first_column;
     warp = Device::warp();
+    is_courier = warp == kWarps;
     first_pair = task.column * kColumnPairs + Device::thread() * R;
     return true;
   }
@@ -631,14 +618,22 @@ struct Sweep {
       }
     }
     Device::block_barrier();
-    load_target();
-    load_row(continues, q);
-    feed.start(shared.emissions, static_cast<int32_t>(q * kBlockFrames + 1));
+    const int32_t first_frame = static_cast<int32_t>(q * kBlockFrames + 1);
+    if (is_courier) {
+      courier.aim(in.emissions(task.item), in.classes, band.frames - 1, in.blank);
+      courier.load(first_frame);
+    } else {
+      load_target();
+      load_row(continues, q);
+      feed.start(first_frame);
+    }
     for (; q < end && in_band(task.column, q); ++q) {
       run_block(q);
     }
     if (plan.tasks() > 1) {
-      store_row();
+      if (!is_courier) {
+        store_row();
+      }
       Device::block_barrier();
       if (Device::thread() == 0) {
         Device::store_release(done(task.column), static_cast<uint32_t>(task.number));
@@ -665,7 +660,7 @@ struct Sweep {
       classes[r] = in.is_label(c) ? c : in.blank;
       before = c;
     }
-    feed.aim(in.emissions(task.item), in.classes, band.frames - 1, in.blank, classes);
+    feed.aim(in.emissions(task.item), band.frames - 1, classes);
   }
 
   CTC_ALIGN_FN void load_row(bool continues, index_t q) {
@@ -713,13 +708,13 @@ struct Sweep {
     label_origin[r] = pack_state({first_pair + r, true});
   }
 
-  // One block of frames. Warps run one stretch behind one another, so each finds its edges in shared memory.
+  // One block of frames. Warps run one stretch behind one another, the courier ahead of all, so each finds its edges and
+  // emissions in shared memory.
   CTC_ALIGN_FN void run_block(index_t q) {
     const int32_t first_frame = static_cast<int32_t>(q * kBlockFrames + 1);
     const int32_t last_frame = smaller<int32_t>(first_frame + kBlockFrames - 1, end_frame - 1);
     const bool has_left = in_band(task.column - 1, q);
     const Real offset = kRebases && q > 0 ? static_cast<Real>(rebase(q, has_left)) : Real{0};
-    pass_right();
 
     // The last block ends with a pseudo-frame T: nothing is added, but the edges of frame T-1 still cross.
     const int frames = last_frame - first_frame + (last_frame == end_frame - 1 ? 2 : 1);
@@ -727,22 +722,25 @@ struct Sweep {
     const bool is_read = in_band(task.column + 1, q) && task.column + 1 < plan.columns();
     left_words = edge_words(task.column - 1, q);
     right_words = edge_words(task.column, q);
-    if (warp == 0 && has_left) {
+    if (!is_courier) {
+      pass_right();
+    } else if (has_left) {
       look_for_edges(0, frames);
     }
 
-    for (int step = 0; step < stretches + kWarps - 1; ++step) {
-      const int stretch = step - warp;
-      if (step < stretches) {
-        feed.stage(shared.emissions, first_frame + step * kStretchFrames);
-      }
+    for (int step = 0; step < stretches + kWarps; ++step) {
+      const int stretch = is_courier ? step : step - 1 - warp;
       if (0 <= stretch && stretch < stretches) {
-        if (warp == 0) {
+        const int32_t frame = first_frame + stretch * kStretchFrames;
+        if (is_courier) {
+          courier.store(shared.emissions, frame);
+          courier.load(frame + kStretchFrames);
           receive_edges(stretch, frames, has_left, offset);
-        }
-        run_stretch(first_frame + stretch * kStretchFrames, frames - stretch * kStretchFrames, step);
-        if (warp == kWarps - 1 && is_read) {
-          send_edges(stretch, step);
+        } else {
+          run_stretch(frame, frames - stretch * kStretchFrames, step);
+          if (warp == kWarps - 1 && is_read) {
+            send_edges(stretch, step);
+          }
         }
       }
       Device::block_barrier();
@@ -756,7 +754,7 @@ struct Sweep {
   // Where a lane's words of a stretch begin in those of the block.
   CTC_ALIGN_FN static int own_words(int stretch) { return (stretch * kStretchFrames + Device::lane()) * kWords; }
 
-  // Warp 0 alone: reads the words of a stretch, whether or not they are there yet. Whoever comes too early once falls
+  // The courier alone: reads the words of a stretch, whether or not they are there yet. Whoever comes too early once falls
   // back far enough to be in time from then on.
   CTC_ALIGN_FN void look_for_edges(int stretch, int frames) {
     if (Device::lane() < kStretchFrames && stretch * kStretchFrames + Device::lane() < frames) {
@@ -766,8 +764,8 @@ struct Sweep {
     }
   }
 
-  // Warp 0 alone. Waits for the stretch's edges and lays them into shared memory, in this column's units. Its stretch
-  // and its step are the same number.
+  // The courier alone. Waits for the stretch's edges and lays them into shared memory, in this column's units. Its
+  // stretch and its step are the same number.
   CTC_ALIGN_FN void receive_edges(int stretch, int frames, bool has_left, Real offset) {
     Edge<Real> edge{kMinusInfinity, 0};
     if (has_left) {
@@ -784,9 +782,8 @@ struct Sweep {
       look_for_edges(stretch + 1, frames);
     }
     if (Device::lane() < kStretchFrames) {
-      edges_into(0, stretch)[Device::lane()] = {edge.alpha + offset, edge.origin};
+      edges_out_of(-1, stretch)[Device::lane()] = {edge.alpha + offset, edge.origin};
     }
-    Device::warp_barrier();
   }
 
   // The last warp alone.
@@ -931,7 +928,7 @@ struct Sweep {
     CTC_ALIGN_UNROLL
     for (int r = 0; r < R; ++r) {
       const index_t k = first_pair + r;
-      if (band.first(t) <= k && k <= band.labels) {
+      if (!is_courier && band.first(t) <= k && k <= band.labels) {
         const float b = static_cast<float>(blank[r]), y = static_cast<float>(label[r]);
         best = b > best ? b : best;
         best = k < band.labels && y > best ? y : best;
@@ -943,9 +940,9 @@ struct Sweep {
     }
     if (Device::lane() == 0) {
       shared.maxima[warp] = best;
-    }
-    if (Device::thread() == 0) {
-      shared.base_left = has_left ? wait_for_base(task.column - 1, q) : 0;
+      if (is_courier) {
+        shared.base_left = has_left ? wait_for_base(task.column - 1, q) : 0;
+      }
     }
     Device::block_barrier();
     for (int w = 0; w < kWarps; ++w) {
@@ -1195,7 +1192,7 @@ struct Trace {
     const KeptRow<Real> before_row =
         segment > 0 ? work.row_after(work.count - 1, segment) : KeptRow<Real>{&pass, 0, 0};  // segment 0 reads none
     Real blank[R], label[R], offset[R];
-    index_t classes[R];
+    index_t classes[R + 1];
     bool skip_allowed[R];
     index_t before = 0 < first_pair && first_pair <= band.labels ? in.label(item, first_pair - 1) : in.blank;
     CTC_ALIGN_UNROLL
@@ -1211,8 +1208,9 @@ struct Trace {
     }
 
     uint32_t from_left_bits[R], enters_bits[R];
-    OwnColumns<Real, scalar_t, R, kAhead> emissions;
-    emissions.aim(in.emissions(item), band.frames - 1, in.blank, classes);
+    classes[R] = in.blank;
+    OwnColumns<Real, scalar_t, R + 1, kAhead> emissions;
+    emissions.aim(in.emissions(item), band.frames - 1, classes);
     auto ahead = emissions.load(begin);
     for (index_t group = 0; begin + 32 * group < end; ++group) {
       CTC_ALIGN_UNROLL
@@ -1226,12 +1224,11 @@ struct Trace {
         for (int p = 0; p < kAhead; ++p) {
           const Real incoming = Device::shuffle_up(label[R - 1], 1);
           const Real left = Device::lane() == 0 ? kMinusInfinity : incoming;
-          const FrameEmissions<Real, R> emission = emissions.take(now, p);
           CTC_ALIGN_UNROLL
           for (int r = R - 1; r >= 0; --r) {
-            const auto record =
-                pair_step<ThreadLanes<Device, Real>>((r > 0 ? label[r - 1] : left) + offset[r], skip_allowed[r],
-                                                     emission.blank, emission.label[r], blank[r], label[r]);
+            const auto record = pair_step<ThreadLanes<Device, Real>>(
+                (r > 0 ? label[r - 1] : left) + offset[r], skip_allowed[r], load_emission<Real>(now.value[p][R]),
+                load_emission<Real>(now.value[p][r]), blank[r], label[r]);
             from_left_bits[r] |= static_cast<uint32_t>(record.from_left) << (31 - i - p);
             enters_bits[r] |= static_cast<uint32_t>(record.enters) << (31 - i - p);
           }

@@ -7,11 +7,11 @@ For sm_90 alone. Needs nvcc, and nvdisasm of the CUDA toolkit or of the package 
 Since Volta an instruction says in its own bits for how many cycles the next one stalls, which scoreboard it sets and
 which ones it waits for (Jia et al., "Dissecting the NVIDIA Volta GPU architecture via microbenchmarking", 2018, chapter
 2). That is read here for one step of the sweep: the shortest way through the loop that runs whole stretches of 16
-frames. Then the warps of a block run it, on four schedulers with a pipe for additions and one for comparisons and
-selects, and one memory port for all.
+frames. Then the four warps of a block that have pairs run it, on four schedulers with a pipe for additions and one for
+comparisons and selects, and one memory port for all.
 
 Not in it: the memory behind the first cache, the barrier at the end of a step, the steps in which a block of 512 frames
-fills and drains, and what the first and the last warp of a column do besides. For the sweep as of fcc323e (one pair a
+fills and drains, the courier, and the last warp's sending of edges. For the sweep as of fcc323e (one pair a
 thread, eight warps) the same estimate is 152 cycles, with its drain 185; an H100 took 180. So it tells twice as fast
 from as fast, and nothing finer. float64 is left out.
 """
@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "test"))
 from check_cuda_compile import SOURCE, demangle, find_nvcc, load_setup, short_name
 
 SCHEDULERS = 4
-WARPS = 4  # of a block: 256 pairs, two a thread
+WARPS = 4  # with pairs: 256 pairs, two a thread
 STRETCH = 16  # frames
 # Cycles until a result is there, of instructions whose latency varies; in the first cache where they go to memory.
 LATENCY = {"SHFL": 24, "LDS": 30, "LDG": 30, "VOTE": 12, "REDUX": 20, "STS": 10, "STG": 10}
@@ -98,7 +98,7 @@ def count(instructions, name):
 
 
 def one_step(instructions, branches):
-    """What a warp runs in a step of the sweep in which it does a whole stretch and brings in emissions."""
+    """What a warp runs in a step of the sweep in which it does a whole stretch."""
 
     def body(start, end):
         return [i for i in instructions if start <= i.address <= end]
@@ -115,13 +115,12 @@ def one_step(instructions, branches):
         blocks[-1].append(instruction)
     place = {block[0].address: n for n, block in enumerate(blocks)}
 
-    # The shortest way to the loop's end, but through what runs frames and what loads from global memory.
+    # The shortest way to the loop's end, but through what runs frames.
     costs, following = {}, {}
     for n in reversed(range(len(blocks))):
         block, last = blocks[n], blocks[n][-1]
-        loads = sum(i.name == "LDG" and "STRONG" not in i.text for i in block)
         maxima = count(block, "FMNMX")
-        costs[n] = len(block) - 100 * maxima * (maxima >= 10) - 1000 * (loads >= 2)
+        costs[n] = len(block) - 100 * maxima * (maxima >= 10)
         if last.address == end:
             continue
         successors = [] if last.name in ("BRA", "EXIT") and not last.is_conditional else [n + 1]

@@ -5,9 +5,9 @@
 //
 // sweep   One block of threads owns one column (256 pairs) and keeps its alphas in registers. It takes a ticket, if
 //         there is more than one column, waits for the edges that its left neighbour writes, and goes through the blocks
-//         of its task. Beside its alpha every
-//         state carries its ORIGIN: the state in which its best path stood at the last segment border. At every
-//         segment border the row of alphas and origins is kept. No records are written.
+//         of its task. Beside its alpha every state carries its ORIGIN: the state in which its best path stood at the
+//         last segment border. At every segment border the row of alphas and origins is kept. No records are written.
+//         One warp more, the COURIER, brings edges and emissions for the others.
 // hop     One block an item: from the best final state the origins lead from border to border to the start.
 // trace   One warp a segment, all segments at once: between two known states a path of 128 frames touches at most 129
 //         pairs, so the warp sweeps just those again, with records on the chip, and walks back.

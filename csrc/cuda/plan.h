@@ -163,8 +163,8 @@ inline Passes plan_passes(index_t batch, index_t frames, index_t labels, index_t
   return best;
 }
 
-// Pairs a thread holds in the sweep, so a block has four warps, one for each scheduler of a multiprocessor. With one
-// pair the warps contend and a block of frames takes longer to drain; with four, too few of them hide latencies.
+// Pairs a thread holds in the sweep, so a block has four warps of them, one for each scheduler of a multiprocessor. With
+// one pair the warps contend and a block of frames takes longer to drain; with four, too few of them hide latencies.
 constexpr int kPairsPerThread = 2;
 
 struct Task {

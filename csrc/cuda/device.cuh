@@ -56,6 +56,10 @@ struct CudaDevice {
 
   static __device__ __forceinline__ int ones(uint32_t word) { return __popc(word); }
 
+  static __device__ __forceinline__ void prefetch(const void* address) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
+  }
+
   static __device__ __forceinline__ bool any(bool holds) { return __any_sync(kAll, holds); }
   static __device__ __forceinline__ void warp_barrier() { __syncwarp(); }
   static __device__ __forceinline__ void block_barrier() { __syncthreads(); }

@@ -290,11 +290,13 @@ struct SharedEmissions {
   CTC_ALIGN_FN static uint32_t slot_of(int32_t frame) { return static_cast<uint32_t>(frame) / kStretchFrames % kRing; }
 };
 
-// Brings stretch after stretch: loads each one step before it is stored.
+// Brings stretch after stretch: loads each one step before it is stored. A step is about as long as the memory takes, so
+// what lies further ahead is called into the second cache.
 template <class Device, class Real, class scalar_t, int kWarps, bool kWholeRows>
 struct EmissionCourier {
   using Shared = SharedEmissions<Real, kWarps, kWholeRows>;
   static constexpr int kLoads = kWholeRows ? kStretchFrames : 1;  // of a lane, for a stretch
+  static constexpr int kCalledAhead = 4 * kStretchFrames;
 
   const scalar_t* own;  // the lane's class at frame 0
   index_t frame_stride;
@@ -327,6 +329,10 @@ struct EmissionCourier {
         coming[j] = own[smaller(frame + frame_of(j), last_frame) * frame_stride];
       }
     }
+    const int32_t called = frame + kCalledAhead + Device::lane() % kStretchFrames;
+    if (called <= last_frame) {
+      Device::prefetch(own + called * frame_stride);
+    }
   }
   CTC_ALIGN_FN void store(Shared& shared, int32_t frame) const {
     const uint32_t slot = Shared::slot_of(frame);
@@ -348,9 +354,8 @@ constexpr int kGroupFrames = 4;
 static_assert(kStretchFrames % kGroupFrames == 0, "a stretch is whole groups");
 
 // With any number of classes each thread loads its labels' values for itself, into registers, one stretch ahead.
-template <class Device, class RealType, class scalar_t, int R>
+template <class Device, class Real, class scalar_t, int R>
 struct FeedOwnColumns {
-  using Real = RealType;
   static constexpr bool kWholeRows = false;
   using Columns = OwnColumns<Real, scalar_t, R, kGroupFrames>;
   static constexpr int kGroups = kStretchFrames / kGroupFrames;
@@ -384,9 +389,8 @@ struct FeedOwnColumns {
 };
 
 // With up to 32 it looks them up in the rows that the courier has brought.
-template <class Device, class RealType, class scalar_t, int R>
+template <class Device, class Real, class scalar_t, int R>
 struct FeedSharedRows {
-  using Real = RealType;
   static constexpr bool kWholeRows = true;
 
   int labels[R];
@@ -479,10 +483,9 @@ struct SweepShared {
   HopShared hop;
 };
 
-// R pairs a thread: 256 / R threads a block. Small R: short frames, for few columns. Large R: less overhead.
-template <class DeviceType, class Real, class scalar_t, int R, template <class, class, class, int> class FeedOf>
+// R pairs a thread; the library is built with kPairsPerThread.
+template <class Device, class Real, class scalar_t, int R, template <class, class, class, int> class FeedOf>
 struct Sweep {
-  using Device = DeviceType;
   using Feed = FeedOf<Device, Real, scalar_t, R>;
   static constexpr int kWarps = static_cast<int>(kColumnPairs) / R / kWarp;  // that have pairs
   static constexpr int kThreads = (kWarps + 1) * kWarp;                      // the last warp is the courier
@@ -514,7 +517,7 @@ struct Sweep {
   bool skip_allowed[R];
   Edge<Real> passed;                        // label k-1 of the frame before, k the thread's first pair; not in lane 0
   uint64_t *left_words, *right_words;       // edges into and out of the column in the present block
-  typename EdgeWords<Device>::Found found;  // of the next stretch's edges: warp 0 looks one stretch ahead
+  typename EdgeWords<Device>::Found found;  // of the next stretch's edges, by the courier
 
   // All threads of a block call it, once a launch.
   CTC_ALIGN_FN static void run(const Inputs<scalar_t>& in, const Workspace<Real>& work, int number, Shared& shared) {

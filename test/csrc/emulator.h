@@ -488,6 +488,7 @@ class EmulatedDevice {
     return unpack<T>(meet(value, {"shuffle_xor", lane_mask, source})[(lane() ^ lane_mask) & 31]);
   }
   static int ones(uint32_t word) { return __builtin_popcount(word); }
+  static void prefetch(const void*) {}
   static bool any(bool statement, Source source = Source::here()) {
     return bits(meet<uint32_t>(statement, {"any", 0, source})) != 0;
   }

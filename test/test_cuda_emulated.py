@@ -640,6 +640,7 @@ MISTAKES = {
         r"(shared\.base_left = [^;]*;[\s}]*)Device::block_barrier\(\);",
         r"\1if (!{broken}) { Device::block_barrier(); }",
     ),
+    "warps run in step with the courier": (r"step - 1 - warp\b", r"step - ({broken} ? 0 : 1) - warp"),
     "a ring of rows that is too short": (r"% kRing\b", r"% ({broken} ? kWarps : kRing)"),
     "a region always begins with a row of the pass before": (
         r"pass > 0 && segments % passes\[pass\]\.plan\.segments\(\) == 0",

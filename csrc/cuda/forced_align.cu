@@ -17,9 +17,17 @@ namespace {
 constexpr int kHopThreads = 256;
 
 template <class Real, class scalar_t, template <class, class, class, int> class Feed>
-__global__ void __launch_bounds__(Sweep<CudaDevice, Real, scalar_t, kPairsPerThread, Feed>::kThreads, 1)
+using SweepText = Sweep<CudaDevice, Real, scalar_t, kPairsPerThread, Feed>;
+
+// Two blocks on a multiprocessor where they fit without spilling: ten warps on four schedulers may have 168 registers.
+template <class Text>
+constexpr int kResidentBlocks = Text::kRebases && Text::Feed::kWholeRows ? 2 : 1;
+
+template <class Real, class scalar_t, template <class, class, class, int> class Feed>
+__global__ void __launch_bounds__(SweepText<Real, scalar_t, Feed>::kThreads,
+                                  kResidentBlocks<SweepText<Real, scalar_t, Feed>>)
     sweep_kernel(const Inputs<scalar_t> in, const Workspace<Real> work, int pass) {
-  using Kernel = Sweep<CudaDevice, Real, scalar_t, kPairsPerThread, Feed>;
+  using Kernel = SweepText<Real, scalar_t, Feed>;
   __shared__ typename Kernel::Shared shared;
   Kernel::run(in, work, pass, shared);
 }
@@ -51,7 +59,7 @@ void check_cuda(cudaError_t error, const char* what) {
 template <class Real, class scalar_t, template <class, class, class, int> class Feed>
 void launch_sweep(const Inputs<scalar_t>& in, const Workspace<Real>& work, int pass, cudaStream_t stream) {
   const Plan& plan = work.passes[pass].plan;
-  constexpr int kThreads = Sweep<CudaDevice, Real, scalar_t, kPairsPerThread, Feed>::kThreads;
+  constexpr int kThreads = SweepText<Real, scalar_t, Feed>::kThreads;
   sweep_kernel<Real, scalar_t, Feed><<<static_cast<unsigned>(plan.tickets()), kThreads, 0, stream>>>(in, work, pass);
   check_cuda(cudaGetLastError(), "launching the sweep");
 }

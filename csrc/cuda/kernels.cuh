@@ -350,7 +350,7 @@ struct EmissionCourier {
 };
 
 // How the other threads come by the emissions of a stretch: a group of frames at a time, in order.
-constexpr int kGroupFrames = 4;
+constexpr int kGroupFrames = 2;
 static_assert(kStretchFrames % kGroupFrames == 0, "a stretch is whole groups");
 
 // With any number of classes each thread loads its labels' values for itself, into registers, one stretch ahead.
@@ -502,13 +502,13 @@ struct Sweep {
   Shared& shared;
 
   Task task;
-  int number;  // of the pass
-  Band band;
+  int number;         // of the pass
   int32_t end_frame;  // T: one behind the last
+  int32_t last_pair;  // L
   Feed feed;
   Courier courier;
-  index_t first_pair;                              // of this thread
-  index_t first_block, first_column, last_column;  // of the region
+  int32_t first_pair;                              // of this thread
+  int32_t first_block, first_column, last_column;  // of the region
   int warp;
   bool is_courier;
 
@@ -516,7 +516,7 @@ struct Sweep {
   uint32_t blank_origin[R], label_origin[R];
   bool skip_allowed[R];
   Edge<Real> passed;                        // label k-1 of the frame before, k the thread's first pair; not in lane 0
-  uint64_t *left_words, *right_words;       // edges into and out of the column in the present block
+  uint64_t* words;                          // of the present block's edges: the courier's come in, the others' go out
   typename EdgeWords<Device>::Found found;  // of the next stretch's edges, by the courier
 
   // All threads of a block call it, once a launch.
@@ -547,36 +547,37 @@ struct Sweep {
   // Is there anything to do?
   CTC_ALIGN_FN bool begin_task() {
     const ItemLattice item = lattice_of(in, plan, task.item);
-    band = item.band;
-    end_frame = static_cast<int32_t>(band.frames);
-    first_block = task.region * plan.region_blocks;
+    end_frame = static_cast<int32_t>(item.band.frames);
+    last_pair = static_cast<int32_t>(item.band.labels);
+    first_block = static_cast<int32_t>(task.region * plan.region_blocks);
     first_column = 0;
-    last_column = plan.columns() - 1;
+    last_column = static_cast<int32_t>(plan.columns() - 1);
     if (!item.possible || (number > 0 && !find_columns())) {
       return false;
     }
     task.column += first_column;
     warp = Device::warp();
     is_courier = warp == kWarps;
-    first_pair = task.column * kColumnPairs + Device::thread() * R;
+    first_pair = static_cast<int32_t>(task.column * kColumnPairs) + Device::thread() * R;
     return true;
   }
 
   // The columns between the states in which the path enters and leaves the region, if it comes there.
   CTC_ALIGN_FN bool find_columns() {
     const index_t frame_before = first_block * kBlockFrames;
-    if (work.path_ends[task.item] == kNoPath || frame_before + 1 >= band.frames) {
+    if (work.path_ends[task.item] == kNoPath || frame_before + 1 >= end_frame) {
       return false;
     }
     const uint32_t* states = work.passes[number - 1].states(task.item);
-    first_column = unpack_state(states[task.region]).pair / kColumnPairs;
-    last_column = unpack_state(states[task.region + 1]).pair / kColumnPairs;
+    first_column = static_cast<int32_t>(unpack_state(states[task.region]).pair / kColumnPairs);
+    last_column = static_cast<int32_t>(unpack_state(states[task.region + 1]).pair / kColumnPairs);
     return true;
   }
 
+  CTC_ALIGN_FN Band band() const { return {end_frame, last_pair}; }
   CTC_ALIGN_FN bool in_band(index_t column, index_t block) const {
     return first_column <= column && column <= last_column && first_block <= block &&
-           block < first_block + plan.region_blocks && column_in_band(band, column, block);
+           block < first_block + plan.region_blocks && column_in_band(band(), column, block);
   }
   CTC_ALIGN_FN bool task_in_band(index_t column, index_t number) const {
     const index_t begin = first_block + number * plan.task_blocks;
@@ -623,7 +624,7 @@ struct Sweep {
     Device::block_barrier();
     const int32_t first_frame = static_cast<int32_t>(q * kBlockFrames + 1);
     if (is_courier) {
-      courier.aim(in.emissions(task.item), in.classes, band.frames - 1, in.blank);
+      courier.aim(in.emissions(task.item), in.classes, end_frame - 1, in.blank);
       courier.load(first_frame);
     } else {
       load_target();
@@ -653,23 +654,23 @@ struct Sweep {
 
   // Labels that are none read the blank's emission instead; the hop marks their item.
   CTC_ALIGN_FN void load_target() {
-    index_t before = first_pair > 0 && first_pair <= band.labels ? in.label(task.item, first_pair - 1) : in.blank;
+    index_t before = first_pair > 0 && first_pair <= last_pair ? in.label(task.item, first_pair - 1) : in.blank;
     index_t classes[R];
     CTC_ALIGN_UNROLL
     for (int r = 0; r < R; ++r) {
       const index_t k = first_pair + r;
-      const index_t c = k < band.labels ? in.label(task.item, k) : in.blank;
+      const index_t c = k < last_pair ? in.label(task.item, k) : in.blank;
       skip_allowed[r] = k > 0 && c != before;
       classes[r] = in.is_label(c) ? c : in.blank;
       before = c;
     }
-    feed.aim(in.emissions(task.item), band.frames - 1, classes);
+    feed.aim(in.emissions(task.item), end_frame - 1, classes);
   }
 
   CTC_ALIGN_FN void load_row(bool continues, index_t q) {
     const index_t at = live_row();
     // A region begins with what a pass before has kept for its columns, as far as they were reached.
-    const bool starts_region = number > 0 && q == first_block && q > 0 && column_in_band(band, task.column, q - 1);
+    const bool starts_region = number > 0 && q == first_block && q > 0 && column_in_band(band(), task.column, q - 1);
     const KeptRow<Real> before =
         starts_region ? work.row_after(number - 1, task.region) : KeptRow<Real>{&work.passes[0], 0, 0};
     CTC_ALIGN_UNROLL
@@ -689,7 +690,7 @@ struct Sweep {
     if (q == 0 && first_pair == 0) {  // frame 0
       const Emissions<scalar_t> all = in.emissions(task.item);
       blank[0] = load_emission<Real>(all.at(0, in.blank));
-      if (band.labels > 0 && in.is_label(in.label(task.item, 0))) {
+      if (last_pair > 0 && in.is_label(in.label(task.item, 0))) {
         label[0] = load_emission<Real>(all.at(0, in.label(task.item, 0)));
       }
     }
@@ -707,8 +708,8 @@ struct Sweep {
   }
 
   CTC_ALIGN_FN void reset_origins(int r) {
-    blank_origin[r] = pack_state({first_pair + r, false});
-    label_origin[r] = pack_state({first_pair + r, true});
+    blank_origin[r] = pack_state({index_t{first_pair} + r, false});
+    label_origin[r] = pack_state({index_t{first_pair} + r, true});
   }
 
   // One block of frames. Warps run one stretch behind one another, the courier ahead of all, so each finds its edges and
@@ -723,8 +724,7 @@ struct Sweep {
     const int frames = last_frame - first_frame + (last_frame == end_frame - 1 ? 2 : 1);
     const int stretches = (frames + kStretchFrames - 1) / kStretchFrames;
     const bool is_read = in_band(task.column + 1, q) && task.column + 1 < plan.columns();
-    left_words = edge_words(task.column - 1, q);
-    right_words = edge_words(task.column, q);
+    words = edge_words(task.column - (is_courier ? 1 : 0), q);
     if (!is_courier) {
       pass_right();
     } else if (has_left) {
@@ -761,7 +761,7 @@ struct Sweep {
   // back far enough to be in time from then on.
   CTC_ALIGN_FN void look_for_edges(int stretch, int frames) {
     if (Device::lane() < kStretchFrames && stretch * kStretchFrames + Device::lane() < frames) {
-      found = EdgeWords<Device>::look(left_words + own_words(stretch), Real{});
+      found = EdgeWords<Device>::look(words + own_words(stretch), Real{});
     } else {
       found = {{0, 0}};  // nothing to wait for
     }
@@ -779,7 +779,7 @@ struct Sweep {
       EdgeWords<Device>::read(found, edge);
       if (plan.tasks() > plan.ring_tasks && Device::lane() < kStretchFrames) {  // the slot will be used again
         for (int w = 0; w < kWords; ++w) {
-          Device::store_relaxed(left_words + own_words(stretch) + w, ~uint64_t{0});
+          Device::store_relaxed(words + own_words(stretch) + w, ~uint64_t{0});
         }
       }
       look_for_edges(stretch + 1, frames);
@@ -793,7 +793,7 @@ struct Sweep {
   CTC_ALIGN_FN void send_edges(int stretch, int step) const {
     Device::warp_barrier();
     if (Device::lane() < kStretchFrames) {
-      EdgeWords<Device>::send(right_words + own_words(stretch), edges_out_of(kWarps - 1, step)[Device::lane()]);
+      EdgeWords<Device>::send(words + own_words(stretch), edges_out_of(kWarps - 1, step)[Device::lane()]);
     }
     Device::warp_barrier();
   }
@@ -910,11 +910,11 @@ struct Sweep {
   CTC_ALIGN_FN void finish(Real left) const {
     CTC_ALIGN_UNROLL
     for (int r = 0; r < R; ++r) {
-      if (first_pair + r == band.labels && number == 0) {
-        const Real last_label = band.labels == 0 ? kMinusInfinity : r > 0 ? label[r - 1] : left;
-        const bool ends_in_blank = band.labels == 0 || blank[r] > last_label;
+      if (first_pair + r == last_pair && number == 0) {
+        const Real last_label = last_pair == 0 ? kMinusInfinity : r > 0 ? label[r - 1] : left;
+        const bool ends_in_blank = last_pair == 0 || blank[r] > last_label;
         const Real total = ends_in_blank ? blank[r] : last_label;
-        const State end = {ends_in_blank ? band.labels : band.labels - 1, !ends_in_blank};
+        const State end = {ends_in_blank ? last_pair : last_pair - 1, !ends_in_blank};
         work.path_ends[task.item] = total - total == 0 ? pack_state(end) : kNoPath;
       }
     }
@@ -931,10 +931,10 @@ struct Sweep {
     CTC_ALIGN_UNROLL
     for (int r = 0; r < R; ++r) {
       const index_t k = first_pair + r;
-      if (!is_courier && band.first(t) <= k && k <= band.labels) {
+      if (!is_courier && band().first(t) <= k && k <= last_pair) {
         const float b = static_cast<float>(blank[r]), y = static_cast<float>(label[r]);
         best = b > best ? b : best;
-        best = k < band.labels && y > best ? y : best;
+        best = k < last_pair && y > best ? y : best;
       }
     }
     for (int step = kWarp / 2; step > 0; step /= 2) {
@@ -951,8 +951,7 @@ struct Sweep {
     for (int w = 0; w < kWarps; ++w) {
       best = shared.maxima[w] > best ? shared.maxima[w] : best;
     }
-    const double base_left = shared.base_left;
-    Device::block_barrier();  // both are written again at the next border
+    const double base_left = shared.base_left;  // like the maxima written anew at the next border, many steps later
 
     // The column's base so far was published by this block of threads or by one that is done.
     const bool is_first_block = !in_band(task.column, q - 1);
@@ -972,7 +971,6 @@ struct Sweep {
         label[r] -= static_cast<Real>(moved);
       }
     }
-    Device::block_barrier();  // everybody has read the old base before
     if (Device::thread() == 0) {
       work.moved[block_slot(task.column, q)] = moved;
       Device::store_relaxed(work.bases + block_slot(task.column, q), same_bits<uint64_t>(base));

@@ -12,7 +12,7 @@ comparisons and selects, and one memory port for all.
 
 Not in it: the memory behind the first cache, the barrier at the end of a step, the steps in which a block of 512 frames
 fills and drains, the courier, and the last warp's sending of edges. For the sweep as of fcc323e (one pair a
-thread, eight warps) the same estimate is 152 cycles, with its drain 185; an H100 took 180. So it tells twice as fast
+thread, eight warps) the same estimate is 153 cycles, with its drain 186; an H100 took 180. So it tells twice as fast
 from as fast, and nothing finer. float64 is left out.
 """
 

@@ -165,12 +165,12 @@ struct Workspace {
   }
   // The row at the end of the first `segments` segments of a pass, 1 or more. A region begins with a row of the pass
   // before: its own pass has swept nothing there but the columns of the region before.
-  CTC_ALIGN_FN KeptRow<Real> row_after(int pass, index_t segments) const {
+  CTC_ALIGN_FN KeptRow<Real> row_after(int pass, int32_t segments) const {
     while (pass > 0 && segments % passes[pass].plan.segments() == 0) {
       segments /= passes[pass].plan.segments();
       --pass;
     }
-    const index_t of_region = passes[pass].plan.segments();
+    const int32_t of_region = passes[pass].plan.segments();
     return {&passes[pass], (segments - 1) / of_region, (segments - 1) % of_region};
   }
 };
@@ -671,8 +671,8 @@ struct Sweep {
     const index_t at = live_row();
     // A region begins with what a pass before has kept for its columns, as far as they were reached.
     const bool starts_region = number > 0 && q == first_block && q > 0 && column_in_band(band(), task.column, q - 1);
-    const KeptRow<Real> before =
-        starts_region ? work.row_after(number - 1, task.region) : KeptRow<Real>{&work.passes[0], 0, 0};
+    const KeptRow<Real> before = starts_region ? work.row_after(number - 1, static_cast<int32_t>(task.region))
+                                               : KeptRow<Real>{&work.passes[0], 0, 0};
     CTC_ALIGN_UNROLL
     for (int r = 0; r < R; ++r) {
       if (continues) {
@@ -757,8 +757,7 @@ struct Sweep {
   // Where a lane's words of a stretch begin in those of the block.
   CTC_ALIGN_FN static int own_words(int stretch) { return (stretch * kStretchFrames + Device::lane()) * kWords; }
 
-  // The courier alone: reads the words of a stretch, whether or not they are there yet. Whoever comes too early once falls
-  // back far enough to be in time from then on.
+  // The courier alone: reads the words of a stretch, whether or not they are there yet.
   CTC_ALIGN_FN void look_for_edges(int stretch, int frames) {
     if (Device::lane() < kStretchFrames && stretch * kStretchFrames + Device::lane() < frames) {
       found = EdgeWords<Device>::look(words + own_words(stretch), Real{});
@@ -1190,8 +1189,8 @@ struct Trace {
     const index_t left_pair = unpack_state(path_state(segment)).pair;
     const index_t right_pair = unpack_state(path_state(segment + 1)).pair;
     const index_t first_pair = left_pair + Device::lane() * R;
-    const KeptRow<Real> before_row =
-        segment > 0 ? work.row_after(work.count - 1, segment) : KeptRow<Real>{&pass, 0, 0};  // segment 0 reads none
+    const KeptRow<Real> before_row = segment > 0 ? work.row_after(work.count - 1, static_cast<int32_t>(segment))
+                                                 : KeptRow<Real>{&pass, 0, 0};  // segment 0 reads none
     Real blank[R], label[R], offset[R];
     index_t classes[R + 1];
     bool skip_allowed[R];

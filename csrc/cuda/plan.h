@@ -24,8 +24,8 @@ constexpr int32_t kStretchFrames = 16;  // frames between two hand-overs of edge
 static_assert(kBlockFrames % kSegmentFrames == 0 && kSegmentFrames % kStretchFrames == 0, "the grids are nested");
 
 constexpr uint32_t kNoPath = 0xffffffffu;
-constexpr index_t kMostFrames = index_t{1}
-                                << 30;  // frames are counted in 32 bits, and some behind the last are thought of
+// Frames are counted in 32 bits, and some behind the last are thought of.
+constexpr index_t kMostFrames = index_t{1} << 30;
 
 // A column's edges of one block of frames: one for each frame, one for the pseudo-frame behind the last, and padding.
 constexpr index_t kEdgesPerBlock = kBlockFrames + kStretchFrames;

@@ -617,7 +617,7 @@ SLOWLY = "for (int i = 0; i < 4; ++i) { Device::pause(); }"
 UNLESS = r"if (!{broken}) { \g<0> }"
 MISTAKES = {
     "no barrier between the steps of the warps": (
-        r"(?<=send_edges\(stretch, step\);)([\s}]*)Device::block_barrier\(\);",
+        r"(?<=send_edges\(stretch\);)([\s}]*)Device::block_barrier\(\);",
         r"\1if (!{broken}) { Device::block_barrier(); }",
     ),
     "a row is published before it is stored": (r"\bstore_row\(\);", rf"if ({{broken}}) {{ {PUBLISH} {SLOWLY} }} \g<0>"),
@@ -627,7 +627,7 @@ MISTAKES = {
     "edges are not waited for": (r"Device::any\(!EdgeWords<Device>::is_there\(found\)\)", r"!{broken} && \g<0>"),
     "edges are sent before they are known": (
         r"\brun_stretch\(frame,",
-        r"if ({broken} && warp == kWarps - 1 && is_read) { send_edges(stretch, step); } \g<0>",
+        r"if ({broken} && warp == kWarps - 1 && is_read) { send_edges(stretch); } \g<0>",
     ),
     "blocks of threads go by their own numbers": (
         r"Device::take_ticket\(pass\.ticket\) \+ 1",
@@ -640,8 +640,13 @@ MISTAKES = {
         r"(shared\.base_left = [^;]*;[\s}]*)Device::block_barrier\(\);",
         r"\1if (!{broken}) { Device::block_barrier(); }",
     ),
-    "warps run in step with the courier": (r"step - 1 - warp\b", r"step - ({broken} ? 0 : 1) - warp"),
-    "a ring of rows that is too short": (r"% kRing\b", r"% ({broken} ? kWarps : kRing)"),
+    "warps run in step with the couriers": (r"warp \+ 1;  // steps", r"warp + ({broken} ? 0 : 1);  // steps"),
+    "couriers of labels run in step with one another": (r"kWholeRows \? 0 : warp\b", r"\g<0> * ({broken} ? 0 : 1)"),
+    "a ring of rows that is too short": (r"% kRing\b", r"% (kWholeRows && {broken} ? kWarps : kRing)"),
+    "a ring of labels that is too short": (
+        r"uint32_t slot_of\(int32_t frame\) { return",
+        r"\g<0> !kWholeRows && {broken} ? 0 :",
+    ),
     "a region always begins with a row of the pass before": (
         r"pass > 0 && segments % passes\[pass\]\.plan\.segments\(\) == 0",
         r"!{broken} && \g<0>",
@@ -715,7 +720,9 @@ def breakable(built, random_case):
     # The last path enters its second column late, in the last of four blocks of frames.
     case = log_probs, targets, torch.tensor([1700, 1200, 1700]), torch.tensor([300, 260, 268])
     one_column = random_case(2, 700, 200, 6, steps=3)  # no tickets; the sweep's block hops
-    return Breakable(load_harness(built["breakable"].result()), [case, (*one_column, None, None)])
+    many_classes = random_case(2, 700, 200, MANY_CLASSES, steps=3)
+    cases = [case, (*one_column, None, None), (*many_classes, None, None)]
+    return Breakable(load_harness(built["breakable"].result()), cases)
 
 
 def test_nothing_is_wrong_without_a_mistake(breakable):

@@ -16,18 +16,18 @@ namespace {
 
 constexpr int kHopThreads = 256;
 
-template <class Real, class scalar_t, template <class, class, class, int> class Feed>
-using SweepText = Sweep<CudaDevice, Real, scalar_t, kPairsPerThread, Feed>;
+template <class Real, class scalar_t, bool kWholeRows>
+using SweepText = Sweep<CudaDevice, Real, scalar_t, kPairsPerThread, kWholeRows>;
 
-// Two blocks on a multiprocessor where they fit without spilling: ten warps on four schedulers may have 168 registers.
-template <class Text>
-constexpr int kResidentBlocks = Text::kRebases && Text::Feed::kWholeRows ? 2 : 1;
+// Two blocks on a multiprocessor where their registers fit without spilling: 128 for each of 512 threads.
+template <class Real>
+constexpr int kResidentBlocks = sizeof(Real) == sizeof(float) ? 2 : 1;
 
-template <class Real, class scalar_t, template <class, class, class, int> class Feed>
-__global__ void __launch_bounds__(SweepText<Real, scalar_t, Feed>::kThreads,
-                                  kResidentBlocks<SweepText<Real, scalar_t, Feed>>)
+template <class Real, class scalar_t, bool kWholeRows>
+__global__ void __launch_bounds__(SweepText<Real, scalar_t, kWholeRows>::kThreads,
+                                  kResidentBlocks<Real>)
     sweep_kernel(const Inputs<scalar_t> in, const Workspace<Real> work, int pass) {
-  using Kernel = SweepText<Real, scalar_t, Feed>;
+  using Kernel = SweepText<Real, scalar_t, kWholeRows>;
   __shared__ typename Kernel::Shared shared;
   Kernel::run(in, work, pass, shared);
 }
@@ -56,15 +56,15 @@ void check_cuda(cudaError_t error, const char* what) {
   }
 }
 
-template <class Real, class scalar_t, template <class, class, class, int> class Feed>
+template <class Real, class scalar_t, bool kWholeRows>
 void launch_sweep(const Inputs<scalar_t>& in, const Workspace<Real>& work, int pass, cudaStream_t stream) {
   const Plan& plan = work.passes[pass].plan;
-  constexpr int kThreads = SweepText<Real, scalar_t, Feed>::kThreads;
-  sweep_kernel<Real, scalar_t, Feed><<<static_cast<unsigned>(plan.tickets()), kThreads, 0, stream>>>(in, work, pass);
+  constexpr int kThreads = SweepText<Real, scalar_t, kWholeRows>::kThreads;
+  sweep_kernel<Real, scalar_t, kWholeRows><<<static_cast<unsigned>(plan.tickets()), kThreads, 0, stream>>>(in, work, pass);
   check_cuda(cudaGetLastError(), "launching the sweep");
 }
 
-template <class scalar_t, template <class, class, class, int> class Feed>
+template <class scalar_t, bool kWholeRows>
 void launch(const Passes& passes, const Inputs<scalar_t>& in, const Outputs<scalar_t>& out, const Tensor& like,
             cudaStream_t stream) {
   using Real = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
@@ -78,14 +78,14 @@ void launch(const Passes& passes, const Inputs<scalar_t>& in, const Outputs<scal
 
   const unsigned batch = static_cast<unsigned>(passes.whole().batch);
   if (passes.whole().blocks() > 0) {
-    launch_sweep<Real, scalar_t, Feed>(in, work, 0, stream);
+    launch_sweep<Real, scalar_t, kWholeRows>(in, work, 0, stream);
   }
   if (passes.hop_is_apart()) {
     hop_kernel<Real, scalar_t><<<batch, kHopThreads, 0, stream>>>(in, work);
     check_cuda(cudaGetLastError(), "launching the hop");
   }
   for (int pass = 1; pass < passes.count; ++pass) {
-    launch_sweep<Real, scalar_t, Feed>(in, work, pass, stream);
+    launch_sweep<Real, scalar_t, kWholeRows>(in, work, pass, stream);
     const index_t regions = passes.plans[pass].regions();
     region_hop_kernel<Real, scalar_t><<<static_cast<unsigned>(batch * regions), kWarp, 0, stream>>>(in, work, pass);
     check_cuda(cudaGetLastError(), "launching the hop in the regions");
@@ -141,7 +141,7 @@ std::tuple<Tensor, Tensor> align(const Tensor& log_probs, const Tensor& targets,
                               blank};
     const Outputs<scalar_t> out{paths.mutable_data_ptr(), targets.scalar_type() == ScalarType::Long,
                                 static_cast<scalar_t*>(scores.mutable_data_ptr())};
-    const auto launch_with = in.classes <= kWarp ? launch<scalar_t, FeedSharedRows> : launch<scalar_t, FeedOwnColumns>;
+    const auto launch_with = in.classes <= kWarp ? launch<scalar_t, true> : launch<scalar_t, false>;
     launch_with(passes, in, out, log_probs, static_cast<cudaStream_t>(stream));
   };
   switch (log_probs.scalar_type()) {

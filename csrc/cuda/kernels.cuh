@@ -253,11 +253,10 @@ struct OwnColumns {
     last_frame = static_cast<int32_t>(last);
   }
 
-  // P frames from `first` on. kInside: none is behind the last, which saves a choice at every frame.
-  template <bool kInside = false>
+  // P frames from `first` on.
   CTC_ALIGN_FN Frames load(int32_t first) const {
     const int32_t behind = last_frame - first;
-    first = kInside ? first : smaller(first, last_frame);
+    first = smaller(first, last_frame);
     Frames frames;
     const index_t offset = first * frame_stride;
     const scalar_t* from[N];
@@ -267,7 +266,7 @@ struct OwnColumns {
     }
     CTC_ALIGN_UNROLL
     for (int p = 0; p < P; ++p) {
-      const index_t step = kInside || p < behind ? frame_stride : 0;
+      const index_t step = p < behind ? frame_stride : 0;
       CTC_ALIGN_UNROLL
       for (int n = 0; n < N; ++n) {
         frames.value[p][n] = *from[n];
@@ -278,143 +277,141 @@ struct OwnColumns {
   }
 };
 
-// What the courier of the sweep (section 4) brings for all threads of its block: the blank's emissions, and with up to
-// 32 classes whole rows. A row of float32 fills the 32 banks of shared memory once, so that lanes may look up any classes
-// in it without a conflict. The ring holds a stretch from the step in which it is stored until the last warp is done.
+// Frames of a stretch: float64 takes half as many, so that what is shared fits the same memory.
+template <class Real>
+constexpr int kStretch = kStretchFrames * static_cast<int>(sizeof(float)) / static_cast<int>(sizeof(Real));
+
+// What the couriers of the sweep (section 4) bring for the other warps of their block, from the step in which they
+// store it until the last warp that needs it is done. Up to 32 classes: whole rows, for all warps. A row of float32
+// fills the 32 banks of shared memory once, so that lanes may look up any classes in it without a conflict. More
+// classes: each pair's own label, each courier for one warp. The blank's emissions have a place of their own.
 template <class Real, int kWarps, bool kWholeRows>
 struct SharedEmissions {
-  static constexpr int kRing = 2 * kWarps;  // at least kWarps + 1, and a power of 2
-  Real rows[kWholeRows ? kRing : 1][kStretchFrames][kWarp];
-  Real blanks[kRing][kStretchFrames];
+  static constexpr int kWidth = kWholeRows ? kWarp : static_cast<int>(kColumnPairs);
+  static constexpr int kLongRing = 2 * kWarps;  // at least kWarps + 1, and a power of 2
+  static constexpr int kRing = kWholeRows ? kLongRing : 2;
 
-  CTC_ALIGN_FN static uint32_t slot_of(int32_t frame) { return static_cast<uint32_t>(frame) / kStretchFrames % kRing; }
+  Real values[kRing][kStretch<Real>][kWidth];
+  Real blanks[kLongRing][kStretch<Real>];
+
+  CTC_ALIGN_FN static uint32_t number_of(int32_t frame) { return static_cast<uint32_t>(frame) / kStretch<Real>; }
+  CTC_ALIGN_FN static uint32_t slot_of(int32_t frame) { return number_of(frame) % kRing; }
+  CTC_ALIGN_FN static uint32_t blank_slot_of(int32_t frame) { return number_of(frame) % kLongRing; }
 };
 
-// Brings stretch after stretch: loads each one step before it is stored. A step is about as long as the memory takes, so
-// what lies further ahead is called into the second cache.
-template <class Device, class Real, class scalar_t, int kWarps, bool kWholeRows>
+// Brings stretch after stretch: loads each one step before it is stored, and keeps it as it is until then, for to
+// convert a value would be to wait for it. There is one courier for each warp with pairs. Of whole rows each brings its
+// share of the frames. Else it brings the labels' values for its warp, which is as many stretches behind.
+template <class Device, class Real, class scalar_t, int R, int kWarps, bool kWholeRows>
 struct EmissionCourier {
   using Shared = SharedEmissions<Real, kWarps, kWholeRows>;
-  static constexpr int kLoads = kWholeRows ? kStretchFrames : 1;  // of a lane, for a stretch
-  static constexpr int kCalledAhead = 4 * kStretchFrames;
+  static constexpr int kFrames = kWholeRows ? kStretch<Real> / kWarps : kStretch<Real>;  // that it loads of a stretch
+  static constexpr int kColumns = kWholeRows ? 1 : R;                                    // that a lane loads of a frame
+  static constexpr int kCalledAhead = 8 * kStretch<Real>;
+  static_assert(kStretch<Real> % kWarps == 0, "the couriers' shares of a stretch are equal");
 
-  const scalar_t* own;  // the lane's class at frame 0
+  const scalar_t* column[kColumns];  // the lane's classes at frame 0
+  const scalar_t* blank_column;
   index_t frame_stride;
   int32_t last_frame;
+  int32_t from_frame, until_frame;  // none of the lane's labels is in the band outside these
+  int number;                       // of the courier
   bool is_blank;
-  scalar_t coming[kLoads];
+  scalar_t coming[kFrames][kColumns];
+  scalar_t coming_blank;
 
-  CTC_ALIGN_FN void aim(const Emissions<scalar_t>& emissions, index_t classes, index_t last, index_t blank) {
-    own = &emissions.at(0, kWholeRows ? smaller<index_t>(Device::lane(), classes - 1) : blank);
+  // Of the band, and in it from pair first_pair on.
+  CTC_ALIGN_FN void aim(const Inputs<scalar_t>& in, index_t item, const Band& band, int32_t first_pair, int courier) {
+    const Emissions<scalar_t> emissions = in.emissions(item);
     frame_stride = emissions.frame_stride;
-    last_frame = static_cast<int32_t>(last);
-    is_blank = kWholeRows ? Device::lane() == blank : Device::lane() < kStretchFrames;
+    last_frame = static_cast<int32_t>(band.frames - 1);
+    number = courier;
+    blank_column = &emissions.at(0, in.blank);
+    coming_blank = scalar_t{};
+    is_blank = kWholeRows ? Device::lane() == in.blank : courier == 0 && Device::lane() < kStretch<Real>;
+    from_frame = 0;
+    until_frame = last_frame;
+    CTC_ALIGN_UNROLL
+    for (int n = 0; n < kColumns; ++n) {
+      index_t c = smaller<index_t>(Device::lane(), in.classes - 1);
+      if (!kWholeRows) {
+        c = first_pair + n < band.labels ? in.label(item, first_pair + n) : in.blank;
+        c = in.is_label(c) ? c : in.blank;  // the hop marks the item
+      }
+      column[n] = &emissions.at(0, c);
+      CTC_ALIGN_UNROLL
+      for (int j = 0; j < kFrames; ++j) {
+        coming[j][n] = scalar_t{};
+      }
+    }
+    if (!kWholeRows) {
+      from_frame = first_pair;
+      until_frame = first_pair < band.labels ? static_cast<int32_t>(band.frames - band.labels) + first_pair + R - 1 : -1;
+    }
   }
 
-  // The frame of a stretch that the lane loads j-th: all of them, or one.
-  CTC_ALIGN_FN static int frame_of(int j) { return kWholeRows ? j : Device::lane() % kStretchFrames; }
-
-  // The stretch that begins with `frame`.
+  // The stretch that begins with `frame`. Frames behind the last repeat it, so that padding is never read.
   CTC_ALIGN_FN void load(int32_t frame) {
-    if (kWholeRows && frame + kStretchFrames - 1 <= last_frame) {
-      const scalar_t* from = own + frame * frame_stride;
-      CTC_ALIGN_UNROLL
-      for (int j = 0; j < kLoads; ++j) {
-        coming[j] = *from;
-        from += frame_stride;
-      }
-    } else {
-      CTC_ALIGN_UNROLL
-      for (int j = 0; j < kLoads; ++j) {
-        coming[j] = own[smaller(frame + frame_of(j), last_frame) * frame_stride];
+    const int32_t first = frame + first_share();
+    if (from_frame < frame + kStretch<Real> && frame <= until_frame) {
+      if (first + kFrames - 1 <= last_frame) {
+        const scalar_t* from[kColumns];
+        CTC_ALIGN_UNROLL
+        for (int n = 0; n < kColumns; ++n) {
+          from[n] = column[n] + first * frame_stride;
+        }
+        CTC_ALIGN_UNROLL
+        for (int j = 0; j < kFrames; ++j) {
+          CTC_ALIGN_UNROLL
+          for (int n = 0; n < kColumns; ++n) {
+            coming[j][n] = *from[n];
+            from[n] += frame_stride;
+          }
+        }
+      } else {
+        CTC_ALIGN_UNROLL
+        for (int j = 0; j < kFrames; ++j) {
+          const index_t offset = smaller(first + j, last_frame) * frame_stride;
+          CTC_ALIGN_UNROLL
+          for (int n = 0; n < kColumns; ++n) {
+            coming[j][n] = column[n][offset];
+          }
+        }
       }
     }
-    const int32_t called = frame + kCalledAhead + Device::lane() % kStretchFrames;
-    if (called <= last_frame) {
-      Device::prefetch(own + called * frame_stride);
+    if (kWholeRows) {
+      // A step is about as long as the second cache takes: what lies further ahead is called into it.
+      const int32_t called = first + kCalledAhead + Device::lane() % kFrames;
+      if (called <= last_frame) {
+        Device::prefetch(column[0] + called * frame_stride);
+      }
+    } else if (is_blank) {
+      coming_blank = blank_column[smaller(frame + Device::lane(), last_frame) * frame_stride];
     }
   }
+
   CTC_ALIGN_FN void store(Shared& shared, int32_t frame) const {
-    const uint32_t slot = Shared::slot_of(frame);
+    Real(*const values)[Shared::kWidth] = shared.values[Shared::slot_of(frame)] + first_share();
+    Real* const blanks = shared.blanks[Shared::blank_slot_of(frame)] + first_share();
+    const int place = kWholeRows ? Device::lane() : (number * kWarp + Device::lane()) * R;
     CTC_ALIGN_UNROLL
-    for (int j = 0; j < kLoads; ++j) {
-      const Real emission = load_emission<Real>(coming[j]);
-      if (kWholeRows) {
-        shared.rows[slot][j][Device::lane()] = emission;
-      }
-      if (is_blank) {
-        shared.blanks[slot][frame_of(j)] = emission;
-      }
-    }
-  }
-};
-
-// How the other threads come by the emissions of a stretch: a group of frames at a time, in order.
-constexpr int kGroupFrames = 2;
-static_assert(kStretchFrames % kGroupFrames == 0, "a stretch is whole groups");
-
-// With any number of classes each thread loads its labels' values for itself, into registers, one stretch ahead.
-template <class Device, class Real, class scalar_t, int R>
-struct FeedOwnColumns {
-  static constexpr bool kWholeRows = false;
-  using Columns = OwnColumns<Real, scalar_t, R, kGroupFrames>;
-  static constexpr int kGroups = kStretchFrames / kGroupFrames;
-
-  Columns columns;
-  typename Columns::Frames ahead[kGroups];
-
-  CTC_ALIGN_FN void aim(const Emissions<scalar_t>& emissions, index_t last, const index_t (&classes)[R]) {
-    columns.aim(emissions, last, classes);
-  }
-  CTC_ALIGN_FN void start(int32_t frame) {
-    CTC_ALIGN_UNROLL
-    for (int g = 0; g < kGroups; ++g) {
-      ahead[g] = columns.load(frame + g * kGroupFrames);
-    }
-  }
-  // kInside: the next stretch is inside the item too.
-  template <bool kInside, class Shared>
-  CTC_ALIGN_FN void take(const Shared& shared, int32_t frame, int from, FrameEmissions<Real, R>* taken) {
-    typename Columns::Frames& group = ahead[from / kGroupFrames];
-    CTC_ALIGN_UNROLL
-    for (int p = 0; p < kGroupFrames; ++p) {
-      taken[p].blank = shared.blanks[Shared::slot_of(frame)][from + p];
+    for (int j = 0; j < kFrames; ++j) {
       CTC_ALIGN_UNROLL
-      for (int r = 0; r < R; ++r) {
-        taken[p].label[r] = load_emission<Real>(group.value[p][r]);
+      for (int n = 0; n < kColumns; ++n) {
+        const Real emission = load_emission<Real>(coming[j][n]);
+        values[j][place + n] = emission;
+        if (kWholeRows && is_blank) {
+          blanks[j] = emission;
+        }
       }
     }
-    group = columns.template load<kInside>(frame + kStretchFrames + from);
-  }
-};
-
-// With up to 32 it looks them up in the rows that the courier has brought.
-template <class Device, class Real, class scalar_t, int R>
-struct FeedSharedRows {
-  static constexpr bool kWholeRows = true;
-
-  int labels[R];
-
-  CTC_ALIGN_FN void aim(const Emissions<scalar_t>&, index_t /*last*/, const index_t (&classes)[R]) {
-    CTC_ALIGN_UNROLL
-    for (int r = 0; r < R; ++r) {
-      labels[r] = static_cast<int>(classes[r]);
+    if (!kWholeRows && is_blank) {
+      blanks[Device::lane()] = load_emission<Real>(coming_blank);
     }
   }
-  CTC_ALIGN_FN void start(int32_t /*frame*/) {}
 
-  template <bool kInside, class Shared>
-  CTC_ALIGN_FN void take(const Shared& shared, int32_t frame, int from, FrameEmissions<Real, R>* taken) {
-    const uint32_t slot = Shared::slot_of(frame);
-    CTC_ALIGN_UNROLL
-    for (int p = 0; p < kGroupFrames; ++p) {
-      taken[p].blank = shared.blanks[slot][from + p];
-      CTC_ALIGN_UNROLL
-      for (int r = 0; r < R; ++r) {
-        taken[p].label[r] = shared.rows[slot][from + p][labels[r]];
-      }
-    }
-  }
+  // The first of the stretch's frames that it loads.
+  CTC_ALIGN_FN int first_share() const { return kWholeRows ? number * kFrames : 0; }
 };
 
 // --------------------------------------------------------------------------------------------------- 3 edges
@@ -476,23 +473,24 @@ CTC_ALIGN_FN void run_hop(const Inputs<scalar_t>& in, const Workspace<Real>& wor
 template <class Real, int kWarps, class Emissions>
 struct SweepShared {
   Emissions emissions;
-  Edge<Real> edges[kWarps + 1][2][kStretchFrames];  // [w]: into warp w, two stretches in turn
-  float maxima[kWarps + 1];
+  Edge<Real> edges[kWarps + 1][2][kStretch<Real>];  // [w]: into warp w, two stretches in turn
+  float maxima[kWarps];
   double base_left;
   uint32_t ticket;
   HopShared hop;
 };
 
-// R pairs a thread; the library is built with kPairsPerThread.
-template <class Device, class Real, class scalar_t, int R, template <class, class, class, int> class FeedOf>
+// R pairs a thread; the library is built with kPairsPerThread. Of whole rows of emissions a warp holds one in its lanes.
+template <class Device, class Real, class scalar_t, int R, bool kWholeRows>
 struct Sweep {
-  using Feed = FeedOf<Device, Real, scalar_t, R>;
-  static constexpr int kWarps = static_cast<int>(kColumnPairs) / R / kWarp;  // that have pairs
-  static constexpr int kThreads = (kWarps + 1) * kWarp;                      // the last warp is the courier
+  static constexpr int kWarps = static_cast<int>(kColumnPairs) / R / kWarp;  // that have pairs; as many are couriers
+  static constexpr int kThreads = 2 * kWarps * kWarp;
+  static constexpr int kStretch = ctc_align::kStretch<Real>;
+  static constexpr int kGroupFrames = 2;  // emissions and edges come into registers so many frames at a time
   static constexpr bool kRebases = sizeof(Real) == sizeof(float);
   static constexpr int kWords = EdgeWords<Device>::count(Real{});
   static constexpr Real kMinusInfinity = -std::numeric_limits<Real>::infinity();
-  using Courier = EmissionCourier<Device, Real, scalar_t, kWarps, Feed::kWholeRows>;
+  using Courier = EmissionCourier<Device, Real, scalar_t, R, kWarps, kWholeRows>;
   using Shared = SweepShared<Real, kWarps, typename Courier::Shared>;
 
   const Inputs<scalar_t>& in;
@@ -505,19 +503,24 @@ struct Sweep {
   int number;         // of the pass
   int32_t end_frame;  // T: one behind the last
   int32_t last_pair;  // L
-  Feed feed;
   Courier courier;
-  int32_t first_pair;                              // of this thread
+  int32_t first_pair;                              // of this thread, or of the one that it is a courier for
   int32_t first_block, first_column, last_column;  // of the region
-  int warp;
-  bool is_courier;
+  int warp;  // among those with pairs, or among the couriers
+  bool is_courier, brings_edges;
+  int warps_with_pairs;  // that the item has
+
+  int32_t segment_end;  // the last frame of the present segment
+  index_t kept_at;      // this thread's place in the row that will be kept there
+  index_t row_pairs;
 
   Real blank[R], label[R];
+  int labels[R];  // where their emissions stand in a row
   uint32_t blank_origin[R], label_origin[R];
   bool skip_allowed[R];
   Edge<Real> passed;                        // label k-1 of the frame before, k the thread's first pair; not in lane 0
-  uint64_t* words;                          // of the present block's edges: the courier's come in, the others' go out
-  typename EdgeWords<Device>::Found found;  // of the next stretch's edges, by the courier
+  uint64_t* words;                          // of the present block's edges: the couriers' come in, the others' go out
+  typename EdgeWords<Device>::Found found;  // of the next stretch's edges, by the courier that brings them
 
   // All threads of a block call it, once a launch.
   CTC_ALIGN_FN static void run(const Inputs<scalar_t>& in, const Workspace<Real>& work, int number, Shared& shared) {
@@ -556,9 +559,12 @@ struct Sweep {
       return false;
     }
     task.column += first_column;
-    warp = Device::warp();
-    is_courier = warp == kWarps;
-    first_pair = static_cast<int32_t>(task.column * kColumnPairs) + Device::thread() * R;
+    is_courier = Device::warp() >= kWarps;
+    warp = Device::warp() % kWarps;
+    brings_edges = is_courier && warp == 0;
+    const int32_t first_of_column = static_cast<int32_t>(task.column * kColumnPairs);
+    first_pair = first_of_column + (warp * kWarp + Device::lane()) * R;
+    warps_with_pairs = smaller(kWarps, (last_pair - first_of_column) / (kWarp * R) + 1);
     return true;
   }
 
@@ -622,14 +628,13 @@ struct Sweep {
       }
     }
     Device::block_barrier();
-    const int32_t first_frame = static_cast<int32_t>(q * kBlockFrames + 1);
     if (is_courier) {
-      courier.aim(in.emissions(task.item), in.classes, end_frame - 1, in.blank);
-      courier.load(first_frame);
+      courier.aim(in, task.item, band(), first_pair, warp);
+      courier.load(static_cast<int32_t>(q * kBlockFrames + 1));
     } else {
       load_target();
       load_row(continues, q);
-      feed.start(first_frame);
+      begin_segment(static_cast<int32_t>((q - first_block) * kBlockFrames) / plan.segment_frames);
     }
     for (; q < end && in_band(task.column, q); ++q) {
       run_block(q);
@@ -655,16 +660,14 @@ struct Sweep {
   // Labels that are none read the blank's emission instead; the hop marks their item.
   CTC_ALIGN_FN void load_target() {
     index_t before = first_pair > 0 && first_pair <= last_pair ? in.label(task.item, first_pair - 1) : in.blank;
-    index_t classes[R];
     CTC_ALIGN_UNROLL
     for (int r = 0; r < R; ++r) {
       const index_t k = first_pair + r;
       const index_t c = k < last_pair ? in.label(task.item, k) : in.blank;
       skip_allowed[r] = k > 0 && c != before;
-      classes[r] = in.is_label(c) ? c : in.blank;
+      labels[r] = static_cast<int>(in.is_label(c) ? c : in.blank);
       before = c;
     }
-    feed.aim(in.emissions(task.item), end_frame - 1, classes);
   }
 
   CTC_ALIGN_FN void load_row(bool continues, index_t q) {
@@ -722,27 +725,30 @@ struct Sweep {
 
     // The last block ends with a pseudo-frame T: nothing is added, but the edges of frame T-1 still cross.
     const int frames = last_frame - first_frame + (last_frame == end_frame - 1 ? 2 : 1);
-    const int stretches = (frames + kStretchFrames - 1) / kStretchFrames;
+    const int stretches = (frames + kStretch - 1) / kStretch;
     const bool is_read = in_band(task.column + 1, q) && task.column + 1 < plan.columns();
     words = edge_words(task.column - (is_courier ? 1 : 0), q);
     if (!is_courier) {
       pass_right();
-    } else if (has_left) {
+    } else if (brings_edges && has_left) {
       look_for_edges(0, frames);
     }
 
-    for (int step = 0; step < stretches + kWarps; ++step) {
-      const int stretch = is_courier ? step : step - 1 - warp;
+    const int behind = is_courier ? (kWholeRows ? 0 : warp) : warp + 1;  // steps behind the first courier
+    for (int step = 0; step < stretches + warps_with_pairs; ++step) {
+      const int stretch = step - behind;
       if (0 <= stretch && stretch < stretches) {
-        const int32_t frame = first_frame + stretch * kStretchFrames;
+        const int32_t frame = first_frame + stretch * kStretch;
         if (is_courier) {
           courier.store(shared.emissions, frame);
-          courier.load(frame + kStretchFrames);
-          receive_edges(stretch, frames, has_left, offset);
-        } else {
-          run_stretch(frame, frames - stretch * kStretchFrames, step);
+          courier.load(frame + kStretch);
+          if (brings_edges) {
+            receive_edges(stretch, frames, has_left, offset);
+          }
+        } else if (warp < warps_with_pairs) {
+          run_stretch(frame, frames - stretch * kStretch, edges_into(warp, stretch));
           if (warp == kWarps - 1 && is_read) {
-            send_edges(stretch, step);
+            send_edges(stretch);
           }
         }
       }
@@ -750,16 +756,16 @@ struct Sweep {
     }
   }
 
-  // Edges enter warp w+1 one step after warp w has written them.
-  CTC_ALIGN_FN Edge<Real>* edges_into(int warp, int step) const { return shared.edges[warp][(step + 1) % 2]; }
-  CTC_ALIGN_FN Edge<Real>* edges_out_of(int warp, int step) const { return shared.edges[warp + 1][step % 2]; }
+  // The edges that enter a warp with a stretch; those into the next warp lie kEdgesOut further on.
+  CTC_ALIGN_FN Edge<Real>* edges_into(int warp, int stretch) const { return shared.edges[warp][stretch % 2]; }
+  static constexpr int kEdgesOut = 2 * kStretch;
 
   // Where a lane's words of a stretch begin in those of the block.
-  CTC_ALIGN_FN static int own_words(int stretch) { return (stretch * kStretchFrames + Device::lane()) * kWords; }
+  CTC_ALIGN_FN static int own_words(int stretch) { return (stretch * kStretch + Device::lane()) * kWords; }
 
   // The courier alone: reads the words of a stretch, whether or not they are there yet.
   CTC_ALIGN_FN void look_for_edges(int stretch, int frames) {
-    if (Device::lane() < kStretchFrames && stretch * kStretchFrames + Device::lane() < frames) {
+    if (Device::lane() < kStretch && stretch * kStretch + Device::lane() < frames) {
       found = EdgeWords<Device>::look(words + own_words(stretch), Real{});
     } else {
       found = {{0, 0}};  // nothing to wait for
@@ -776,75 +782,71 @@ struct Sweep {
         look_for_edges(stretch, frames);
       }
       EdgeWords<Device>::read(found, edge);
-      if (plan.tasks() > plan.ring_tasks && Device::lane() < kStretchFrames) {  // the slot will be used again
+      if (plan.tasks() > plan.ring_tasks && Device::lane() < kStretch) {  // the slot will be used again
         for (int w = 0; w < kWords; ++w) {
           Device::store_relaxed(words + own_words(stretch) + w, ~uint64_t{0});
         }
       }
       look_for_edges(stretch + 1, frames);
     }
-    if (Device::lane() < kStretchFrames) {
-      edges_out_of(-1, stretch)[Device::lane()] = {edge.alpha + offset, edge.origin};
+    if (Device::lane() < kStretch) {
+      edges_into(0, stretch)[Device::lane()] = {edge.alpha + offset, edge.origin};
     }
   }
 
   // The last warp alone.
-  CTC_ALIGN_FN void send_edges(int stretch, int step) const {
+  CTC_ALIGN_FN void send_edges(int stretch) const {
     Device::warp_barrier();
-    if (Device::lane() < kStretchFrames) {
-      EdgeWords<Device>::send(words + own_words(stretch), edges_out_of(kWarps - 1, step)[Device::lane()]);
+    if (Device::lane() < kStretch) {
+      EdgeWords<Device>::send(words + own_words(stretch), edges_into(kWarps, stretch)[Device::lane()]);
     }
     Device::warp_barrier();
   }
 
   // `frames`: how many the block still has from `frame` on, the pseudo-frame included.
-  CTC_ALIGN_FN void run_stretch(int32_t frame, int frames, int step) {
-    const Edge<Real>* edges_in = edges_into(warp, step);
-    Edge<Real>* edges_out = edges_out_of(warp, step);
-    int32_t last = frame + kStretchFrames - 1;
-    if (frame + 2 * kStretchFrames <= end_frame) {
-      run_frames<true>(frame, frames, edges_in, edges_out);
+  CTC_ALIGN_FN void run_stretch(int32_t frame, int frames, Edge<Real>* edges) {
+    int32_t last = frame + kStretch - 1;
+    if (frame + kStretch <= end_frame) {
+      run_frames<true>(frame, frames, edges);
     } else {
-      run_frames<false>(frame, frames, edges_in, edges_out);
-      last = smaller(frame + smaller(kStretchFrames, frames), end_frame) - 1;
+      run_frames<false>(frame, frames, edges);
+      last = end_frame - 1;
     }
-    if (last % kSegmentFrames == 0 || last == end_frame - 1) {
-      end_segment(frame, last);
-    }
-  }
-
-  // Of this pass, if it ends with frame `last`.
-  CTC_ALIGN_FN void end_segment(int32_t frame, int32_t last) {
-    const int32_t done_frames = last - static_cast<int32_t>(first_block * kBlockFrames);  // of the region
-    if (last >= frame && (done_frames % plan.segment_frames == 0 || last == end_frame - 1)) {
-      keep_row((done_frames - 1) / plan.segment_frames);
+    if (last == segment_end || (last == end_frame - 1 && last >= frame)) {
+      keep_row();
       pass_right();
     }
   }
 
-  // kInside: this stretch and the next, whose emissions are loaded meanwhile, lie inside the item.
+  // kInside: all of the stretch lies inside the item.
   template <bool kInside>
-  CTC_ALIGN_FN void run_frames(int32_t frame, int frames, const Edge<Real>* edges_in, Edge<Real>* edges_out) {
+  CTC_ALIGN_FN void run_frames(int32_t frame, int frames, Edge<Real>* edges) {
     // Emissions and edges are read a group ahead of the frames that need them.
-    FrameEmissions<Real, R> emission[kStretchFrames];
-    Edge<Real> entering[kStretchFrames];
+    FrameEmissions<Real, R> emission[kStretch];
+    Edge<Real> entering[kStretch];
+    const auto* values = shared.emissions.values[Courier::Shared::slot_of(frame)];
+    const Real* blanks = shared.emissions.blanks[Courier::Shared::blank_slot_of(frame)];
     const auto read_group = [&](int from) {
-      feed.template take<kInside>(shared.emissions, frame, from, emission + from);
       CTC_ALIGN_UNROLL
       for (int p = from; p < from + kGroupFrames; ++p) {
-        entering[p] = edges_in[p];
+        emission[p].blank = blanks[p];
+        CTC_ALIGN_UNROLL
+        for (int r = 0; r < R; ++r) {
+          emission[p].label[r] = values[p][kWholeRows ? labels[r] : Device::thread() * R + r];
+        }
+        entering[p] = edges[p];
       }
     };
     read_group(0);
     CTC_ALIGN_UNROLL
-    for (int p = 0; p < kStretchFrames; ++p) {
-      if (p % kGroupFrames == 0 && p + kGroupFrames < kStretchFrames) {
+    for (int p = 0; p < kStretch; ++p) {
+      if (p % kGroupFrames == 0 && p + kGroupFrames < kStretch) {
         read_group(p + kGroupFrames);
       }
       if (kInside) {
-        run_frame(emission[p], cross_edge(entering[p], edges_out[p]));
+        run_frame(emission[p], cross_edge(entering[p], edges[kEdgesOut + p]));
       } else if (p < frames) {  // the same in the whole warp
-        const Edge<Real> left = cross_edge(entering[p], edges_out[p]);
+        const Edge<Real> left = cross_edge(entering[p], edges[kEdgesOut + p]);
         if (frame + p == end_frame) {
           finish(left.alpha);
         } else {
@@ -888,20 +890,43 @@ struct Sweep {
     }
   }
 
-  CTC_ALIGN_FN void keep_row(index_t segment) {
+  // Of the pass, in this region. What the plan says of rows takes divisions, so it is asked once a task.
+  CTC_ALIGN_FN void begin_segment(int32_t segment) {
+    row_pairs = plan.pairs();
+    kept_at = pass.kept(task.item, task.region, segment, {first_pair, false});
+    segment_end = first_block * static_cast<int32_t>(kBlockFrames) + (segment + 1) * plan.segment_frames;
+  }
+
+  // At a segment's end.
+  CTC_ALIGN_FN void keep_row() {
+    OfPairs<Real> blanks, labels;
+    OfPairs<uint16_t> from_blanks, from_labels;
     CTC_ALIGN_UNROLL
     for (int r = 0; r < R; ++r) {
-      const index_t k = first_pair + r;
-      const index_t at_blank = pass.kept(task.item, task.region, segment, {k, false});
-      const index_t at_label = pass.kept(task.item, task.region, segment, {k, true});
-      pass.kept_alphas[at_blank] = blank[r];
-      pass.kept_alphas[at_label] = label[r];
-      pass.kept_origins[at_blank] = steps_back(k, blank_origin[r]);
-      pass.kept_origins[at_label] = steps_back(k, label_origin[r]);
+      blanks.of[r] = blank[r];
+      labels.of[r] = label[r];
+      from_blanks.of[r] = steps_back(first_pair + r, blank_origin[r]);
+      from_labels.of[r] = steps_back(first_pair + r, label_origin[r]);
       reset_origins(r);
     }
+    put(pass.kept_alphas + kept_at, blanks);
+    put(pass.kept_alphas + kept_at + row_pairs, labels);
+    put(pass.kept_origins + kept_at, from_blanks);
+    put(pass.kept_origins + kept_at + row_pairs, from_labels);
+    kept_at += 2 * row_pairs;
+    segment_end += plan.segment_frames;
   }
-  CTC_ALIGN_FN static uint16_t steps_back(index_t pair, uint32_t origin) {
+
+  // A thread's values of a row; they are written at once.
+  template <class T>
+  struct alignas(R * sizeof(T)) OfPairs {
+    T of[R];
+  };
+  template <class T>
+  CTC_ALIGN_FN static void put(T* row, const OfPairs<T>& values) {
+    *reinterpret_cast<OfPairs<T>*>(row) = values;
+  }
+  CTC_ALIGN_FN static uint16_t steps_back(int32_t pair, uint32_t origin) {
     return static_cast<uint16_t>((pair - origin / 2) * 2 + origin % 2);
   }
 
@@ -941,8 +966,9 @@ struct Sweep {
       best = other > best ? other : best;
     }
     if (Device::lane() == 0) {
-      shared.maxima[warp] = best;
-      if (is_courier) {
+      if (!is_courier) {
+        shared.maxima[warp] = best;
+      } else if (brings_edges) {
         shared.base_left = has_left ? wait_for_base(task.column - 1, q) : 0;
       }
     }

@@ -126,8 +126,8 @@ void launch(const Passes& passes, const Inputs<Real>& in, const Outputs<Real>& o
 template <int R, class... Arguments>
 void align_with(const Inputs<Real>& in, const Arguments&... arguments) {
   using Device = EmulatedDevice;
-  in.classes <= kWarp ? launch<Sweep<Device, Real, Real, R, FeedSharedRows>, Trace<Device, Real, Real>>(arguments...)
-                      : launch<Sweep<Device, Real, Real, R, FeedOwnColumns>, Trace<Device, Real, Real>>(arguments...);
+  in.classes <= kWarp ? launch<Sweep<Device, Real, Real, R, true>, Trace<Device, Real, Real>>(arguments...)
+                      : launch<Sweep<Device, Real, Real, R, false>, Trace<Device, Real, Real>>(arguments...);
 }
 
 template <int... R>

@@ -617,8 +617,8 @@ SLOWLY = "for (int i = 0; i < 4; ++i) { Device::pause(); }"
 UNLESS = r"if (!{broken}) { \g<0> }"
 MISTAKES = {
     "no barrier between the steps of the warps": (
-        r"(?<=send_edges\(stretch\);)([\s}]*)Device::block_barrier\(\);",
-        r"\1if (!{broken}) { Device::block_barrier(); }",
+        r"(?<=void end_step\(\) { )Device::block_barrier\(\);",
+        r"if (!{broken}) { Device::block_barrier(); }",
     ),
     "a row is published before it is stored": (r"\bstore_row\(\);", rf"if ({{broken}}) {{ {PUBLISH} {SLOWLY} }} \g<0>"),
     "a task does not wait for its own past": (r"\bwait_until_done\(task\.column, task\.number - 1\);", UNLESS),
@@ -626,21 +626,21 @@ MISTAKES = {
     "words of the ring are not unset": (r"plan\.tasks\(\) > plan\.ring_tasks", r"!{broken} && \g<0>"),
     "edges are not waited for": (r"Device::any\(!EdgeWords<Device>::is_there\(found\)\)", r"!{broken} && \g<0>"),
     "edges are sent before they are known": (
-        r"\brun_stretch\(frame,",
-        r"if ({broken} && warp == kWarps - 1 && is_read) { send_edges(stretch); } \g<0>",
+        r"step > kWarps\) {\s*send_edges\(words_out, step - 1 - kWarps\);",
+        r"step > kWarps - ({broken} ? 1 : 0)) { send_edges(words_out, step - ({broken} ? 0 : 1) - kWarps);",
     ),
     "blocks of threads go by their own numbers": (
         r"Device::take_ticket\(pass\.ticket\) \+ 1",
         r"({broken} ? Device::block() : \g<0>)",
     ),
     "the first rebase is left out": (r"kRebases && q > 0", r"kRebases && q > ({broken} ? 1 : 0)"),
-    "edges cross without the difference of bases": (r"\brebase\(q, has_left\)(?=\))", r"\g<0> * ({broken} ? 0 : 1)"),
+    "edges cross without the difference of bases": (r"settle_base\(q, frames.has_left\)\.offset", r"\g<0> * ({broken} ? 0 : 1)"),
     "the left base is not waited for": (r"\bword == ~uint64_t{0}", r"!{broken} && \g<0>"),
     "no barrier before the warps' maxima are read": (
-        r"(shared\.base_left = [^;]*;[\s}]*)Device::block_barrier\(\);",
-        r"\1if (!{broken}) { Device::block_barrier(); }",
+        r"end_step\(\);(?=\s*float best = shared)",
+        r"if (!{broken}) { end_step(); }",
     ),
-    "warps run in step with the couriers": (r"warp \+ 1;  // steps", r"warp + ({broken} ? 0 : 1);  // steps"),
+    "warps run in step with the couriers": (r"step - 1 - warp\b", r"step - ({broken} ? 0 : 1) - warp"),
     "couriers of labels run in step with one another": (r"kWholeRows \? 0 : warp\b", r"\g<0> * ({broken} ? 0 : 1)"),
     "a ring of rows that is too short": (r"% kRing\b", r"% (kWholeRows && {broken} ? kWarps : kRing)"),
     "a ring of labels that is too short": (

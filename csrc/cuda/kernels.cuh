@@ -503,11 +503,10 @@ struct Sweep {
   int number;         // of the pass
   int32_t end_frame;  // T: one behind the last
   int32_t last_pair;  // L
-  Courier courier;
   int32_t first_pair;                              // of this thread, or of the one that it is a courier for
   int32_t first_block, first_column, last_column;  // of the region
   int warp;  // among those with pairs, or among the couriers
-  bool is_courier, brings_edges;
+  bool is_courier;
   int warps_with_pairs;  // that the item has
 
   int32_t segment_end;  // the last frame of the present segment
@@ -515,12 +514,10 @@ struct Sweep {
   index_t row_pairs;
 
   Real blank[R], label[R];
-  int labels[R];  // where their emissions stand in a row
+  int classes[R];  // of the labels
   uint32_t blank_origin[R], label_origin[R];
   bool skip_allowed[R];
   Edge<Real> passed;                        // label k-1 of the frame before, k the thread's first pair; not in lane 0
-  uint64_t* words;                          // of the present block's edges: the couriers' come in, the others' go out
-  typename EdgeWords<Device>::Found found;  // of the next stretch's edges, by the courier that brings them
 
   // All threads of a block call it, once a launch.
   CTC_ALIGN_FN static void run(const Inputs<scalar_t>& in, const Workspace<Real>& work, int number, Shared& shared) {
@@ -561,7 +558,6 @@ struct Sweep {
     task.column += first_column;
     is_courier = Device::warp() >= kWarps;
     warp = Device::warp() % kWarps;
-    brings_edges = is_courier && warp == 0;
     const int32_t first_of_column = static_cast<int32_t>(task.column * kColumnPairs);
     first_pair = first_of_column + (warp * kWarp + Device::lane()) * R;
     warps_with_pairs = smaller(kWarps, (last_pair - first_of_column) / (kWarp * R) + 1);
@@ -629,20 +625,11 @@ struct Sweep {
     }
     Device::block_barrier();
     if (is_courier) {
-      courier.aim(in, task.item, band(), first_pair, warp);
-      courier.load(static_cast<int32_t>(q * kBlockFrames + 1));
+      carry(q, end);
     } else {
-      load_target();
-      load_row(continues, q);
-      begin_segment(static_cast<int32_t>((q - first_block) * kBlockFrames) / plan.segment_frames);
-    }
-    for (; q < end && in_band(task.column, q); ++q) {
-      run_block(q);
+      sweep(q, end, continues);
     }
     if (plan.tasks() > 1) {
-      if (!is_courier) {
-        store_row();
-      }
       Device::block_barrier();
       if (Device::thread() == 0) {
         Device::store_release(done(task.column), static_cast<uint32_t>(task.number));
@@ -665,7 +652,7 @@ struct Sweep {
       const index_t k = first_pair + r;
       const index_t c = k < last_pair ? in.label(task.item, k) : in.blank;
       skip_allowed[r] = k > 0 && c != before;
-      labels[r] = static_cast<int>(in.is_label(c) ? c : in.blank);
+      classes[r] = static_cast<int>(in.is_label(c) ? c : in.blank);
       before = c;
     }
   }
@@ -715,44 +702,90 @@ struct Sweep {
     label_origin[r] = pack_state({index_t{first_pair} + r, true});
   }
 
-  // One block of frames. Warps run one stretch behind one another, the courier ahead of all, so each finds its edges and
-  // emissions in shared memory.
-  CTC_ALIGN_FN void run_block(index_t q) {
-    const int32_t first_frame = static_cast<int32_t>(q * kBlockFrames + 1);
-    const int32_t last_frame = smaller<int32_t>(first_frame + kBlockFrames - 1, end_frame - 1);
-    const bool has_left = in_band(task.column - 1, q);
-    const Real offset = kRebases && q > 0 ? static_cast<Real>(rebase(q, has_left)) : Real{0};
+  // A block of frames. The last one ends with a pseudo-frame T: nothing is added, but the edges of frame T-1 cross.
+  struct Frames {
+    int32_t first;
+    int count;
+    int stretches;
+    bool has_left;
+    bool rebases;  // at its start
+  };
+  CTC_ALIGN_FN Frames frames_of(index_t q) const {
+    const int32_t first = static_cast<int32_t>(q * kBlockFrames + 1);
+    const int32_t last = smaller<int32_t>(first + kBlockFrames - 1, end_frame - 1);
+    const int count = last - first + (last == end_frame - 1 ? 2 : 1);
+    return {first, count, (count + kStretch - 1) / kStretch, in_band(task.column - 1, q), kRebases && q > 0};
+  }
 
-    // The last block ends with a pseudo-frame T: nothing is added, but the edges of frame T-1 still cross.
-    const int frames = last_frame - first_frame + (last_frame == end_frame - 1 ? 2 : 1);
-    const int stretches = (frames + kStretch - 1) / kStretch;
-    const bool is_read = in_band(task.column + 1, q) && task.column + 1 < plan.columns();
-    words = edge_words(task.column - (is_courier ? 1 : 0), q);
-    if (!is_courier) {
+  // Warps run one stretch behind one another, and a step behind the couriers, so each finds its edges and emissions in
+  // shared memory. Every warp takes as many steps.
+  CTC_ALIGN_FN int steps_of(const Frames& frames) const { return frames.stretches + warps_with_pairs; }
+  CTC_ALIGN_FN static void end_step() { Device::block_barrier(); }
+
+  // What a warp with pairs does in a task, from block q on.
+  CTC_ALIGN_FN void sweep(index_t q, index_t end, bool continues) {
+    load_target();
+    load_row(continues, q);
+    begin_segment(static_cast<int32_t>((q - first_block) * kBlockFrames) / plan.segment_frames);
+    for (; q < end && in_band(task.column, q); ++q) {
+      const Frames frames = frames_of(q);
+      if (frames.rebases) {
+        move_base(q, frames.has_left);
+      }
       pass_right();
-    } else if (brings_edges && has_left) {
-      look_for_edges(0, frames);
+      for (int step = 0; step < steps_of(frames); ++step) {
+        const int stretch = step - 1 - warp;
+        if (0 <= stretch && stretch < frames.stretches && warp < warps_with_pairs) {
+          run_stretch(frames.first + stretch * kStretch, frames.count - stretch * kStretch, edges_into(warp, stretch));
+        }
+        end_step();
+      }
     }
+    if (plan.tasks() > 1) {
+      store_row();
+    }
+  }
 
-    const int behind = is_courier ? (kWholeRows ? 0 : warp) : warp + 1;  // steps behind the first courier
-    for (int step = 0; step < stretches + warps_with_pairs; ++step) {
-      const int stretch = step - behind;
-      if (0 <= stretch && stretch < stretches) {
-        const int32_t frame = first_frame + stretch * kStretch;
-        if (is_courier) {
-          courier.store(shared.emissions, frame);
-          courier.load(frame + kStretch);
+  // What a courier does meanwhile. The first brings edges from the left, the last takes them on to the right.
+  CTC_ALIGN_FN void carry(index_t q, index_t end) {
+    const bool brings_edges = warp == 0;
+    const int behind = kWholeRows ? 0 : warp;  // steps behind the first courier
+    Courier courier;
+    courier.aim(in, task.item, band(), first_pair, warp);
+    courier.load(static_cast<int32_t>(q * kBlockFrames + 1));
+    for (; q < end && in_band(task.column, q); ++q) {
+      const Frames frames = frames_of(q);
+      const bool takes_edges = warp == kWarps - 1 && task.column + 1 < plan.columns() && in_band(task.column + 1, q);
+      uint64_t* const words_in = edge_words(task.column - 1, q);
+      uint64_t* const words_out = edge_words(task.column, q);
+      Real offset = 0;
+      if (frames.rebases) {
+        if (brings_edges && frames.has_left && number == 0 && Device::lane() == 0) {
+          shared.base_left = wait_for_base(task.column - 1, q);
+        }
+        offset = static_cast<Real>(settle_base(q, frames.has_left).offset);
+      }
+      typename EdgeWords<Device>::Found found{};
+      if (brings_edges && frames.has_left) {
+        found = look_for_edges(words_in, 0, frames.count);
+      }
+      for (int step = 0; step < steps_of(frames); ++step) {
+        const int stretch = step - behind;
+        if (0 <= stretch && stretch < frames.stretches) {
+          courier.store(shared.emissions, frames.first + stretch * kStretch);
+          courier.load(frames.first + (stretch + 1) * kStretch);
           if (brings_edges) {
-            receive_edges(stretch, frames, has_left, offset);
-          }
-        } else if (warp < warps_with_pairs) {
-          run_stretch(frame, frames - stretch * kStretch, edges_into(warp, stretch));
-          if (warp == kWarps - 1 && is_read) {
-            send_edges(stretch);
+            receive_edges(words_in, stretch, frames, offset, found);
           }
         }
+        if (takes_edges && step > kWarps) {
+          send_edges(words_out, step - 1 - kWarps);
+        }
+        end_step();
       }
-      Device::block_barrier();
+      if (takes_edges) {
+        send_edges(words_out, frames.stretches - 1);
+      }
     }
   }
 
@@ -763,23 +796,24 @@ struct Sweep {
   // Where a lane's words of a stretch begin in those of the block.
   CTC_ALIGN_FN static int own_words(int stretch) { return (stretch * kStretch + Device::lane()) * kWords; }
 
-  // The courier alone: reads the words of a stretch, whether or not they are there yet.
-  CTC_ALIGN_FN void look_for_edges(int stretch, int frames) {
+  using Found = typename EdgeWords<Device>::Found;
+
+  // The words of a stretch, whether or not they are there yet.
+  CTC_ALIGN_FN static Found look_for_edges(const uint64_t* words, int stretch, int frames) {
     if (Device::lane() < kStretch && stretch * kStretch + Device::lane() < frames) {
-      found = EdgeWords<Device>::look(words + own_words(stretch), Real{});
-    } else {
-      found = {{0, 0}};  // nothing to wait for
+      return EdgeWords<Device>::look(words + own_words(stretch), Real{});
     }
+    return {{0, 0}};  // nothing to wait for
   }
 
-  // The courier alone. Waits for the stretch's edges and lays them into shared memory, in this column's units. Its
-  // stretch and its step are the same number.
-  CTC_ALIGN_FN void receive_edges(int stretch, int frames, bool has_left, Real offset) {
+  // Waits for the stretch's edges, of which `found` has been seen so far, and lays them into shared memory, in this
+  // column's units. Then it looks for those of the next.
+  CTC_ALIGN_FN void receive_edges(uint64_t* words, int stretch, const Frames& frames, Real offset, Found& found) {
     Edge<Real> edge{kMinusInfinity, 0};
-    if (has_left) {
+    if (frames.has_left) {
       while (Device::any(!EdgeWords<Device>::is_there(found))) {
         Device::pause();
-        look_for_edges(stretch, frames);
+        found = look_for_edges(words, stretch, frames.count);
       }
       EdgeWords<Device>::read(found, edge);
       if (plan.tasks() > plan.ring_tasks && Device::lane() < kStretch) {  // the slot will be used again
@@ -787,29 +821,26 @@ struct Sweep {
           Device::store_relaxed(words + own_words(stretch) + w, ~uint64_t{0});
         }
       }
-      look_for_edges(stretch + 1, frames);
+      found = look_for_edges(words, stretch + 1, frames.count);
     }
     if (Device::lane() < kStretch) {
       edges_into(0, stretch)[Device::lane()] = {edge.alpha + offset, edge.origin};
     }
   }
 
-  // The last warp alone.
-  CTC_ALIGN_FN void send_edges(int stretch) const {
-    Device::warp_barrier();
+  CTC_ALIGN_FN void send_edges(uint64_t* words, int stretch) const {
     if (Device::lane() < kStretch) {
       EdgeWords<Device>::send(words + own_words(stretch), edges_into(kWarps, stretch)[Device::lane()]);
     }
-    Device::warp_barrier();
   }
 
   // `frames`: how many the block still has from `frame` on, the pseudo-frame included.
   CTC_ALIGN_FN void run_stretch(int32_t frame, int frames, Edge<Real>* edges) {
     int32_t last = frame + kStretch - 1;
     if (frame + kStretch <= end_frame) {
-      run_frames<true>(frame, frames, edges);
+      run_frames(frame, edges);
     } else {
-      run_frames<false>(frame, frames, edges);
+      run_last_frames(frame, smaller(frames, kStretch), edges);
       last = end_frame - 1;
     }
     if (last == segment_end || (last == end_frame - 1 && last >= frame)) {
@@ -818,22 +849,14 @@ struct Sweep {
     }
   }
 
-  // kInside: all of the stretch lies inside the item.
-  template <bool kInside>
-  CTC_ALIGN_FN void run_frames(int32_t frame, int frames, Edge<Real>* edges) {
-    // Emissions and edges are read a group ahead of the frames that need them.
+  // A whole stretch. Emissions and edges are read a group ahead of the frames that need them.
+  CTC_ALIGN_FN void run_frames(int32_t frame, Edge<Real>* edges) {
     FrameEmissions<Real, R> emission[kStretch];
     Edge<Real> entering[kStretch];
-    const auto* values = shared.emissions.values[Courier::Shared::slot_of(frame)];
-    const Real* blanks = shared.emissions.blanks[Courier::Shared::blank_slot_of(frame)];
     const auto read_group = [&](int from) {
       CTC_ALIGN_UNROLL
       for (int p = from; p < from + kGroupFrames; ++p) {
-        emission[p].blank = blanks[p];
-        CTC_ALIGN_UNROLL
-        for (int r = 0; r < R; ++r) {
-          emission[p].label[r] = values[p][kWholeRows ? labels[r] : Device::thread() * R + r];
-        }
+        emission[p] = read_emission(frame, p);
         entering[p] = edges[p];
       }
     };
@@ -843,17 +866,33 @@ struct Sweep {
       if (p % kGroupFrames == 0 && p + kGroupFrames < kStretch) {
         read_group(p + kGroupFrames);
       }
-      if (kInside) {
-        run_frame(emission[p], cross_edge(entering[p], edges[kEdgesOut + p]));
-      } else if (p < frames) {  // the same in the whole warp
-        const Edge<Real> left = cross_edge(entering[p], edges[kEdgesOut + p]);
-        if (frame + p == end_frame) {
-          finish(left.alpha);
-        } else {
-          run_frame(emission[p], left);
-        }
+      run_frame(emission[p], cross_edge(entering[p], edges[kEdgesOut + p]));
+    }
+  }
+
+  // So many frames, up to the item's end; the last may be the pseudo-frame.
+  CTC_ALIGN_FN void run_last_frames(int32_t frame, int count, Edge<Real>* edges) {
+    for (int p = 0; p < count; ++p) {
+      const Edge<Real> left = cross_edge(edges[p], edges[kEdgesOut + p]);
+      if (frame + p == end_frame) {
+        finish(left.alpha);
+      } else {
+        run_frame(read_emission(frame, p), left);
       }
     }
+  }
+
+  // Of the p-th frame of the stretch that begins with `frame`.
+  CTC_ALIGN_FN FrameEmissions<Real, R> read_emission(int32_t frame, int p) const {
+    using Emissions = typename Courier::Shared;
+    const Real* values = shared.emissions.values[Emissions::slot_of(frame)][p];
+    FrameEmissions<Real, R> emission;
+    emission.blank = shared.emissions.blanks[Emissions::blank_slot_of(frame)][p];
+    CTC_ALIGN_UNROLL
+    for (int r = 0; r < R; ++r) {
+      emission.label[r] = values[kWholeRows ? classes[r] : Device::thread() * R + r];
+    }
+    return emission;
   }
 
   // Takes the label alphas of the frame just done one thread to the right. Called as soon as they are known, and again
@@ -944,39 +983,54 @@ struct Sweep {
     }
   }
 
-  // At the start of block q >= 1: moves the column's maximum into its base (lattice/rebase.h). Returns what is to be
-  // added to an edge that crosses into the column. All threads of the block call it.
-  CTC_ALIGN_FN float rebase(index_t q, bool has_left) {
-    if (number > 0) {
-      return repeat_rebase(q, has_left);
+  // At the start of block q >= 1: moves the column's maximum into its base (lattice/rebase.h).
+  CTC_ALIGN_FN void move_base(index_t q, bool has_left) {
+    if (number == 0) {
+      const index_t t = q * kBlockFrames;
+      float best = -std::numeric_limits<float>::infinity();
+      CTC_ALIGN_UNROLL
+      for (int r = 0; r < R; ++r) {
+        const index_t k = first_pair + r;
+        if (band().first(t) <= k && k <= last_pair) {
+          const float b = static_cast<float>(blank[r]), y = static_cast<float>(label[r]);
+          best = b > best ? b : best;
+          best = k < last_pair && y > best ? y : best;
+        }
+      }
+      for (int step = kWarp / 2; step > 0; step /= 2) {
+        const float other = Device::shuffle_xor(best, step);
+        best = other > best ? other : best;
+      }
+      if (Device::lane() == 0) {
+        shared.maxima[warp] = best;
+      }
     }
-    const index_t t = q * kBlockFrames;
-    float best = -std::numeric_limits<float>::infinity();
+    const Real moved = static_cast<Real>(settle_base(q, has_left).moved);
     CTC_ALIGN_UNROLL
     for (int r = 0; r < R; ++r) {
-      const index_t k = first_pair + r;
-      if (!is_courier && band().first(t) <= k && k <= last_pair) {
-        const float b = static_cast<float>(blank[r]), y = static_cast<float>(label[r]);
-        best = b > best ? b : best;
-        best = k < last_pair && y > best ? y : best;
-      }
+      blank[r] -= moved;
+      label[r] -= moved;
     }
-    for (int step = kWarp / 2; step > 0; step /= 2) {
-      const float other = Device::shuffle_xor(best, step);
-      best = other > best ? other : best;
+  }
+
+  struct Settled {
+    float moved;   // what the column's alphas lose
+    float offset;  // what is added to an edge that crosses into the column
+  };
+
+  // All threads of the block, when the maxima and the left base are in shared memory.
+  CTC_ALIGN_FN Settled settle_base(index_t q, bool has_left) {
+    if (number > 0) {  // what the first pass has done there: this one sees a part of the columns only
+      const auto base_of = [&](index_t column) { return same_bits<double>(work.bases[block_slot(column, q)]); };
+      return {work.moved[block_slot(task.column, q)],
+              has_left ? crossing_offset(base_of(task.column - 1), base_of(task.column)) : 0};
     }
-    if (Device::lane() == 0) {
-      if (!is_courier) {
-        shared.maxima[warp] = best;
-      } else if (brings_edges) {
-        shared.base_left = has_left ? wait_for_base(task.column - 1, q) : 0;
-      }
-    }
-    Device::block_barrier();
-    for (int w = 0; w < kWarps; ++w) {
+    end_step();
+    float best = shared.maxima[0];
+    for (int w = 1; w < kWarps; ++w) {
       best = shared.maxima[w] > best ? shared.maxima[w] : best;
     }
-    const double base_left = shared.base_left;  // like the maxima written anew at the next border, many steps later
+    const double base_left = has_left ? shared.base_left : 0;  // written anew, as the maxima, many steps later
 
     // The column's base so far was published by this block of threads or by one that is done.
     const bool is_first_block = !in_band(task.column, q - 1);
@@ -990,30 +1044,12 @@ struct Sweep {
       // -inf is NaN.)
       moved = is_first_block ? 0 : base_move(base, next);
       base = next;
-      CTC_ALIGN_UNROLL
-      for (int r = 0; r < R; ++r) {
-        blank[r] -= static_cast<Real>(moved);
-        label[r] -= static_cast<Real>(moved);
-      }
     }
     if (Device::thread() == 0) {
       work.moved[block_slot(task.column, q)] = moved;
       Device::store_relaxed(work.bases + block_slot(task.column, q), same_bits<uint64_t>(base));
     }
-    return has_left ? crossing_offset(base_left, base) : 0;
-  }
-
-  // A later pass does what the first has done there: it sees a part of the columns only.
-  CTC_ALIGN_FN float repeat_rebase(index_t q, bool has_left) {
-    const Real moved = static_cast<Real>(work.moved[block_slot(task.column, q)]);
-    CTC_ALIGN_UNROLL
-    for (int r = 0; r < R; ++r) {
-      blank[r] -= moved;
-      label[r] -= moved;
-    }
-    return has_left ? crossing_offset(same_bits<double>(work.bases[block_slot(task.column - 1, q)]),
-                                      same_bits<double>(work.bases[block_slot(task.column, q)]))
-                    : 0;
+    return {moved, has_left ? crossing_offset(base_left, base) : 0};
   }
 
   CTC_ALIGN_FN double wait_for_base(index_t column, index_t q) const {

@@ -80,7 +80,7 @@ void launch(const Passes& passes, const Inputs<scalar_t>& in, const Outputs<scal
   if (passes.whole().blocks() > 0) {
     launch_sweep<Real, scalar_t, kWholeRows>(in, work, 0, stream);
   }
-  if (passes.hop_is_apart()) {
+  if (work.has_hop()) {
     hop_kernel<Real, scalar_t><<<batch, kHopThreads, 0, stream>>>(in, work);
     check_cuda(cudaGetLastError(), "launching the hop");
   }

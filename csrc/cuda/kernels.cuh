@@ -159,6 +159,8 @@ struct Workspace {
   uint32_t* path_ends;  // [B]  the best final state, or kNoPath
 
   CTC_ALIGN_FN const Plan& whole() const { return passes[0].plan; }
+  // Does a kernel of its own find the path at the rows? With one column the trace does, for there are few.
+  CTC_ALIGN_FN bool has_hop() const { return count > 1 || whole().waits(); }
   CTC_ALIGN_FN const Pass<Real>& last() const { return passes[count - 1]; }
   CTC_ALIGN_FN index_t block_slot(index_t item, index_t column, index_t block) const {
     return (item * whole().columns() + column) * (whole().blocks() + 1) + block;
@@ -336,7 +338,7 @@ struct EmissionCourier {
       index_t c = smaller<index_t>(Device::lane(), in.classes - 1);
       if (!kWholeRows) {
         c = first_pair + n < band.labels ? in.label(item, first_pair + n) : in.blank;
-        c = in.is_label(c) ? c : in.blank;  // the hop marks the item
+        c = in.is_label(c) ? c : in.blank;  // the item is marked
       }
       column[n] = &emissions.at(0, c);
       CTC_ALIGN_UNROLL
@@ -463,13 +465,6 @@ struct ThreadLanes {
   CTC_ALIGN_FN static Real add(Real a, Real b) { return a + b; }
 };
 
-struct HopShared {
-  uint32_t path_end;
-};
-
-template <class Device, class Real, class scalar_t>
-CTC_ALIGN_FN void run_hop(const Inputs<scalar_t>& in, const Workspace<Real>& work, HopShared& shared, index_t b);
-
 template <class Real, int kWarps, class Emissions>
 struct SweepShared {
   Emissions emissions;
@@ -477,7 +472,7 @@ struct SweepShared {
   float maxima[kWarps];
   double base_left;
   uint32_t ticket;
-  HopShared hop;
+  bool has_bad_label[kWarps];  // among those of a warp
 };
 
 // R pairs a thread; the library is built with kPairsPerThread. Of whole rows of emissions a warp holds one in its lanes.
@@ -538,9 +533,6 @@ struct Sweep {
     Sweep sweep{in, work, pass, plan, shared, task, number};
     if (sweep.begin_task()) {
       sweep.run_task();
-    }
-    if (number == 0 && !plan.waits()) {  // the block had the whole item, and its last step ended in a barrier
-      run_hop<Device>(in, work, shared.hop, task.item);
     }
   }
 
@@ -644,8 +636,10 @@ struct Sweep {
     }
   }
 
-  // Labels that are none read the blank's emission instead; the hop marks their item.
+  // Labels that are none read the blank's emission instead, and their item is marked: here if it has one column, else
+  // by the hop.
   CTC_ALIGN_FN void load_target() {
+    bool is_bad = false;
     index_t before = first_pair > 0 && first_pair <= last_pair ? in.label(task.item, first_pair - 1) : in.blank;
     CTC_ALIGN_UNROLL
     for (int r = 0; r < R; ++r) {
@@ -653,7 +647,12 @@ struct Sweep {
       const index_t c = k < last_pair ? in.label(task.item, k) : in.blank;
       skip_allowed[r] = k > 0 && c != before;
       classes[r] = static_cast<int>(in.is_label(c) ? c : in.blank);
+      is_bad = is_bad || (k < last_pair && !in.is_label(c));
       before = c;
+    }
+    is_bad = Device::any(is_bad);
+    if (Device::lane() == 0) {
+      shared.has_bad_label[warp] = is_bad;  // read by finish(), steps later
     }
   }
 
@@ -978,7 +977,11 @@ struct Sweep {
         const bool ends_in_blank = last_pair == 0 || blank[r] > last_label;
         const Real total = ends_in_blank ? blank[r] : last_label;
         const State end = {ends_in_blank ? last_pair : last_pair - 1, !ends_in_blank};
-        work.path_ends[task.item] = total - total == 0 ? pack_state(end) : kNoPath;
+        bool is_good = total - total == 0;
+        for (int w = 0; w < kWarps; ++w) {
+          is_good = is_good && !shared.has_bad_label[w];
+        }
+        work.path_ends[task.item] = is_good ? pack_state(end) : kNoPath;
       }
     }
   }
@@ -1064,46 +1067,73 @@ struct Sweep {
 
 // ----------------------------------------------------------------------------------------------------- 5 hop
 
+// The way from one kept row of a region to the row before, along the origins.
+struct Hops {
+  const uint16_t* row;  // at the end of the segment to go back over next
+  index_t row_pairs;
+
+  template <class Real>
+  CTC_ALIGN_FN Hops(const Pass<Real>& pass, index_t item, index_t region, index_t segment)
+      : row(pass.kept_origins + pass.kept(item, region, segment, {0, false})), row_pairs(pass.plan.pairs()) {}
+
+  CTC_ALIGN_FN uint32_t back(uint32_t packed) {
+    const State state = unpack_state(packed);
+    const uint32_t steps = row[(state.is_label ? row_pairs : 0) + state.pair];
+    row -= 2 * row_pairs;
+    return pack_state({state.pair - steps / 2, steps % 2 != 0});
+  }
+};
+
 // The path's state at every segment border of a region, from the state at the region's end back to its start.
 template <class Real>
 CTC_ALIGN_FN void hop_back(const Pass<Real>& pass, index_t item, index_t region, const Band& band, uint32_t state) {
   const index_t frame_before = region * pass.plan.region_blocks * kBlockFrames;
   const index_t frames = smaller(band.frames - 1 - frame_before, pass.plan.region_blocks * kBlockFrames);
-  uint32_t* states = pass.states(item) + region * pass.plan.segments();
   const index_t segments = (frames + pass.plan.segment_frames - 1) / pass.plan.segment_frames;
+  uint32_t* states = pass.states(item) + region * pass.plan.segments();
   states[segments] = state;
+  Hops hops(pass, item, region, segments - 1);
   for (index_t s = segments - 1; s >= 0; --s) {
-    const State at = unpack_state(state);
-    const uint32_t back = pass.kept_origins[pass.kept(item, region, s, at)];
-    state = pack_state({at.pair - back / 2, back % 2 != 0});
+    state = hops.back(state);
     if (s > 0 || region == 0) {  // the last state of the region before is written there
       states[s] = state;
     }
   }
 }
 
+// The best final state of item b as the first sweep has found it, or kNoPath.
+template <class Real, class scalar_t>
+CTC_ALIGN_FN uint32_t path_end_of(const Inputs<scalar_t>& in, const Workspace<Real>& work, index_t b) {
+  const ItemLattice item = lattice_of(in, work.whole(), b);
+  if (!item.possible) {
+    return kNoPath;
+  }
+  if (item.band.frames >= 2) {
+    return work.path_ends[b];
+  }
+  // Not swept: frame 0 alone, if at all.
+  const bool has_label = item.band.labels == 1;
+  const index_t c = has_label ? in.label(b, 0) : in.blank;
+  const bool spells = item.band.frames == 0 || !has_label || in.is_label(c);
+  const Real total = item.band.frames == 0 || !spells ? Real{0} : load_emission<Real>(in.emissions(b).at(0, c));
+  return spells && total - total == 0 ? pack_state({0, has_label}) : kNoPath;
+}
+
+struct HopShared {
+  uint32_t path_end;
+};
+
 // All threads of a block, after the first pass over item b: is there a path, and where is it at every segment border?
 template <class Device, class Real, class scalar_t>
 CTC_ALIGN_FN void run_hop(const Inputs<scalar_t>& in, const Workspace<Real>& work, HopShared& shared, index_t b) {
   const ItemLattice item = lattice_of(in, work.whole(), b);
-  const Band band = item.band;
   if (Device::thread() == 0) {
-    if (!item.possible) {
-      shared.path_end = kNoPath;
-    } else if (band.frames < 2) {  // no sweep: frame 0 alone, if at all
-      const bool has_label = band.labels == 1;
-      const index_t c = has_label ? in.label(b, 0) : in.blank;
-      const bool spells = band.frames == 0 || !has_label || in.is_label(c);
-      const Real total = band.frames == 0 || !spells ? Real{0} : load_emission<Real>(in.emissions(b).at(0, c));
-      shared.path_end = spells && total - total == 0 ? pack_state({0, has_label}) : kNoPath;
-    } else {
-      shared.path_end = work.path_ends[b];
-    }
+    shared.path_end = path_end_of(in, work, b);
   }
   Device::block_barrier();
   if (item.possible) {
     bool bad = false;
-    for (index_t k = Device::thread(); k < band.labels; k += Device::threads_per_block()) {
+    for (index_t k = Device::thread(); k < item.band.labels; k += Device::threads_per_block()) {
       bad = bad || !in.is_label(in.label(b, k));
     }
     if (bad) {
@@ -1113,8 +1143,8 @@ CTC_ALIGN_FN void run_hop(const Inputs<scalar_t>& in, const Workspace<Real>& wor
   Device::block_barrier();
   if (Device::thread() == 0) {
     work.path_ends[b] = shared.path_end;
-    if (shared.path_end != kNoPath && band.frames > 1) {
-      hop_back(work.passes[0], b, 0, band, shared.path_end);
+    if (shared.path_end != kNoPath && item.band.frames > 1) {
+      hop_back(work.passes[0], b, 0, item.band, shared.path_end);
     }
   }
 }
@@ -1186,6 +1216,7 @@ struct Trace {
 
   index_t item;
   index_t segment;
+  uint32_t state_before, state_after;  // the path's, at the segment's borders
 
   CTC_ALIGN_FN static void run(const Inputs<scalar_t>& in, const Workspace<Real>& work, const Outputs<scalar_t>& out,
                                TraceShared& shared) {
@@ -1194,13 +1225,15 @@ struct Trace {
     Trace trace{in, work, pass, pass.plan, out, shared, block / segments, block % segments};
     const Plan& plan = pass.plan;
     const Band band = lattice_of(in, plan, trace.item).band;
-    if (work.path_ends[trace.item] == kNoPath) {
+    const uint32_t path_end =
+        work.has_hop() ? work.path_ends[trace.item] : path_end_of(in, work, trace.item);
+    if (path_end == kNoPath) {
       trace.fill(0, -1, -std::numeric_limits<Real>::infinity());
       return;
     }
     if (trace.first_frame() < band.frames) {
-      const index_t pairs = unpack_state(trace.path_state(trace.segment + 1)).pair -
-                            unpack_state(trace.path_state(trace.segment)).pair + 1;
+      trace.find_states(band, path_end);
+      const index_t pairs = unpack_state(trace.state_after).pair - unpack_state(trace.state_before).pair + 1;
       if (pairs <= kWarp) {
         trace.template sweep<1>(band);
       } else if (pairs <= 2 * kWarp) {
@@ -1210,7 +1243,7 @@ struct Trace {
       }
       trace.walk(band);
     } else if (trace.segment == 0 && band.frames == 1) {
-      trace.write_frame(0, work.path_ends[trace.item]);
+      trace.write_frame(0, path_end);
     }
     trace.fill(band.frames, in.blank, Real{0});
   }
@@ -1239,7 +1272,21 @@ struct Trace {
     out.write(item * plan.frames + t, c, in.emissions(item).at(t, c));
   }
 
-  CTC_ALIGN_FN uint32_t path_state(index_t border) const { return pass.states(item)[border]; }
+  // As the hop has written them; without one each warp goes back to them from the path's end.
+  CTC_ALIGN_FN void find_states(const Band& band, uint32_t path_end) {
+    if (work.has_hop()) {
+      state_before = pass.states(item)[segment];
+      state_after = pass.states(item)[segment + 1];
+      return;
+    }
+    const index_t last = (band.frames - 2) / kSegmentFrames;
+    Hops hops(pass, item, 0, last);
+    state_before = path_end;
+    for (index_t s = last; s >= segment; --s) {
+      state_after = state_before;
+      state_before = hops.back(state_after);
+    }
+  }
 
   // Sweeps the pairs between the path's own ones at the segment's start and end, R a lane; the records go to shared
   // memory. Pairs behind the last one are computed too, but with the blank's emissions, which are at hand.
@@ -1248,8 +1295,8 @@ struct Trace {
     constexpr int kAhead = R == 1 ? 16 : R == 2 ? 8 : 4;
     const index_t begin = first_frame(), end = smaller(end_frame(), band.frames);
     const index_t block = (begin - 1) / kBlockFrames;
-    const index_t left_pair = unpack_state(path_state(segment)).pair;
-    const index_t right_pair = unpack_state(path_state(segment + 1)).pair;
+    const index_t left_pair = unpack_state(state_before).pair;
+    const index_t right_pair = unpack_state(state_after).pair;
     const index_t first_pair = left_pair + Device::lane() * R;
     const KeptRow<Real> before_row = segment > 0 ? work.row_after(work.count - 1, static_cast<int32_t>(segment))
                                                  : KeptRow<Real>{&pass, 0, 0};  // segment 0 reads none
@@ -1339,8 +1386,8 @@ struct Trace {
   CTC_ALIGN_FN void walk(const Band& band) const {
     const index_t begin = first_frame();
     const int frames = static_cast<int>(smaller(end_frame(), band.frames) - begin);
-    const uint32_t left_state = pack_state({unpack_state(path_state(segment)).pair, false});
-    uint32_t state = path_state(segment + 1) - left_state;
+    const uint32_t left_state = pack_state({unpack_state(state_before).pair, false});
+    uint32_t state = state_after - left_state;
     uint32_t own_states[kGroups];
     CTC_ALIGN_UNROLL
     for (int group = kGroups - 1; group >= 0; --group) {

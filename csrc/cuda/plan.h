@@ -109,8 +109,6 @@ struct Passes {
 
   CTC_ALIGN_FN const Plan& whole() const { return plans[0]; }
   CTC_ALIGN_FN const Plan& last() const { return plans[count - 1]; }
-  // A block of threads that has swept a whole item hops too.
-  CTC_ALIGN_FN bool hop_is_apart() const { return whole().waits() || whole().blocks() == 0; }
 };
 
 // Blocks of frames in the regions of the second and the third pass; 0: there is none. Each number is a multiple of the

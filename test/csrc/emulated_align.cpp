@@ -109,7 +109,7 @@ void launch(const Passes& passes, const Inputs<Real>& in, const Outputs<Real>& o
                                         [&](auto& shared) { SweepText::run(in, work, pass, shared); });
   };
   if (passes.whole().blocks() > 0) sweep(0);
-  if (passes.hop_is_apart()) {
+  if (work.has_hop()) {
     emulate<HopShared>(batch, 64, options,
                        [&](auto& shared) { run_hop<EmulatedDevice>(in, work, shared, EmulatedDevice::block()); });
   }

@@ -356,28 +356,19 @@ struct EmissionCourier {
   CTC_ALIGN_FN void load(int32_t frame) {
     const int32_t first = frame + first_share();
     if (from_frame < frame + kStretch<Real> && frame <= until_frame) {
-      if (first + kFrames - 1 <= last_frame) {
-        const scalar_t* from[kColumns];
+      const int32_t behind = last_frame - first;
+      const scalar_t* from[kColumns];
+      CTC_ALIGN_UNROLL
+      for (int n = 0; n < kColumns; ++n) {
+        from[n] = column[n] + smaller(first, last_frame) * frame_stride;
+      }
+      CTC_ALIGN_UNROLL
+      for (int j = 0; j < kFrames; ++j) {
+        const index_t step = j < behind ? frame_stride : 0;
         CTC_ALIGN_UNROLL
         for (int n = 0; n < kColumns; ++n) {
-          from[n] = column[n] + first * frame_stride;
-        }
-        CTC_ALIGN_UNROLL
-        for (int j = 0; j < kFrames; ++j) {
-          CTC_ALIGN_UNROLL
-          for (int n = 0; n < kColumns; ++n) {
-            coming[j][n] = *from[n];
-            from[n] += frame_stride;
-          }
-        }
-      } else {
-        CTC_ALIGN_UNROLL
-        for (int j = 0; j < kFrames; ++j) {
-          const index_t offset = smaller(first + j, last_frame) * frame_stride;
-          CTC_ALIGN_UNROLL
-          for (int n = 0; n < kColumns; ++n) {
-            coming[j][n] = column[n][offset];
-          }
+          coming[j][n] = *from[n];
+          from[n] += step;
         }
       }
     }
@@ -499,7 +490,7 @@ struct Sweep {
   int32_t end_frame;  // T: one behind the last
   int32_t last_pair;  // L
   int32_t first_pair;                              // of this thread, or of the one that it is a courier for
-  int32_t first_block, first_column, last_column;  // of the region
+  int32_t first_block, end_block, first_column, last_column;  // of the region
   int warp;  // among those with pairs, or among the couriers
   bool is_courier;
   int warps_with_pairs;  // that the item has
@@ -541,16 +532,17 @@ struct Sweep {
     const ItemLattice item = lattice_of(in, plan, task.item);
     end_frame = static_cast<int32_t>(item.band.frames);
     last_pair = static_cast<int32_t>(item.band.labels);
-    first_block = static_cast<int32_t>(task.region * plan.region_blocks);
+    first_block = task.region * static_cast<int32_t>(plan.region_blocks);
+    end_block = first_block + static_cast<int32_t>(plan.region_blocks);
     first_column = 0;
-    last_column = static_cast<int32_t>(plan.columns() - 1);
+    last_column = last_pair / static_cast<int32_t>(kColumnPairs);
     if (!item.possible || (number > 0 && !find_columns())) {
       return false;
     }
     task.column += first_column;
     is_courier = Device::warp() >= kWarps;
     warp = Device::warp() % kWarps;
-    const int32_t first_of_column = static_cast<int32_t>(task.column * kColumnPairs);
+    const int32_t first_of_column = task.column * static_cast<int32_t>(kColumnPairs);
     first_pair = first_of_column + (warp * kWarp + Device::lane()) * R;
     warps_with_pairs = smaller(kWarps, (last_pair - first_of_column) / (kWarp * R) + 1);
     return true;
@@ -569,13 +561,13 @@ struct Sweep {
   }
 
   CTC_ALIGN_FN Band band() const { return {end_frame, last_pair}; }
-  CTC_ALIGN_FN bool in_band(index_t column, index_t block) const {
-    return first_column <= column && column <= last_column && first_block <= block &&
-           block < first_block + plan.region_blocks && column_in_band(band(), column, block);
+  CTC_ALIGN_FN bool in_band(int32_t column, int32_t block) const {
+    return first_column <= column && column <= last_column && first_block <= block && block < end_block &&
+           column_in_band(end_frame, last_pair, column, block);
   }
-  CTC_ALIGN_FN bool task_in_band(index_t column, index_t number) const {
-    const index_t begin = first_block + number * plan.task_blocks;
-    for (index_t q = begin; q < begin + plan.task_blocks; ++q) {
+  CTC_ALIGN_FN bool task_in_band(int32_t column, int32_t number) const {
+    const int32_t begin = first_block + number * plan.task_blocks;
+    for (int32_t q = begin; q < begin + plan.task_blocks; ++q) {
       if (in_band(column, q)) {
         return true;
       }
@@ -596,9 +588,9 @@ struct Sweep {
   }
 
   CTC_ALIGN_FN void run_task() {
-    const index_t begin = first_block + task.number * plan.task_blocks;
-    const index_t end = smaller(begin + plan.task_blocks, plan.blocks());
-    index_t q = begin;
+    const int32_t begin = first_block + task.number * plan.task_blocks;
+    const int32_t end = smaller(begin + plan.task_blocks, static_cast<int32_t>(plan.blocks()));
+    int32_t q = begin;
     while (q < end && !in_band(task.column, q)) {
       ++q;
     }
@@ -610,8 +602,8 @@ struct Sweep {
       if (continues) {
         wait_until_done(task.column, task.number - 1);
       }
-      const index_t reader = task.column + 1, before = task.number - plan.ring_tasks;  // of the edges in our slot
-      if (before >= 0 && reader < plan.columns() && task_in_band(reader, before)) {
+      const int32_t reader = task.column + 1, before = task.number - plan.ring_tasks;  // of the edges in our slot
+      if (before >= 0 && task_in_band(reader, before)) {
         wait_until_done(reader, before);
       }
     }
@@ -659,7 +651,7 @@ struct Sweep {
   CTC_ALIGN_FN void load_row(bool continues, index_t q) {
     const index_t at = live_row();
     // A region begins with what a pass before has kept for its columns, as far as they were reached.
-    const bool starts_region = number > 0 && q == first_block && q > 0 && column_in_band(band(), task.column, q - 1);
+    const bool starts_region = number > 0 && q == first_block && q > 0 && column_in_band(end_frame, last_pair, task.column, q - 1);
     const KeptRow<Real> before = starts_region ? work.row_after(number - 1, static_cast<int32_t>(task.region))
                                                : KeptRow<Real>{&work.passes[0], 0, 0};
     CTC_ALIGN_UNROLL
@@ -709,9 +701,10 @@ struct Sweep {
     bool has_left;
     bool rebases;  // at its start
   };
-  CTC_ALIGN_FN Frames frames_of(index_t q) const {
-    const int32_t first = static_cast<int32_t>(q * kBlockFrames + 1);
-    const int32_t last = smaller<int32_t>(first + kBlockFrames - 1, end_frame - 1);
+  CTC_ALIGN_FN static int32_t first_frame_of(int32_t q) { return q * static_cast<int32_t>(kBlockFrames) + 1; }
+  CTC_ALIGN_FN Frames frames_of(int32_t q) const {
+    const int32_t first = first_frame_of(q);
+    const int32_t last = smaller<int32_t>(first + static_cast<int32_t>(kBlockFrames) - 1, end_frame - 1);
     const int count = last - first + (last == end_frame - 1 ? 2 : 1);
     return {first, count, (count + kStretch - 1) / kStretch, in_band(task.column - 1, q), kRebases && q > 0};
   }
@@ -722,10 +715,10 @@ struct Sweep {
   CTC_ALIGN_FN static void end_step() { Device::block_barrier(); }
 
   // What a warp with pairs does in a task, from block q on.
-  CTC_ALIGN_FN void sweep(index_t q, index_t end, bool continues) {
+  CTC_ALIGN_FN void sweep(int32_t q, int32_t end, bool continues) {
     load_target();
     load_row(continues, q);
-    begin_segment(static_cast<int32_t>((q - first_block) * kBlockFrames) / plan.segment_frames);
+    begin_segment((first_frame_of(q) - first_frame_of(first_block)) / plan.segment_frames);
     for (; q < end && in_band(task.column, q); ++q) {
       const Frames frames = frames_of(q);
       if (frames.rebases) {
@@ -746,15 +739,15 @@ struct Sweep {
   }
 
   // What a courier does meanwhile. The first brings edges from the left, the last takes them on to the right.
-  CTC_ALIGN_FN void carry(index_t q, index_t end) {
+  CTC_ALIGN_FN void carry(int32_t q, int32_t end) {
     const bool brings_edges = warp == 0;
     const int behind = kWholeRows ? 0 : warp;  // steps behind the first courier
     Courier courier;
     courier.aim(in, task.item, band(), first_pair, warp);
-    courier.load(static_cast<int32_t>(q * kBlockFrames + 1));
+    courier.load(first_frame_of(q));
     for (; q < end && in_band(task.column, q); ++q) {
       const Frames frames = frames_of(q);
-      const bool takes_edges = warp == kWarps - 1 && task.column + 1 < plan.columns() && in_band(task.column + 1, q);
+      const bool takes_edges = warp == kWarps - 1 && in_band(task.column + 1, q);
       uint64_t* const words_in = edge_words(task.column - 1, q);
       uint64_t* const words_out = edge_words(task.column, q);
       Real offset = 0;

@@ -166,10 +166,10 @@ inline Passes plan_passes(index_t batch, index_t frames, index_t labels, index_t
 constexpr int kPairsPerThread = 2;
 
 struct Task {
-  index_t item;
-  index_t region;
-  index_t column;  // counted from the region's first
-  index_t number;
+  int32_t item;
+  int32_t region;
+  int32_t column;  // counted from the region's first
+  int32_t number;
 };
 
 // The task of a ticket; its column or number may lie outside the plan, then there is nothing to do.
@@ -179,17 +179,18 @@ CTC_ALIGN_FN Task task_of_ticket(const Plan& plan, uint32_t ticket) {
   const uint32_t tasks_in_turn = static_cast<uint32_t>(plan.tasks_in_turn());
   const uint32_t place = ticket / batch / regions;
   const uint32_t turn = place / tasks_in_turn, in_turn = place % tasks_in_turn;
-  return {ticket % batch, ticket / batch % regions, turn % stagger + index_t{stagger} * in_turn,
-          index_t{turn / stagger} - in_turn};
+  return {static_cast<int32_t>(ticket % batch), static_cast<int32_t>(ticket / batch % regions),
+          static_cast<int32_t>(turn % stagger + stagger * in_turn), static_cast<int32_t>(turn / stagger - in_turn)};
 }
 
 // The band in units of the grid: does column j meet it during block q? The block that holds the last frame also holds
 // the pseudo-frame T behind it, where the last label and the last blank are compared.
-CTC_ALIGN_FN bool column_in_band(const Band& band, index_t j, index_t q) {
-  const index_t frame_before = q * kBlockFrames;
-  const index_t last_frame = (q + 1) * kBlockFrames >= band.frames - 1 ? band.frames : (q + 1) * kBlockFrames;
-  return j >= 0 && frame_before + 1 < band.frames && j * kColumnPairs <= band.last(last_frame) &&
-         band.first(frame_before) < (j + 1) * kColumnPairs;
+CTC_ALIGN_FN bool column_in_band(int32_t frames, int32_t labels, int32_t j, int32_t q) {
+  constexpr int32_t kFrames = static_cast<int32_t>(kBlockFrames), kPairs = static_cast<int32_t>(kColumnPairs);
+  const int32_t frame_before = q * kFrames;
+  const int32_t last_frame = frame_before + kFrames >= frames - 1 ? frames : frame_before + kFrames;
+  return 0 <= j && j <= labels / kPairs && frame_before + 1 < frames && j * kPairs <= last_frame &&
+         labels - frames + frame_before < (j + 1) * kPairs;
 }
 
 // States as one word: 2k for blank k, 2k+1 for label k.

@@ -309,6 +309,7 @@ struct EmissionCourier {
   using Shared = SharedEmissions<Real, kWarps, kWholeRows>;
   static constexpr int kFrames = kWholeRows ? kStretch<Real> / kWarps : kStretch<Real>;  // that it loads of a stretch
   static constexpr int kColumns = kWholeRows ? 1 : R;                                    // that a lane loads of a frame
+  static constexpr int kPart = kFrames < 8 ? kFrames : 8;  // so many frames at a time: registers hold their addresses
   static constexpr int kCalledAhead = 8 * kStretch<Real>;
   static_assert(kStretch<Real> % kWarps == 0, "the couriers' shares of a stretch are equal");
 
@@ -355,22 +356,26 @@ struct EmissionCourier {
   // The stretch that begins with `frame`. Frames behind the last repeat it, so that padding is never read.
   CTC_ALIGN_FN void load(int32_t frame) {
     const int32_t first = frame + first_share();
-    if (from_frame < frame + kStretch<Real> && frame <= until_frame) {
-      const int32_t behind = last_frame - first;
-      const scalar_t* from[kColumns];
-      CTC_ALIGN_UNROLL
-      for (int n = 0; n < kColumns; ++n) {
-        from[n] = column[n] + smaller(first, last_frame) * frame_stride;
-      }
-      CTC_ALIGN_UNROLL
-      for (int j = 0; j < kFrames; ++j) {
-        const index_t step = j < behind ? frame_stride : 0;
+    CTC_ALIGN_UNROLL
+    for (int part = 0; part < kFrames; part += kPart) {
+      if (from_frame < frame + kStretch<Real> && frame <= until_frame) {
+        const int32_t behind = last_frame - first - part;
+        const scalar_t* from[kColumns];
         CTC_ALIGN_UNROLL
         for (int n = 0; n < kColumns; ++n) {
-          coming[j][n] = *from[n];
-          from[n] += step;
+          from[n] = column[n] + smaller(first + part, last_frame) * frame_stride;
+        }
+        CTC_ALIGN_UNROLL
+        for (int j = 0; j < kPart; ++j) {
+          const index_t step = j < behind ? frame_stride : 0;
+          CTC_ALIGN_UNROLL
+          for (int n = 0; n < kColumns; ++n) {
+            coming[part + j][n] = *from[n];
+            from[n] += step;
+          }
         }
       }
+      Device::warp_barrier();
     }
     if (kWholeRows) {
       // A step is about as long as the second cache takes: what lies further ahead is called into it.

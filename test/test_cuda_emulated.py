@@ -640,7 +640,7 @@ MISTAKES = {
         r"end_step\(\);(?=\s*float best = shared)",
         r"if (!{broken}) { end_step(); }",
     ),
-    "warps run in step with the couriers": (r"step - 1 - warp\b", r"step - ({broken} ? 0 : 1) - warp"),
+    "warps run in step with the couriers": (r"skip_steps\(1 \+ warp\)", r"skip_steps(({broken} ? 0 : 1) + warp)"),
     "couriers of labels run in step with one another": (r"kWholeRows \? 0 : warp\b", r"\g<0> * ({broken} ? 0 : 1)"),
     "a ring of rows that is too short": (r"% kRing\b", r"% (kWholeRows && {broken} ? kWarps : kRing)"),
     "a ring of labels that is too short": (

@@ -56,11 +56,39 @@ void check_cuda(cudaError_t error, const char* what) {
   }
 }
 
+int attribute_of_device(cudaDeviceAttr attribute) {
+  int device = 0, value = 0;
+  check_cuda(cudaGetDevice(&device), "asking for the device");
+  check_cuda(cudaDeviceGetAttribute(&value, attribute, device), "asking what the device has");
+  return value;
+}
+
+// Columns of an item wait for one another, so two that share a multiprocessor hold up all. With a few more columns than
+// multiprocessors it is better to let those few come later: shared memory that nobody uses keeps blocks apart.
+template <class Shared>
+int spare_shared_bytes(const Plan& plan) {
+  const index_t columns = plan.batch * plan.places();
+  if (plan.columns() == 1 || columns <= 64) {
+    return 0;
+  }
+  const index_t processors = attribute_of_device(cudaDevAttrMultiProcessorCount);
+  if (columns <= processors || columns > processors * 8 / 5) {
+    return 0;
+  }
+  const int half = attribute_of_device(cudaDevAttrMaxSharedMemoryPerMultiprocessor) / 2;
+  return half > static_cast<int>(sizeof(Shared)) ? half - static_cast<int>(sizeof(Shared)) : 0;
+}
+
 template <class Real, class scalar_t, bool kWholeRows>
 void launch_sweep(const Inputs<scalar_t>& in, const Workspace<Real>& work, int pass, cudaStream_t stream) {
+  using Text = SweepText<Real, scalar_t, kWholeRows>;
   const Plan& plan = work.passes[pass].plan;
-  constexpr int kThreads = SweepText<Real, scalar_t, kWholeRows>::kThreads;
-  sweep_kernel<Real, scalar_t, kWholeRows><<<static_cast<unsigned>(plan.tickets()), kThreads, 0, stream>>>(in, work, pass);
+  const auto kernel = sweep_kernel<Real, scalar_t, kWholeRows>;
+  const int spare = spare_shared_bytes<typename Text::Shared>(plan);
+  if (spare > 0) {
+    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, spare), "asking for memory");
+  }
+  kernel<<<static_cast<unsigned>(plan.tickets()), Text::kThreads, static_cast<size_t>(spare), stream>>>(in, work, pass);
   check_cuda(cudaGetLastError(), "launching the sweep");
 }
 

@@ -715,9 +715,14 @@ struct Sweep {
   }
 
   // Warps run one stretch behind one another, and a step behind the couriers, so each finds its edges and emissions in
-  // shared memory. Every warp takes as many steps.
+  // shared memory. Every warp takes as many steps, with or without work.
   CTC_ALIGN_FN int steps_of(const Frames& frames) const { return frames.stretches + warps_with_pairs; }
   CTC_ALIGN_FN static void end_step() { Device::block_barrier(); }
+  CTC_ALIGN_FN static void skip_steps(int count) {
+    for (int step = 0; step < count; ++step) {
+      end_step();
+    }
+  }
 
   // What a warp with pairs does in a task, from block q on.
   CTC_ALIGN_FN void sweep(int32_t q, int32_t end, bool continues) {
@@ -730,13 +735,16 @@ struct Sweep {
         move_base(q, frames.has_left);
       }
       pass_right();
-      for (int step = 0; step < steps_of(frames); ++step) {
-        const int stretch = step - 1 - warp;
-        if (0 <= stretch && stretch < frames.stretches && warp < warps_with_pairs) {
-          run_stretch(frames.first + stretch * kStretch, frames.count - stretch * kStretch, edges_into(warp, stretch));
-        }
+      if (warp >= warps_with_pairs) {
+        skip_steps(steps_of(frames));
+        continue;
+      }
+      skip_steps(1 + warp);
+      for (int stretch = 0; stretch < frames.stretches; ++stretch) {
+        run_stretch(frames.first + stretch * kStretch, frames.count - stretch * kStretch, edges_into(warp, stretch));
         end_step();
       }
+      skip_steps(warps_with_pairs - 1 - warp);
     }
     if (plan.tasks() > 1) {
       store_row();

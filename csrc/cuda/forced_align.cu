@@ -14,8 +14,6 @@
 namespace ctc_align {
 namespace {
 
-constexpr int kHopThreads = 256;
-
 template <class Real, class scalar_t, bool kWholeRows>
 using SweepText = Sweep<CudaDevice, Real, scalar_t, kPairsPerThread, kWholeRows>;
 

@@ -1125,9 +1125,69 @@ CTC_ALIGN_FN uint32_t path_end_of(const Inputs<scalar_t>& in, const Workspace<Re
   return spells && total - total == 0 ? pack_state({0, has_label}) : kNoPath;
 }
 
+// All rows of an item are far away, and one hop has to wait for the one before. So a block of threads fetches several
+// rows at a time, of each as much as the path may touch: from a pair in one chunk of pairs it comes down by one chunk for
+// each segment at most.
+constexpr int kHopThreads = 256;
+constexpr int kHopRows = 6;
+constexpr int kHopChunk = kSegmentFrames;  // pairs
+
 struct HopShared {
   uint32_t path_end;
+  uint32_t state;
+  alignas(8) uint16_t origins[kHopRows][kHopRows][2][kHopChunk];  // row, chunks further down, is a label, pair
 };
+
+// As hop_back(), by all threads of a block, for the whole of an item whose rows lie one segment of 128 frames apart.
+template <class Device, class Real>
+CTC_ALIGN_FN void hop_back_together(const Pass<Real>& pass, index_t item, const Band& band, HopShared& shared) {
+  struct alignas(8) Four {
+    uint16_t of[4];
+  };
+  constexpr int kFours = 2 * kHopChunk / 4;  // of a row in a chunk: its blanks', then its labels'
+  constexpr int kLoads = kHopRows * kHopRows * kFours / kHopThreads;
+  static_assert(kHopThreads % kFours == 0 && kLoads * kHopThreads == kHopRows * kHopRows * kFours, "equal shares");
+  const int32_t segments = static_cast<int32_t>((band.frames - 2) / kSegmentFrames + 1);
+  const int place = Device::thread() % kFours, is_label = place / (kFours / 2), first = place % (kFours / 2) * 4;
+  const index_t row_pairs = pass.plan.pairs();
+  uint32_t* const states = pass.states(item);
+  uint32_t state = shared.path_end;
+  for (int32_t end = segments; end > 0; end -= kHopRows) {
+    const int32_t chunk = static_cast<int32_t>(unpack_state(state).pair) / kHopChunk;
+    const uint16_t* const last_row = pass.kept_origins + pass.kept(item, 0, end - 1, {0, is_label != 0}) + first;
+    Four fetched[kLoads];
+    CTC_ALIGN_UNROLL
+    for (int i = 0; i < kLoads; ++i) {
+      const int n = Device::thread() / kFours + i * (kHopThreads / kFours), row = n / kHopRows, down = n % kHopRows;
+      fetched[i] = {};
+      if (row < end && down <= row && down <= chunk) {
+        fetched[i] = *reinterpret_cast<const Four*>(last_row - row * 2 * row_pairs + (chunk - down) * kHopChunk);
+      }
+    }
+    CTC_ALIGN_UNROLL
+    for (int i = 0; i < kLoads; ++i) {
+      const int n = Device::thread() / kFours + i * (kHopThreads / kFours);
+      *reinterpret_cast<Four*>(&shared.origins[n / kHopRows][n % kHopRows][is_label][first]) = fetched[i];
+    }
+    Device::block_barrier();
+    if (Device::thread() == 0) {
+      for (int row = 0; row < kHopRows && row < end; ++row) {
+        states[end - row] = state;
+        const State at = unpack_state(state);
+        const int32_t pair = static_cast<int32_t>(at.pair);
+        const uint32_t steps =
+            shared.origins[row][chunk - pair / kHopChunk][at.is_label ? 1 : 0][pair % kHopChunk];
+        state = pack_state({at.pair - steps / 2, steps % 2 != 0});
+      }
+      shared.state = state;
+    }
+    Device::block_barrier();
+    state = shared.state;
+  }
+  if (Device::thread() == 0) {
+    states[0] = state;
+  }
+}
 
 // All threads of a block, after the first pass over item b: is there a path, and where is it at every segment border?
 template <class Device, class Real, class scalar_t>
@@ -1149,9 +1209,14 @@ CTC_ALIGN_FN void run_hop(const Inputs<scalar_t>& in, const Workspace<Real>& wor
   Device::block_barrier();
   if (Device::thread() == 0) {
     work.path_ends[b] = shared.path_end;
-    if (shared.path_end != kNoPath && item.band.frames > 1) {
-      hop_back(work.passes[0], b, 0, item.band, shared.path_end);
-    }
+  }
+  if (shared.path_end == kNoPath || item.band.frames < 2) {
+    return;
+  }
+  if (work.whole().segment_frames == kSegmentFrames) {
+    hop_back_together<Device>(work.passes[0], b, item.band, shared);
+  } else if (Device::thread() == 0) {
+    hop_back(work.passes[0], b, 0, item.band, shared.path_end);
   }
 }
 

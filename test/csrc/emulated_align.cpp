@@ -110,7 +110,7 @@ void launch(const Passes& passes, const Inputs<Real>& in, const Outputs<Real>& o
   };
   if (passes.whole().blocks() > 0) sweep(0);
   if (work.has_hop()) {
-    emulate<HopShared>(batch, 64, options,
+    emulate<HopShared>(batch, kHopThreads, options,
                        [&](auto& shared) { run_hop<EmulatedDevice>(in, work, shared, EmulatedDevice::block()); });
   }
   for (int pass = 1; pass < passes.count; ++pass) {

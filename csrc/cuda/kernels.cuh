@@ -1363,7 +1363,7 @@ struct Trace {
   // memory. Pairs behind the last one are computed too, but with the blank's emissions, which are at hand.
   template <int R>
   CTC_ALIGN_FN void sweep(const Band& band) {
-    constexpr int kAhead = R == 1 ? 16 : R == 2 ? 8 : 4;
+    constexpr int kAhead = R == 1 ? 8 : R == 2 ? 4 : 2;
     const index_t begin = first_frame(), end = smaller(end_frame(), band.frames);
     const index_t block = (begin - 1) / kBlockFrames;
     const index_t left_pair = unpack_state(state_before).pair;
@@ -1387,32 +1387,40 @@ struct Trace {
       offset[r] = kRebases && crosses ? offset_into(k / kColumnPairs, block) : Real{0};
     }
 
-    uint32_t from_left_bits[R], enters_bits[R];
+    uint32_t from_left_bits[R] = {}, enters_bits[R] = {};  // of 32 frames, the last one lowest
     classes[R] = in.blank;
     OwnColumns<Real, scalar_t, R + 1, kAhead> emissions;
     emissions.aim(in.emissions(item), band.frames - 1, classes);
-    auto ahead = emissions.load(begin);
-    for (index_t group = 0; begin + 32 * group < end; ++group) {
+    const auto run_frames = [&](const auto& now) {
+      uint32_t from_left[R] = {}, enters[R] = {};
+      CTC_ALIGN_UNROLL
+      for (int p = 0; p < kAhead; ++p) {
+        const Real incoming = Device::shuffle_up(label[R - 1], 1);
+        const Real left = Device::lane() == 0 ? kMinusInfinity : incoming;
+        CTC_ALIGN_UNROLL
+        for (int r = R - 1; r >= 0; --r) {
+          const auto record = pair_step<ThreadLanes<Device, Real>>(
+              (r > 0 ? label[r - 1] : left) + offset[r], skip_allowed[r], load_emission<Real>(now.value[p][R]),
+              load_emission<Real>(now.value[p][r]), blank[r], label[r]);
+          constexpr uint32_t kFirst = uint32_t{1} << (kAhead - 1);
+          from_left[r] |= record.from_left ? kFirst >> p : 0;
+          enters[r] |= record.enters ? kFirst >> p : 0;
+        }
+      }
       CTC_ALIGN_UNROLL
       for (int r = 0; r < R; ++r) {
-        from_left_bits[r] = enters_bits[r] = 0;
+        from_left_bits[r] = from_left_bits[r] << kAhead | from_left[r];
+        enters_bits[r] = enters_bits[r] << kAhead | enters[r];
       }
-      for (int i = 0; i < 32; i += kAhead) {
-        const auto now = ahead;
-        ahead = emissions.load(begin + 32 * group + i + kAhead);
-        CTC_ALIGN_UNROLL
-        for (int p = 0; p < kAhead; ++p) {
-          const Real incoming = Device::shuffle_up(label[R - 1], 1);
-          const Real left = Device::lane() == 0 ? kMinusInfinity : incoming;
-          CTC_ALIGN_UNROLL
-          for (int r = R - 1; r >= 0; --r) {
-            const auto record = pair_step<ThreadLanes<Device, Real>>(
-                (r > 0 ? label[r - 1] : left) + offset[r], skip_allowed[r], load_emission<Real>(now.value[p][R]),
-                load_emission<Real>(now.value[p][r]), blank[r], label[r]);
-            from_left_bits[r] |= static_cast<uint32_t>(record.from_left) << (31 - i - p);
-            enters_bits[r] |= static_cast<uint32_t>(record.enters) << (31 - i - p);
-          }
-        }
+    };
+    // Two loads in turn, so that none has to have landed before it is used.
+    auto even = emissions.load(begin), odd = emissions.load(begin + kAhead);
+    for (index_t group = 0; begin + 32 * group < end; ++group) {
+      for (int i = 0; i < 32; i += 2 * kAhead) {
+        run_frames(even);
+        even = emissions.load(begin + 32 * group + i + 2 * kAhead);
+        run_frames(odd);
+        odd = emissions.load(begin + 32 * group + i + 3 * kAhead);
       }
       CTC_ALIGN_UNROLL
       for (int r = 0; r < R; ++r) {

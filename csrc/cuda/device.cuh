@@ -41,18 +41,11 @@ struct CudaDevice {
   static __device__ __forceinline__ float greater(float a, float b) { return fmaxf(a, b); }
   static __device__ __forceinline__ double greater(double a, double b) { return fmax(a, b); }
 
-  // Never a branch: the compiler would make one of a choice that differs between the lanes.
-  static __device__ __forceinline__ uint32_t select(bool holds, uint32_t yes, uint32_t no) {
-    uint32_t chosen;
-    asm("{ .reg .pred p; setp.ne.u32 p, %3, 0; selp.b32 %0, %1, %2, p; }"
-        : "=r"(chosen)
-        : "r"(yes), "r"(no), "r"(static_cast<uint32_t>(holds)));
-    return chosen;
+  // The same value, of which the compiler knows nothing any more.
+  static __device__ __forceinline__ uint32_t opaque(uint32_t value) {
+    asm("" : "+r"(value));
+    return value;
   }
-  static __device__ __forceinline__ float select(bool holds, float yes, float no) {
-    return __uint_as_float(select(holds, __float_as_uint(yes), __float_as_uint(no)));
-  }
-  static __device__ __forceinline__ double select(bool holds, double yes, double no) { return holds ? yes : no; }
 
   static __device__ __forceinline__ int ones(uint32_t word) { return __popc(word); }
 

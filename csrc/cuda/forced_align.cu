@@ -22,8 +22,7 @@ template <class Real>
 constexpr int kResidentBlocks = sizeof(Real) == sizeof(float) ? 2 : 1;
 
 template <class Real, class scalar_t, bool kWholeRows>
-__global__ void __launch_bounds__(SweepText<Real, scalar_t, kWholeRows>::kThreads,
-                                  kResidentBlocks<Real>)
+__global__ void __launch_bounds__(SweepText<Real, scalar_t, kWholeRows>::kThreads, kResidentBlocks<Real>)
     sweep_kernel(const Inputs<scalar_t> in, const Workspace<Real> work, int pass) {
   using Kernel = SweepText<Real, scalar_t, kWholeRows>;
   __shared__ typename Kernel::Shared shared;

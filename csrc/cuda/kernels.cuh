@@ -349,7 +349,8 @@ struct EmissionCourier {
     }
     if (!kWholeRows) {
       from_frame = first_pair;
-      until_frame = first_pair < band.labels ? static_cast<int32_t>(band.frames - band.labels) + first_pair + R - 1 : -1;
+      until_frame =
+          first_pair < band.labels ? static_cast<int32_t>(band.frames - band.labels) + first_pair + R - 1 : -1;
     }
   }
 
@@ -449,6 +450,24 @@ struct EdgeWords {
 
 // --------------------------------------------------------------------------------------------------- 4 sweep
 
+// What stays true or false from frame to frame is kept as bits, all ones or none, and chosen by without a comparison: a
+// thread has seven predicates, and the comparisons of a frame need them, or wait for one another.
+template <class Device>
+struct Choice {
+  uint32_t bits;
+
+  CTC_ALIGN_FN static Choice of(bool holds) { return {Device::opaque(holds ? ~uint32_t{0} : uint32_t{0})}; }
+  CTC_ALIGN_FN bool holds() const { return bits != 0; }
+  CTC_ALIGN_FN uint32_t select(uint32_t yes, uint32_t no) const { return (yes & bits) | (no & ~bits); }
+  CTC_ALIGN_FN float select(float yes, float no) const {
+    return same_bits<float>(select(same_bits<uint32_t>(yes), same_bits<uint32_t>(no)));
+  }
+  CTC_ALIGN_FN double select(double yes, double no) const {
+    const uint64_t all = static_cast<uint64_t>(bits) << 32 | bits;
+    return same_bits<double>((same_bits<uint64_t>(yes) & all) | (same_bits<uint64_t>(no) & ~all));
+  }
+};
+
 // A thread is a row of one lane: the dictionary that pair_step.h speaks.
 template <class Device, class RealType>
 struct ThreadLanes {
@@ -457,7 +476,7 @@ struct ThreadLanes {
   using Mask = bool;
   CTC_ALIGN_FN static bool exceeds(Real a, Real b) { return a > b; }
   CTC_ALIGN_FN static Real greater(Real a, Real b) { return Device::greater(a, b); }
-  CTC_ALIGN_FN static Real select(bool m, Real yes, Real no) { return m ? yes : no; }
+  CTC_ALIGN_FN static Real select(Choice<Device> m, Real yes, Real no) { return m.select(yes, no); }
   CTC_ALIGN_FN static Real add(Real a, Real b) { return a + b; }
 };
 
@@ -491,12 +510,12 @@ struct Sweep {
   Shared& shared;
 
   Task task;
-  int number;         // of the pass
-  int32_t end_frame;  // T: one behind the last
-  int32_t last_pair;  // L
-  int32_t first_pair;                              // of this thread, or of the one that it is a courier for
+  int number;                                                 // of the pass
+  int32_t end_frame;                                          // T: one behind the last
+  int32_t last_pair;                                          // L
+  int32_t first_pair;                                         // of this thread, or of the one that it is a courier for
   int32_t first_block, end_block, first_column, last_column;  // of the region
-  int warp;  // among those with pairs, or among the couriers
+  int warp;                                                   // among those with pairs, or among the couriers
   bool is_courier;
   int warps_with_pairs;  // that the item has
 
@@ -507,8 +526,8 @@ struct Sweep {
   Real blank[R], label[R];
   int classes[R];  // of the labels
   uint32_t blank_origin[R], label_origin[R];
-  bool skip_allowed[R];
-  Edge<Real> passed;                        // label k-1 of the frame before, k the thread's first pair; not in lane 0
+  Choice<Device> skip_allowed[R], is_first;  // is_first: of the warp's lanes
+  Edge<Real> passed;                         // label k-1 of the frame before, k the thread's first pair; not in lane 0
 
   // All threads of a block call it, once a launch.
   CTC_ALIGN_FN static void run(const Inputs<scalar_t>& in, const Workspace<Real>& work, int number, Shared& shared) {
@@ -642,11 +661,12 @@ struct Sweep {
     for (int r = 0; r < R; ++r) {
       const index_t k = first_pair + r;
       const index_t c = k < last_pair ? in.label(task.item, k) : in.blank;
-      skip_allowed[r] = k > 0 && c != before;
+      skip_allowed[r] = Choice<Device>::of(k > 0 && c != before);
       classes[r] = static_cast<int>(in.is_label(c) ? c : in.blank);
       is_bad = is_bad || (k < last_pair && !in.is_label(c));
       before = c;
     }
+    is_first = Choice<Device>::of(Device::lane() == 0);
     is_bad = Device::any(is_bad);
     if (Device::lane() == 0) {
       shared.has_bad_label[warp] = is_bad;  // read by finish(), steps later
@@ -656,7 +676,8 @@ struct Sweep {
   CTC_ALIGN_FN void load_row(bool continues, index_t q) {
     const index_t at = live_row();
     // A region begins with what a pass before has kept for its columns, as far as they were reached.
-    const bool starts_region = number > 0 && q == first_block && q > 0 && column_in_band(end_frame, last_pair, task.column, q - 1);
+    const bool starts_region =
+        number > 0 && q == first_block && q > 0 && column_in_band(end_frame, last_pair, task.column, q - 1);
     const KeptRow<Real> before = starts_region ? work.row_after(number - 1, static_cast<int32_t>(task.region))
                                                : KeptRow<Real>{&work.passes[0], 0, 0};
     CTC_ALIGN_UNROLL
@@ -912,9 +933,7 @@ struct Sweep {
     if (Device::lane() == kWarp - 1) {
       leaving = {label[R - 1], label_origin[R - 1]};
     }
-    const bool is_first = Device::lane() == 0;
-    return {Device::select(is_first, entering.alpha, passed.alpha),
-            Device::select(is_first, entering.origin, passed.origin)};
+    return {is_first.select(entering.alpha, passed.alpha), is_first.select(entering.origin, passed.origin)};
   }
 
   CTC_ALIGN_FN void run_frame(const FrameEmissions<Real, R>& emission, const Edge<Real>& left) {
@@ -925,7 +944,7 @@ struct Sweep {
       const auto record = pair_step<ThreadLanes<Device, Real>>(from_left, skip_allowed[r], emission.blank,
                                                                emission.label[r], blank[r], label[r]);
       const uint32_t best_origin = record.from_left ? from_left_origin : blank_origin[r];
-      const uint32_t entry_origin = skip_allowed[r] ? best_origin : blank_origin[r];
+      const uint32_t entry_origin = skip_allowed[r].holds() ? best_origin : blank_origin[r];
       label_origin[r] = record.enters ? entry_origin : label_origin[r];
       blank_origin[r] = best_origin;
       if (r == R - 1) {
@@ -1175,8 +1194,7 @@ CTC_ALIGN_FN void hop_back_together(const Pass<Real>& pass, index_t item, const 
         states[end - row] = state;
         const State at = unpack_state(state);
         const int32_t pair = static_cast<int32_t>(at.pair);
-        const uint32_t steps =
-            shared.origins[row][chunk - pair / kHopChunk][at.is_label ? 1 : 0][pair % kHopChunk];
+        const uint32_t steps = shared.origins[row][chunk - pair / kHopChunk][at.is_label ? 1 : 0][pair % kHopChunk];
         state = pack_state({at.pair - steps / 2, steps % 2 != 0});
       }
       shared.state = state;
@@ -1296,8 +1314,7 @@ struct Trace {
     Trace trace{in, work, pass, pass.plan, out, shared, block / segments, block % segments};
     const Plan& plan = pass.plan;
     const Band band = lattice_of(in, plan, trace.item).band;
-    const uint32_t path_end =
-        work.has_hop() ? work.path_ends[trace.item] : path_end_of(in, work, trace.item);
+    const uint32_t path_end = work.has_hop() ? work.path_ends[trace.item] : path_end_of(in, work, trace.item);
     if (path_end == kNoPath) {
       trace.fill(0, -1, -std::numeric_limits<Real>::infinity());
       return;
@@ -1373,14 +1390,15 @@ struct Trace {
                                                  : KeptRow<Real>{&pass, 0, 0};  // segment 0 reads none
     Real blank[R], label[R], offset[R];
     index_t classes[R + 1];
-    bool skip_allowed[R];
+    Choice<Device> skip_allowed[R];
+    const auto is_first = Choice<Device>::of(Device::lane() == 0);
     index_t before = 0 < first_pair && first_pair <= band.labels ? in.label(item, first_pair - 1) : in.blank;
     CTC_ALIGN_UNROLL
     for (int r = 0; r < R; ++r) {
       const index_t k = first_pair + r;
       const index_t c = k < band.labels ? in.label(item, k) : in.blank;
       classes[r] = k <= right_pair ? c : in.blank;
-      skip_allowed[r] = k > 0 && c != before;
+      skip_allowed[r] = Choice<Device>::of(k > 0 && c != before);
       before = c;
       load_alphas(band, before_row, k, c, blank[r], label[r]);
       const bool crosses = block > 0 && k > left_pair && k % kColumnPairs == 0 && k <= band.last(end - 1);
@@ -1396,7 +1414,7 @@ struct Trace {
       CTC_ALIGN_UNROLL
       for (int p = 0; p < kAhead; ++p) {
         const Real incoming = Device::shuffle_up(label[R - 1], 1);
-        const Real left = Device::lane() == 0 ? kMinusInfinity : incoming;
+        const Real left = is_first.select(kMinusInfinity, incoming);
         CTC_ALIGN_UNROLL
         for (int r = R - 1; r >= 0; --r) {
           const auto record = pair_step<ThreadLanes<Device, Real>>(
@@ -1426,7 +1444,7 @@ struct Trace {
       for (int r = 0; r < R; ++r) {
         Moves* pair = shared.moves[group] + 2 * (Device::lane() * R + r);
         pair[0] = {from_left_bits[r], 0};
-        pair[1] = {enters_bits[r], skip_allowed[r] ? from_left_bits[r] & enters_bits[r] : 0};
+        pair[1] = {enters_bits[r], skip_allowed[r].bits & from_left_bits[r] & enters_bits[r]};
       }
     }
     Device::warp_barrier();

@@ -25,8 +25,9 @@ struct PairRecords {
   typename Lanes::Mask enters;
 };
 
-template <class Lanes>
-CTC_ALIGN_FN PairRecords<Lanes> pair_step(typename Lanes::Value left, typename Lanes::Mask skip_allowed,
+// Choice: Lanes::Mask, or another type that Lanes can select by.
+template <class Lanes, class Choice>
+CTC_ALIGN_FN PairRecords<Lanes> pair_step(typename Lanes::Value left, Choice skip_allowed,
                                           typename Lanes::Value blank_emission, typename Lanes::Value label_emission,
                                           typename Lanes::Value& blank, typename Lanes::Value& label) {
   const auto best_blank = Lanes::greater(left, blank);

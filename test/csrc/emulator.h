@@ -514,10 +514,7 @@ class EmulatedDevice {
   static T greater(T a, T b) {
     return a > b ? a : b;
   }
-  template <class T>
-  static T select(bool holds, T yes, T no) {
-    return holds ? yes : no;
-  }
+  static uint32_t opaque(uint32_t value) { return value; }
   static void pause(Source source = Source::here()) { launch().wait(State::kPausing, {"pause", 0, source}); }
 
  private:

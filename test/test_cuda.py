@@ -26,6 +26,7 @@ SIZES = [  # B, T, L, C: the classes fit a warp's row or do not; several columns
     (3, 700, 300, 6),
     (2, 2049, 2049, 200),
     (2, 3000, 1500, 30),
+    (20, 2100, 2049, 33),  # 180 columns: a few more than multiprocessors on some GPUs
     (8, 5000, 700, 32),
     (300, 200, 30, 20),
 ]

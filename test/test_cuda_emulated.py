@@ -634,7 +634,10 @@ MISTAKES = {
         r"({broken} ? Device::block() : \g<0>)",
     ),
     "the first rebase is left out": (r"kRebases && q > 0", r"kRebases && q > ({broken} ? 1 : 0)"),
-    "edges cross without the difference of bases": (r"settle_base\(q, frames.has_left\)\.offset", r"\g<0> * ({broken} ? 0 : 1)"),
+    "edges cross without the difference of bases": (
+        r"settle_base\(q, frames.has_left\)\.offset",
+        r"\g<0> * ({broken} ? 0 : 1)",
+    ),
     "the left base is not waited for": (r"\bword == ~uint64_t{0}", r"!{broken} && \g<0>"),
     "no barrier before the warps' maxima are read": (
         r"end_step\(\);(?=\s*float best = shared)",

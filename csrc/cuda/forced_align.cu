@@ -1,6 +1,6 @@
 // ctc_align::forced_align on CUDA tensors: one allocation, and two launches for targets of one column; a memset and a
-// launch more for longer ones, and two more for each further pass over items too long to keep all rows. Nothing here looks at a value: no synchronisation, and a CUDA graph may
-// capture it and replay it with other contents and lengths.
+// launch more for longer ones, and two more for each further pass over items too long to keep all rows. Nothing here
+// looks at a value: no synchronisation, and a CUDA graph may capture it and replay it with other contents and lengths.
 #include <cuda_runtime.h>
 
 #include <tuple>
@@ -17,12 +17,19 @@ namespace {
 template <class Real, class scalar_t, bool kWholeRows>
 using SweepText = Sweep<CudaDevice, Real, scalar_t, kPairsPerThread, kWholeRows>;
 
-// Two blocks on a multiprocessor where their registers fit without spilling: 128 for each of 512 threads.
-template <class Real>
-constexpr int kResidentBlocks = sizeof(Real) == sizeof(float) ? 2 : 1;
+// Two blocks on a multiprocessor where its shared memory has room for them: then they have 128 registers a thread, with
+// which no float sum spills.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+constexpr size_t kSharedBytes = size_t{64} << 10;
+#else
+constexpr size_t kSharedBytes = size_t{100} << 10;
+#endif
+template <class Text>
+constexpr int kResidentBlocks = Text::kRebases && 2 * sizeof(typename Text::Shared) <= kSharedBytes ? 2 : 1;
 
 template <class Real, class scalar_t, bool kWholeRows>
-__global__ void __launch_bounds__(SweepText<Real, scalar_t, kWholeRows>::kThreads, kResidentBlocks<Real>)
+__global__ void __launch_bounds__(SweepText<Real, scalar_t, kWholeRows>::kThreads,
+                                  kResidentBlocks<SweepText<Real, scalar_t, kWholeRows>>)
     sweep_kernel(const Inputs<scalar_t> in, const Workspace<Real> work, int pass) {
   using Kernel = SweepText<Real, scalar_t, kWholeRows>;
   __shared__ typename Kernel::Shared shared;

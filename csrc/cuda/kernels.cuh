@@ -7,8 +7,9 @@
 //         there is more than one column, waits for the edges that its left neighbour writes, and goes through the blocks
 //         of its task. Beside its alpha every state carries its ORIGIN: the state in which its best path stood at the
 //         last segment border. At every segment border the row of alphas and origins is kept. No records are written.
-//         One warp more, the COURIER, brings edges and emissions for the others.
-// hop     One block an item: from the best final state the origins lead from border to border to the start.
+//         Half of the block's warps, the COURIERS, hold no pairs: they bring edges and emissions for the others.
+// hop     One block an item: from the best final state the origins lead from border to border to the start. An item of
+//         one column has few borders, and each warp of the trace finds its own.
 // trace   One warp a segment, all segments at once: between two known states a path of 128 frames touches at most 129
 //         pairs, so the warp sweeps just those again, with records on the chip, and walks back.
 //
@@ -317,13 +318,13 @@ struct EmissionCourier {
   const scalar_t* blank_column;
   index_t frame_stride;
   int32_t last_frame;
-  int32_t from_frame, until_frame;  // none of the lane's labels is in the band outside these
+  int32_t from_frame, until_frame;  // outside these none of the lane's labels is in the band, and none is loaded
   int number;                       // of the courier
   bool is_blank;
   scalar_t coming[kFrames][kColumns];
   scalar_t coming_blank;
 
-  // Of the band, and in it from pair first_pair on.
+  // At an item, and at the lane's pairs, from first_pair on.
   CTC_ALIGN_FN void aim(const Inputs<scalar_t>& in, index_t item, const Band& band, int32_t first_pair, int courier) {
     const Emissions<scalar_t> emissions = in.emissions(item);
     frame_stride = emissions.frame_stride;
@@ -490,7 +491,7 @@ struct SweepShared {
   bool has_bad_label[kWarps];  // among those of a warp
 };
 
-// R pairs a thread; the library is built with kPairsPerThread. Of whole rows of emissions a warp holds one in its lanes.
+// R pairs a thread; the library is built with kPairsPerThread. Whole rows of emissions are shared if a warp can hold one.
 template <class Device, class Real, class scalar_t, int R, bool kWholeRows>
 struct Sweep {
   static constexpr int kWarps = static_cast<int>(kColumnPairs) / R / kWarp;  // that have pairs; as many are couriers
@@ -745,7 +746,8 @@ struct Sweep {
     }
   }
 
-  // What a warp with pairs does in a task, from block q on.
+  // What a warp with pairs does in a task, from block q on. Beside its frames it has little to do in a step: that would
+  // cost as much as frames do.
   CTC_ALIGN_FN void sweep(int32_t q, int32_t end, bool continues) {
     load_target();
     load_row(continues, q);

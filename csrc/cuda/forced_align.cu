@@ -3,8 +3,10 @@
 // looks at a value: no synchronisation, and a CUDA graph may capture it and replay it with other contents and lengths.
 #include <cuda_runtime.h>
 
+#include <optional>
 #include <tuple>
 #include <type_traits>
+#include <utility>
 
 #include "../arguments.h"
 #include "../torch_seam.h"
@@ -96,8 +98,9 @@ void launch_sweep(const Inputs<scalar_t>& in, const Workspace<Real>& work, int p
   check_cuda(cudaGetLastError(), "launching the sweep");
 }
 
-template <class scalar_t, bool kWholeRows>
-void launch(const Passes& passes, const Inputs<scalar_t>& in, const Outputs<scalar_t>& out, const Tensor& like,
+// make_outputs() is called when the device has work already: what the host does before that, somebody waits for.
+template <class scalar_t, bool kWholeRows, class MakeOutputs>
+void launch(const Passes& passes, const Inputs<scalar_t>& in, const MakeOutputs& make_outputs, const Tensor& like,
             cudaStream_t stream) {
   using Real = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
   const Tensor memory = empty_bytes(WorkspaceLayout<Real>(passes, nullptr).bytes, like);
@@ -122,6 +125,7 @@ void launch(const Passes& passes, const Inputs<scalar_t>& in, const Outputs<scal
     region_hop_kernel<Real, scalar_t><<<static_cast<unsigned>(batch * regions), kWarp, 0, stream>>>(in, work, pass);
     check_cuda(cudaGetLastError(), "launching the hop in the regions");
   }
+  const Outputs<scalar_t> out = make_outputs();
   const index_t segments = traced_segments(work.last().plan);
   trace_kernel<Real, scalar_t><<<static_cast<unsigned>(batch * segments), kWarp, 0, stream>>>(in, work, out);
   check_cuda(cudaGetLastError(), "launching the trace");
@@ -153,11 +157,13 @@ std::tuple<Tensor, Tensor> align(const Tensor& log_probs, const Tensor& targets,
   void* stream = nullptr;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
 
-  Tensor paths = empty_tensor<2>({batch, frames}, targets);
-  Tensor scores = empty_tensor<2>({batch, frames}, log_probs);
+  const auto empty_outputs = [&] {
+    return std::tuple(empty_tensor<2>({batch, frames}, targets), empty_tensor<2>({batch, frames}, log_probs));
+  };
   if (batch == 0 || frames == 0) {
-    return {paths, scores};
+    return empty_outputs();
   }
+  std::optional<std::tuple<Tensor, Tensor>> outputs;
   const auto launch_as = [&](auto scalar) {
     using scalar_t = decltype(scalar);
     const Inputs<scalar_t> in{static_cast<const scalar_t*>(log_probs.const_data_ptr()),
@@ -171,10 +177,15 @@ std::tuple<Tensor, Tensor> align(const Tensor& log_probs, const Tensor& targets,
                               lengths(input_lengths),
                               lengths(target_lengths),
                               blank};
-    const Outputs<scalar_t> out{paths.mutable_data_ptr(), targets.scalar_type() == ScalarType::Long,
-                                static_cast<scalar_t*>(scores.mutable_data_ptr())};
-    const auto launch_with = in.classes <= kWarp ? launch<scalar_t, true> : launch<scalar_t, false>;
-    launch_with(passes, in, out, log_probs, static_cast<cudaStream_t>(stream));
+    const auto make_outputs = [&] {
+      auto& [paths, scores] = outputs.emplace(empty_outputs());
+      return Outputs<scalar_t>{paths.mutable_data_ptr(), targets.scalar_type() == ScalarType::Long,
+                               static_cast<scalar_t*>(scores.mutable_data_ptr())};
+    };
+    using MakeOutputs = decltype(make_outputs);
+    const auto launch_with =
+        in.classes <= kWarp ? launch<scalar_t, true, MakeOutputs> : launch<scalar_t, false, MakeOutputs>;
+    launch_with(passes, in, make_outputs, log_probs, static_cast<cudaStream_t>(stream));
   };
   switch (log_probs.scalar_type()) {
     case ScalarType::Half:     launch_as(Half{}); break;
@@ -182,7 +193,7 @@ std::tuple<Tensor, Tensor> align(const Tensor& log_probs, const Tensor& targets,
     case ScalarType::Float:    launch_as(float{}); break;
     default:                   launch_as(double{});
   }
-  return {paths, scores};
+  return *std::move(outputs);
 }
 
 std::tuple<Tensor, Tensor> forced_align(const Tensor& log_probs, const Tensor& targets,

@@ -49,8 +49,12 @@ __global__ void region_hop_kernel(const Inputs<scalar_t> in, const Workspace<Rea
   run_hop_in_region<CudaDevice, Real, scalar_t>(in, work, pass);
 }
 
+// As many warps on a multiprocessor as its registers are for without spilling: in them a trace waits for memory.
+template <class Real>
+constexpr int kResidentTraces = sizeof(Real) == sizeof(float) ? 12 : 8;
+
 template <class Real, class scalar_t>
-__global__ void __launch_bounds__(kWarp, 1)
+__global__ void __launch_bounds__(kWarp, kResidentTraces<Real>)
     trace_kernel(const Inputs<scalar_t> in, const Workspace<Real> work, const Outputs<scalar_t> out) {
   __shared__ TraceShared shared;
   Trace<CudaDevice, Real, scalar_t>::run(in, work, out, shared);

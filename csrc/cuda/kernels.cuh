@@ -246,12 +246,13 @@ struct OwnColumns {
   const scalar_t* column[N];
   index_t frame_stride;
   int32_t last_frame;
+  int32_t from_frame[N], until_frame[N];  // outside these a class counts as impossible, and is not loaded
 
-  CTC_ALIGN_FN void aim(const Emissions<scalar_t>& emissions, index_t last, const index_t (&classes)[N]) {
-    CTC_ALIGN_UNROLL
-    for (int n = 0; n < N; ++n) {
-      column[n] = &emissions.at(0, classes[n]);
-    }
+  CTC_ALIGN_FN void aim(const Emissions<scalar_t>& emissions, index_t last, int n, index_t klass, index_t from,
+                        index_t until) {
+    column[n] = &emissions.at(0, klass);
+    from_frame[n] = static_cast<int32_t>(from);
+    until_frame[n] = static_cast<int32_t>(until);
     frame_stride = emissions.frame_stride;
     last_frame = static_cast<int32_t>(last);
   }
@@ -259,20 +260,24 @@ struct OwnColumns {
   // P frames from `first` on.
   CTC_ALIGN_FN Frames load(int32_t first) const {
     const int32_t behind = last_frame - first;
-    first = smaller(first, last_frame);
     Frames frames;
-    const index_t offset = first * frame_stride;
+    const index_t offset = smaller(first, last_frame) * frame_stride;
     const scalar_t* from[N];
+    bool is_wanted[N];
     CTC_ALIGN_UNROLL
     for (int n = 0; n < N; ++n) {
       from[n] = column[n] + offset;
+      is_wanted[n] = from_frame[n] < first + P && first <= until_frame[n];
     }
     CTC_ALIGN_UNROLL
     for (int p = 0; p < P; ++p) {
       const index_t step = p < behind ? frame_stride : 0;
       CTC_ALIGN_UNROLL
       for (int n = 0; n < N; ++n) {
-        frames.value[p][n] = *from[n];
+        frames.value[p][n] = static_cast<scalar_t>(-std::numeric_limits<Real>::infinity());
+        if (is_wanted[n]) {
+          frames.value[p][n] = *from[n];
+        }
         from[n] += step;
       }
     }
@@ -1382,7 +1387,7 @@ struct Trace {
   // memory. Pairs behind the last one are computed too, but with the blank's emissions, which are at hand.
   template <int R>
   CTC_ALIGN_FN void sweep(const Band& band) {
-    constexpr int kAhead = R == 1 ? 8 : R == 2 ? 4 : 2;
+    constexpr int kAhead = R == 1 ? 8 : R == 2 ? 4 : sizeof(Real) == sizeof(float) ? 2 : 1;
     const index_t begin = first_frame(), end = smaller(end_frame(), band.frames);
     const index_t block = (begin - 1) / kBlockFrames;
     const index_t left_pair = unpack_state(state_before).pair;
@@ -1391,7 +1396,13 @@ struct Trace {
     const KeptRow<Real> before_row = segment > 0 ? work.row_after(work.count - 1, static_cast<int32_t>(segment))
                                                  : KeptRow<Real>{&pass, 0, 0};  // segment 0 reads none
     Real blank[R], label[R], offset[R];
-    index_t classes[R + 1];
+    // The path cannot be in pair k before it has come so far to the right, nor when it could not come to right_pair any
+    // more. There a label counts as impossible: a loser less.
+    OwnColumns<Real, scalar_t, R + 1, kAhead> emissions;
+    const auto aim = [&](int n, index_t c, index_t from, index_t until) {
+      emissions.aim(in.emissions(item), band.frames - 1, n, c, from, until);
+    };
+    aim(R, in.blank, begin, end - 1);
     Choice<Device> skip_allowed[R];
     const auto is_first = Choice<Device>::of(Device::lane() == 0);
     index_t before = 0 < first_pair && first_pair <= band.labels ? in.label(item, first_pair - 1) : in.blank;
@@ -1399,7 +1410,7 @@ struct Trace {
     for (int r = 0; r < R; ++r) {
       const index_t k = first_pair + r;
       const index_t c = k < band.labels ? in.label(item, k) : in.blank;
-      classes[r] = k <= right_pair ? c : in.blank;
+      aim(r, k <= right_pair ? c : in.blank, begin - 1 + k - left_pair, end - 1 - (right_pair - k));
       skip_allowed[r] = Choice<Device>::of(k > 0 && c != before);
       before = c;
       load_alphas(band, before_row, k, c, blank[r], label[r]);
@@ -1408,9 +1419,6 @@ struct Trace {
     }
 
     uint32_t from_left_bits[R] = {}, enters_bits[R] = {};  // of 32 frames, the last one lowest
-    classes[R] = in.blank;
-    OwnColumns<Real, scalar_t, R + 1, kAhead> emissions;
-    emissions.aim(in.emissions(item), band.frames - 1, classes);
     const auto run_frames = [&](const auto& now) {
       uint32_t from_left[R] = {}, enters[R] = {};
       CTC_ALIGN_UNROLL

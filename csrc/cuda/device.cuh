@@ -30,10 +30,6 @@ struct CudaDevice {
     return __shfl_up_sync(kAll, value, delta);
   }
   template <class T>
-  static __device__ __forceinline__ T shuffle(T value, int source_lane) {
-    return __shfl_sync(kAll, value, source_lane);
-  }
-  template <class T>
   static __device__ __forceinline__ T shuffle_xor(T value, int lane_mask) {
     return __shfl_xor_sync(kAll, value, lane_mask);
   }

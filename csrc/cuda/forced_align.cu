@@ -1,6 +1,7 @@
-// ctc_align::forced_align on CUDA tensors: one allocation, and two launches for targets of one column; a memset and a
-// launch more for longer ones, and two more for each further pass over items too long to keep all rows. Nothing here
-// looks at a value: no synchronisation, and a CUDA graph may capture it and replay it with other contents and lengths.
+// ctc_align::forced_align on CUDA tensors: one allocation, and two launches for short items of one column; a launch or two
+// and a memset more for longer ones, and two launches more for each further pass over items too long to keep all rows.
+// Nothing here looks at a value: no synchronisation, and a CUDA graph may capture it and replay it with other contents
+// and lengths.
 #include <cuda_runtime.h>
 
 #include <optional>
@@ -78,15 +79,15 @@ int attribute_of_device(cudaDeviceAttr attribute) {
 template <class Shared>
 int spare_shared_bytes(const Plan& plan) {
   const index_t columns = plan.batch * plan.places();
-  if (plan.columns() == 1 || columns <= 64) {
+  if (plan.columns() == 1) {
     return 0;
   }
   const index_t processors = attribute_of_device(cudaDevAttrMultiProcessorCount);
   if (columns <= processors || columns > processors * 8 / 5) {
     return 0;
   }
-  const int half = attribute_of_device(cudaDevAttrMaxSharedMemoryPerMultiprocessor) / 2;
-  return half > static_cast<int>(sizeof(Shared)) ? half - static_cast<int>(sizeof(Shared)) : 0;
+  const int more_than_half = attribute_of_device(cudaDevAttrMaxSharedMemoryPerMultiprocessor) / 2 + 1024;
+  return larger(0, more_than_half - static_cast<int>(sizeof(Shared)));
 }
 
 template <class Real, class scalar_t, bool kWholeRows>
@@ -148,9 +149,10 @@ std::tuple<Tensor, Tensor> align(const Tensor& log_probs, const Tensor& targets,
   const index_t batch = log_probs.size(0), frames = log_probs.size(1), labels = targets.size(1);
   check(frames <= kMostFrames, "log_probs may have 2^30 frames at most on CUDA, found T = ", frames);
   check(2 * labels + 1 < kNoPath, "targets may have fewer than 2^31 - 1 labels on CUDA, found L = ", labels);
+  constexpr index_t kMostBlocks = index_t{1} << 31;  // of threads, in a launch
+  check(batch < kMostBlocks, "the batch is too large for one CUDA launch");
   const index_t real_bytes = log_probs.scalar_type() == ScalarType::Double ? 8 : 4;
   const Passes passes = plan_passes(batch, frames, labels, 2 * real_bytes + 4);
-  constexpr index_t kMostBlocks = index_t{1} << 31;  // of threads, in a launch
   check(batch * traced_segments(passes.last()) < kMostBlocks, "the batch is too large for one CUDA launch");
   for (int pass = 0; pass < passes.count; ++pass) {
     check(passes.plans[pass].tickets() < kMostBlocks, "the batch is too large for one CUDA launch");

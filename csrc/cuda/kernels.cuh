@@ -8,8 +8,8 @@
 //         of its task. Beside its alpha every state carries its ORIGIN: the state in which its best path stood at the
 //         last segment border. At every segment border the row of alphas and origins is kept. No records are written.
 //         Half of the block's warps, the COURIERS, hold no pairs: they bring edges and emissions for the others.
-// hop     One block an item: from the best final state the origins lead from border to border to the start. An item of
-//         one column has few borders, and each warp of the trace finds its own.
+// hop     One block an item: from the best final state the origins lead from border to border to the start. Short items of
+//         one column have few borders, and each warp of the trace finds its own.
 // trace   One warp a segment, all segments at once: between two known states a path of 128 frames touches at most 129
 //         pairs, so the warp sweeps just those again, with records on the chip, and walks back.
 //
@@ -151,6 +151,8 @@ struct KeptRow {
   }
 };
 
+constexpr int32_t kFewSegments = 32;
+
 template <class Real>
 struct Workspace {
   Pass<Real> passes[kMostPasses];
@@ -160,8 +162,9 @@ struct Workspace {
   uint32_t* path_ends;  // [B]  the best final state, or kNoPath
 
   CTC_ALIGN_FN const Plan& whole() const { return passes[0].plan; }
-  // Does a kernel of its own find the path at the rows? With one column the trace does, for there are few.
-  CTC_ALIGN_FN bool has_hop() const { return count > 1 || whole().waits(); }
+  // Does a kernel of its own find the path at the rows? Of one column and few rows the trace does: each of its warps goes
+  // back to its own row, and that is quadratic.
+  CTC_ALIGN_FN bool has_hop() const { return count > 1 || whole().waits() || whole().segments() > kFewSegments; }
   CTC_ALIGN_FN const Pass<Real>& last() const { return passes[count - 1]; }
   CTC_ALIGN_FN index_t block_slot(index_t item, index_t column, index_t block) const {
     return (item * whole().columns() + column) * (whole().blocks() + 1) + block;
@@ -236,7 +239,7 @@ struct FrameEmissions {
   Real label[R];
 };
 
-// A thread's own values, of N classes, for P frames.
+// The values of N classes for P frames, as a lane of the trace loads them.
 template <class Real, class scalar_t, int N, int P>
 struct OwnColumns {
   struct Frames {
@@ -246,7 +249,7 @@ struct OwnColumns {
   const scalar_t* column[N];
   index_t frame_stride;
   int32_t last_frame;
-  int32_t from_frame[N], until_frame[N];  // outside these a class counts as impossible, and is not loaded
+  int32_t from_frame[N], until_frame[N];  // where none of the P frames is between these, the class counts as impossible
 
   CTC_ALIGN_FN void aim(const Emissions<scalar_t>& emissions, index_t last, int n, index_t klass, index_t from,
                         index_t until) {
@@ -323,18 +326,18 @@ struct EmissionCourier {
   const scalar_t* blank_column;
   index_t frame_stride;
   int32_t last_frame;
-  int32_t from_frame, until_frame;  // outside these none of the lane's labels is in the band, and none is loaded
-  int number;                       // of the courier
+  int32_t from_frame, until_frame;  // outside these none of the lane's labels is in the band: no such stretch is loaded
+  int courier;                      // its number
   bool is_blank;
   scalar_t coming[kFrames][kColumns];
   scalar_t coming_blank;
 
   // At an item, and at the lane's pairs, from first_pair on.
-  CTC_ALIGN_FN void aim(const Inputs<scalar_t>& in, index_t item, const Band& band, int32_t first_pair, int courier) {
+  CTC_ALIGN_FN void aim(const Inputs<scalar_t>& in, index_t item, const Band& band, int32_t first_pair, int number) {
+    courier = number;
     const Emissions<scalar_t> emissions = in.emissions(item);
     frame_stride = emissions.frame_stride;
     last_frame = static_cast<int32_t>(band.frames - 1);
-    number = courier;
     blank_column = &emissions.at(0, in.blank);
     coming_blank = scalar_t{};
     is_blank = kWholeRows ? Device::lane() == in.blank : courier == 0 && Device::lane() < kStretch<Real>;
@@ -398,7 +401,7 @@ struct EmissionCourier {
   CTC_ALIGN_FN void store(Shared& shared, int32_t frame) const {
     Real(*const values)[Shared::kWidth] = shared.values[Shared::slot_of(frame)] + first_share();
     Real* const blanks = shared.blanks[Shared::blank_slot_of(frame)] + first_share();
-    const int place = kWholeRows ? Device::lane() : (number * kWarp + Device::lane()) * R;
+    const int place = kWholeRows ? Device::lane() : (courier * kWarp + Device::lane()) * R;
     CTC_ALIGN_UNROLL
     for (int j = 0; j < kFrames; ++j) {
       CTC_ALIGN_UNROLL
@@ -416,7 +419,7 @@ struct EmissionCourier {
   }
 
   // The first of the stretch's frames that it loads.
-  CTC_ALIGN_FN int first_share() const { return kWholeRows ? number * kFrames : 0; }
+  CTC_ALIGN_FN int first_share() const { return kWholeRows ? courier * kFrames : 0; }
 };
 
 // --------------------------------------------------------------------------------------------------- 3 edges
@@ -508,6 +511,7 @@ struct Sweep {
   static constexpr Real kMinusInfinity = -std::numeric_limits<Real>::infinity();
   using Courier = EmissionCourier<Device, Real, scalar_t, R, kWarps, kWholeRows>;
   using Shared = SweepShared<Real, kWarps, typename Courier::Shared>;
+  using Found = typename EdgeWords<Device>::Found;
 
   const Inputs<scalar_t>& in;
   const Workspace<Real>& work;
@@ -516,7 +520,7 @@ struct Sweep {
   Shared& shared;
 
   Task task;
-  int number;                                                 // of the pass
+  int pass_number;
   int32_t end_frame;                                          // T: one behind the last
   int32_t last_pair;                                          // L
   int32_t first_pair;                                         // of this thread, or of the one that it is a courier for
@@ -530,14 +534,15 @@ struct Sweep {
   index_t row_pairs;
 
   Real blank[R], label[R];
-  int classes[R];  // of the labels
+  int classes[R];  // of the labels; where rows are whole
   uint32_t blank_origin[R], label_origin[R];
   Choice<Device> skip_allowed[R], is_first;  // is_first: of the warp's lanes
   Edge<Real> passed;                         // label k-1 of the frame before, k the thread's first pair; not in lane 0
 
   // All threads of a block call it, once a launch.
-  CTC_ALIGN_FN static void run(const Inputs<scalar_t>& in, const Workspace<Real>& work, int number, Shared& shared) {
-    const Pass<Real>& pass = work.passes[number];
+  CTC_ALIGN_FN static void run(const Inputs<scalar_t>& in, const Workspace<Real>& work, int pass_number,
+                               Shared& shared) {
+    const Pass<Real>& pass = work.passes[pass_number];
     const Plan& plan = pass.plan;
     uint32_t ticket = Device::block();
     if (plan.waits()) {
@@ -551,7 +556,7 @@ struct Sweep {
     if (task.column >= plan.columns_of_region() || task.number < 0 || task.number >= plan.tasks()) {
       return;
     }
-    Sweep sweep{in, work, pass, plan, shared, task, number};
+    Sweep sweep{in, work, pass, plan, shared, task, pass_number};
     if (sweep.begin_task()) {
       sweep.run_task();
     }
@@ -566,7 +571,7 @@ struct Sweep {
     end_block = first_block + static_cast<int32_t>(plan.region_blocks);
     first_column = 0;
     last_column = last_pair / static_cast<int32_t>(kColumnPairs);
-    if (!item.possible || (number > 0 && !find_columns())) {
+    if (!item.possible || (pass_number > 0 && !find_columns())) {
       return false;
     }
     task.column += first_column;
@@ -584,7 +589,7 @@ struct Sweep {
     if (work.path_ends[task.item] == kNoPath || frame_before + 1 >= end_frame) {
       return false;
     }
-    const uint32_t* states = work.passes[number - 1].states(task.item);
+    const uint32_t* states = work.passes[pass_number - 1].states(task.item);
     first_column = static_cast<int32_t>(unpack_state(states[task.region]).pair / kColumnPairs);
     last_column = static_cast<int32_t>(unpack_state(states[task.region + 1]).pair / kColumnPairs);
     return true;
@@ -595,8 +600,8 @@ struct Sweep {
     return first_column <= column && column <= last_column && first_block <= block && block < end_block &&
            column_in_band(end_frame, last_pair, column, block);
   }
-  CTC_ALIGN_FN bool task_in_band(int32_t column, int32_t number) const {
-    const int32_t begin = first_block + number * plan.task_blocks;
+  CTC_ALIGN_FN bool task_in_band(int32_t column, int32_t task_number) const {
+    const int32_t begin = first_block + task_number * plan.task_blocks;
     for (int32_t q = begin; q < begin + plan.task_blocks; ++q) {
       if (in_band(column, q)) {
         return true;
@@ -608,8 +613,8 @@ struct Sweep {
   CTC_ALIGN_FN index_t block_slot(index_t column, index_t q) const { return work.block_slot(task.item, column, q); }
   CTC_ALIGN_FN uint64_t* edge_words(index_t column, index_t q) const {
     const int32_t block = static_cast<int32_t>(q - first_block);
-    const int32_t number = block / plan.task_blocks, within = block % plan.task_blocks;
-    const index_t slot = index_t{number % plan.ring_tasks} * plan.task_blocks + within;
+    const int32_t task_number = block / plan.task_blocks, within = block % plan.task_blocks;
+    const index_t slot = index_t{task_number % plan.ring_tasks} * plan.task_blocks + within;
     const index_t column_blocks = index_t{plan.ring_tasks} * plan.task_blocks;
     return pass.edges + (pass.place(task.item, task.region, column) * column_blocks + slot) * kEdgesPerBlock * kWords;
   }
@@ -651,9 +656,9 @@ struct Sweep {
     }
   }
 
-  CTC_ALIGN_FN void wait_until_done(index_t column, index_t number) const {
+  CTC_ALIGN_FN void wait_until_done(index_t column, index_t task_number) const {
     // done is all ones, that is -1, before the column's first task.
-    while (static_cast<int32_t>(Device::load_acquire(done(column))) < static_cast<int32_t>(number)) {
+    while (static_cast<int32_t>(Device::load_acquire(done(column))) < static_cast<int32_t>(task_number)) {
       Device::pause();
     }
   }
@@ -683,8 +688,8 @@ struct Sweep {
     const index_t at = live_row();
     // A region begins with what a pass before has kept for its columns, as far as they were reached.
     const bool starts_region =
-        number > 0 && q == first_block && q > 0 && column_in_band(end_frame, last_pair, task.column, q - 1);
-    const KeptRow<Real> before = starts_region ? work.row_after(number - 1, static_cast<int32_t>(task.region))
+        pass_number > 0 && q == first_block && q > 0 && column_in_band(end_frame, last_pair, task.column, q - 1);
+    const KeptRow<Real> before = starts_region ? work.row_after(pass_number - 1, static_cast<int32_t>(task.region))
                                                : KeptRow<Real>{&work.passes[0], 0, 0};
     CTC_ALIGN_UNROLL
     for (int r = 0; r < R; ++r) {
@@ -793,12 +798,12 @@ struct Sweep {
       uint64_t* const words_out = edge_words(task.column, q);
       Real offset = 0;
       if (frames.rebases) {
-        if (brings_edges && frames.has_left && number == 0 && Device::lane() == 0) {
+        if (brings_edges && frames.has_left && pass_number == 0 && Device::lane() == 0) {
           shared.base_left = wait_for_base(task.column - 1, q);
         }
         offset = static_cast<Real>(settle_base(q, frames.has_left).offset);
       }
-      typename EdgeWords<Device>::Found found{};
+      Found found{};
       if (brings_edges && frames.has_left) {
         found = look_for_edges(words_in, 0, frames.count);
       }
@@ -828,8 +833,6 @@ struct Sweep {
 
   // Where a lane's words of a stretch begin in those of the block.
   CTC_ALIGN_FN static int own_words(int stretch) { return (stretch * kStretch + Device::lane()) * kWords; }
-
-  using Found = typename EdgeWords<Device>::Found;
 
   // The words of a stretch, whether or not they are there yet.
   CTC_ALIGN_FN static Found look_for_edges(const uint64_t* words, int stretch, int frames) {
@@ -1004,7 +1007,7 @@ struct Sweep {
   CTC_ALIGN_FN void finish(Real left) const {
     CTC_ALIGN_UNROLL
     for (int r = 0; r < R; ++r) {
-      if (first_pair + r == last_pair && number == 0) {
+      if (first_pair + r == last_pair && pass_number == 0) {
         const Real last_label = last_pair == 0 ? kMinusInfinity : r > 0 ? label[r - 1] : left;
         const bool ends_in_blank = last_pair == 0 || blank[r] > last_label;
         const Real total = ends_in_blank ? blank[r] : last_label;
@@ -1020,7 +1023,7 @@ struct Sweep {
 
   // At the start of block q >= 1: moves the column's maximum into its base (lattice/rebase.h).
   CTC_ALIGN_FN void move_base(index_t q, bool has_left) {
-    if (number == 0) {
+    if (pass_number == 0) {
       const index_t t = q * kBlockFrames;
       float best = -std::numeric_limits<float>::infinity();
       CTC_ALIGN_UNROLL
@@ -1055,7 +1058,7 @@ struct Sweep {
 
   // All threads of the block, when the maxima and the left base are in shared memory.
   CTC_ALIGN_FN Settled settle_base(index_t q, bool has_left) {
-    if (number > 0) {  // what the first pass has done there: this one sees a part of the columns only
+    if (pass_number > 0) {  // what the first pass has done there: this one sees a part of the columns only
       const auto base_of = [&](index_t column) { return same_bits<double>(work.bases[block_slot(column, q)]); };
       return {work.moved[block_slot(task.column, q)],
               has_left ? crossing_offset(base_of(task.column - 1), base_of(task.column)) : 0};
@@ -1247,14 +1250,15 @@ CTC_ALIGN_FN void run_hop(const Inputs<scalar_t>& in, const Workspace<Real>& wor
 
 // After a later pass, one thread a region.
 template <class Device, class Real, class scalar_t>
-CTC_ALIGN_FN void run_hop_in_region(const Inputs<scalar_t>& in, const Workspace<Real>& work, int number) {
-  const Pass<Real>& pass = work.passes[number];
+CTC_ALIGN_FN void run_hop_in_region(const Inputs<scalar_t>& in, const Workspace<Real>& work, int pass_number) {
+  const Pass<Real>& pass = work.passes[pass_number];
   const index_t regions = pass.plan.regions();
-  const index_t b = Device::block() / regions, region = Device::block() % regions;
+  const index_t b = Device::block() / static_cast<uint32_t>(regions);
+  const index_t region = Device::block() % static_cast<uint32_t>(regions);
   const Band band = lattice_of(in, work.whole(), b).band;
   if (Device::thread() == 0 && work.path_ends[b] != kNoPath &&
       region * pass.plan.region_blocks * kBlockFrames + 1 < band.frames) {
-    hop_back(pass, b, region, band, work.passes[number - 1].states(b)[region + 1]);
+    hop_back(pass, b, region, band, work.passes[pass_number - 1].states(b)[region + 1]);
   }
 }
 
@@ -1317,7 +1321,7 @@ struct Trace {
   CTC_ALIGN_FN static void run(const Inputs<scalar_t>& in, const Workspace<Real>& work, const Outputs<scalar_t>& out,
                                TraceShared& shared) {
     const Pass<Real>& pass = work.last();
-    const index_t segments = traced_segments(pass.plan), block = Device::block();
+    const uint32_t segments = static_cast<uint32_t>(traced_segments(pass.plan)), block = Device::block();
     Trace trace{in, work, pass, pass.plan, out, shared, block / segments, block % segments};
     const Plan& plan = pass.plan;
     const Band band = lattice_of(in, plan, trace.item).band;

@@ -1321,7 +1321,7 @@ struct Trace {
   CTC_ALIGN_FN static void run(const Inputs<scalar_t>& in, const Workspace<Real>& work, const Outputs<scalar_t>& out,
                                TraceShared& shared) {
     const Pass<Real>& pass = work.last();
-    const uint32_t segments = static_cast<uint32_t>(traced_segments(pass.plan)), block = Device::block();
+    const index_t segments = traced_segments(pass.plan), block = Device::block();
     Trace trace{in, work, pass, pass.plan, out, shared, block / segments, block % segments};
     const Plan& plan = pass.plan;
     const Band band = lattice_of(in, plan, trace.item).band;

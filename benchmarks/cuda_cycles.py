@@ -12,8 +12,8 @@ comparisons and selects, and one memory port for all.
 
 Not in it: the memory behind the first cache, the barrier at the end of a step, the steps in which a block of 512 frames
 fills and drains, and the couriers. It says 76 cycles with whole rows of emissions ("true"); an H100 takes 86 with all
-but the filling and draining (docs/performance.md). Where the estimates of two texts of the same loop lay more than 5 %
-apart, the H100 agreed which is faster, in all five cases in which both were measured. float64 is left out.
+but the filling and draining (docs/performance.md). So it is good for telling two texts of the same loop apart, where
+they lie more than some 5 % apart. float64 is left out.
 """
 
 import argparse

@@ -50,7 +50,7 @@ __global__ void region_hop_kernel(const Inputs<scalar_t> in, const Workspace<Rea
   run_hop_in_region<CudaDevice, Real, scalar_t>(in, work, pass);
 }
 
-// As many warps on a multiprocessor as its registers are for without spilling: in them a trace waits for memory.
+// As many warps to a multiprocessor as can be without spilling: a trace waits for memory much of its time.
 template <class Real>
 constexpr int kResidentTraces = sizeof(Real) == sizeof(float) ? 12 : 8;
 

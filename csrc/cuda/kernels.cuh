@@ -954,6 +954,7 @@ struct Sweep {
       const auto record = pair_step<ThreadLanes<Device, Real>>(from_left, skip_allowed[r], emission.blank,
                                                                emission.label[r], blank[r], label[r]);
       const uint32_t best_origin = record.from_left ? from_left_origin : blank_origin[r];
+      // By a predicate, for the compiler joins this choice with the next one.
       const uint32_t entry_origin = skip_allowed[r].holds() ? best_origin : blank_origin[r];
       label_origin[r] = record.enters ? entry_origin : label_origin[r];
       blank_origin[r] = best_origin;

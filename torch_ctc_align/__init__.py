@@ -3,6 +3,7 @@
 from torch_ctc_align import _operator as _operator
 from torch_ctc_align.aligner import Alignment, ForcedAligner, token_durations
 from torch_ctc_align.config import Config, config, set_memory_budget
+from torch_ctc_align.errors import AlignmentError, AlignmentWarning
 from torch_ctc_align.functional import TokenSpan, TokenSpans, forced_align, merge_tokens, token_spans
 from torch_ctc_align.soft_alignment import class_posteriors, posteriors, span_posteriors
 from torch_ctc_align.words import WordSpan, merge_words
@@ -11,6 +12,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Alignment",
+    "AlignmentError",
+    "AlignmentWarning",
     "Config",
     "ForcedAligner",
     "TokenSpan",

@@ -1,0 +1,59 @@
+"""What goes wrong, as types: :class:`AlignmentError`, and :class:`AlignmentWarning` for mistakes that may be meant."""
+
+import warnings
+
+__all__ = ["AlignmentError", "AlignmentWarning"]
+
+
+class AlignmentError(ValueError, RuntimeError):
+    """An item cannot be aligned, or an argument is one that :func:`~torch_ctc_align.forced_align` cannot take.
+
+    It is a ValueError, and a RuntimeError too, which is what clients of torchaudio catch. Where torchaudio has a phrase
+    for the mistake, the message begins with it.
+
+    Attributes:
+        item (int | None): the first item of the batch without a path; None where an argument is wrong.
+        frames (int | None): T, the frames of that item.
+        labels (int | None): L, the labels of its target.
+        repeats (int | None): R, the neighbouring labels of its target that are equal. A path needs T >= L + R.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        item: int | None = None,
+        frames: int | None = None,
+        labels: int | None = None,
+        repeats: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.item = item
+        self.frames = frames
+        self.labels = labels
+        self.repeats = repeats
+
+
+class AlignmentWarning(UserWarning):
+    """An argument looks like a mistake, but may be meant: probabilities for logarithms, milliseconds for seconds.
+
+    Every kind is shown once a process. ``warnings.filterwarnings("ignore", category=AlignmentWarning)`` turns them
+    off, ``"error"`` makes them exceptions.
+    """
+
+
+_shown: set[str] = set()
+
+
+def warn_once(kind: str, message: str, stacklevel: int = 3) -> None:
+    """Warns of one kind of mistake, the first time that it is met.
+
+    Args:
+        kind: under which the warning is remembered as shown.
+        message: begins with the name of the public function.
+        stacklevel: as of :func:`warnings.warn`; 3 is the caller of the function that calls this one.
+    """
+    if kind in _shown:
+        return
+    warnings.warn(message, AlignmentWarning, stacklevel=stacklevel)
+    _shown.add(kind)  # behind the warning: one that is made an error is raised every time

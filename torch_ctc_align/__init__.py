@@ -3,6 +3,7 @@
 from torch_ctc_align import _operator as _operator
 from torch_ctc_align.aligner import Alignment, ForcedAligner, token_durations
 from torch_ctc_align.config import Config, config, set_memory_budget
+from torch_ctc_align.drop_in import TorchaudioInstallation, install_in_torchaudio
 from torch_ctc_align.errors import AlignmentError, AlignmentWarning
 from torch_ctc_align.functional import TokenSpan, TokenSpans, forced_align, merge_tokens, token_spans
 from torch_ctc_align.soft_alignment import class_posteriors, posteriors, span_posteriors
@@ -18,10 +19,12 @@ __all__ = [
     "ForcedAligner",
     "TokenSpan",
     "TokenSpans",
+    "TorchaudioInstallation",
     "WordSpan",
     "class_posteriors",
     "config",
     "forced_align",
+    "install_in_torchaudio",
     "merge_tokens",
     "merge_words",
     "posteriors",

@@ -24,6 +24,12 @@ inline double minus_infinity(double) { return -std::numeric_limits<double>::infi
 inline StoredHalf minus_infinity(StoredHalf) { return {0xFC00}; }
 inline StoredBFloat16 minus_infinity(StoredBFloat16) { return {0xFF80}; }
 
+// The distance from 1 to the next number.
+inline float epsilon(float) { return std::numeric_limits<float>::epsilon(); }
+inline double epsilon(double) { return std::numeric_limits<double>::epsilon(); }
+inline float epsilon(StoredHalf) { return 1.0f / 1024; }
+inline float epsilon(StoredBFloat16) { return 1.0f / 128; }
+
 // The bases of the columns: room for those of the band, 0 in the first block.
 struct BaseMemory {
   std::vector<index_t> row_begins;
@@ -51,6 +57,18 @@ inline index_t default_ladder_bytes(index_t frames) {
   constexpr index_t kBytesPerFrame = 160;
   constexpr index_t kAlways = 4 << 20;  // little on any machine, and all records of a minute or two
   return std::max(kAlways, kBytesPerFrame * frames);
+}
+
+// Is any of these entries above 0 by more than the rounding of a logarithm? Those of log-probabilities are not.
+template <class scalar_t>
+bool any_positive(const scalar_t* scores, index_t count) {
+  using Real = AccumulationType<scalar_t>;
+  const Real limit = 4 * static_cast<Real>(epsilon(scalar_t{}));
+  bool found = false;
+  for (index_t i = 0; i < count; ++i) {
+    found |= load_emission<Real>(scores[i]) > limit;
+  }
+  return found;
 }
 
 template <class scalar_t, class label_t>
@@ -107,21 +125,25 @@ bool trace_item(const Item<scalar_t, label_t>& item, const CompactTarget& target
       .trace();
 }
 
-// Aligns an item whose lengths and labels are in range. Writes the whole rows of paths and scores.
+// Aligns an item whose lengths and labels are in range. Writes the whole rows of paths and scores. Returns false if the
+// item has no path, and is marked.
 template <class scalar_t, class label_t>
-void align_item(const Item<scalar_t, label_t>& item, const Options& options, const Crew& crew,
+bool align_item(const Item<scalar_t, label_t>& item, const Options& options, const Crew& crew,
                 const AlignedRows<scalar_t, label_t>& rows) {
-  if (item.labels > item.frames) {
-    return mark_infeasible(rows);  // before anything is sized by a target that cannot fit
-  }
-  if (item.frames > 0) {
-    const CompactTarget target(item, options.isa->kernels<scalar_t>().tile_pairs);
-    if (shortest_path(item.labels, target.repeats) > item.frames || !trace_item(item, target, options, crew, rows)) {
-      return mark_infeasible(rows);
+  const auto finds_path = [&] {
+    if (item.frames == 0 || item.labels > item.frames) {  // nothing is sized by a target that cannot fit
+      return item.labels == 0;
     }
+    const CompactTarget target(item, options.isa->kernels<scalar_t>().tile_pairs);
+    return shortest_path(item.labels, target.repeats) <= item.frames && trace_item(item, target, options, crew, rows);
+  };
+  if (!finds_path()) {
+    mark_infeasible(rows);
+    return false;
   }
   std::fill_n(rows.path + item.frames, rows.padded_frames - item.frames, static_cast<label_t>(item.blank));
   std::fill_n(rows.scores + item.frames, rows.padded_frames - item.frames, scalar_t{});
+  return true;
 }
 
 }  // namespace ctc_align

@@ -1,20 +1,14 @@
-// A batch on its way from tensors to items: values checked, dtypes resolved, items shared out among threads.
+// A batch on its way from tensors to items: values checked, dtypes resolved.
 #pragma once
 
-#include <algorithm>
-#include <atomic>
-#include <exception>
-#include <functional>
-#include <mutex>
-#include <numeric>
 #include <stdexcept>
 #include <vector>
 
 #include "../arguments.h"
 #include "../torch_seam.h"
-#include "interrupt.h"
 #include "item.h"
 #include "options.h"
+#include "threads.h"
 
 namespace ctc_align {
 
@@ -33,134 +27,104 @@ struct Arguments {
 };
 
 // Lengths as the sweep uses them, every one checked: 0 <= length <= extent.
-inline std::vector<index_t> read_lengths(const char* name, const char* extent_name,
-                                         const std::optional<Tensor>& lengths, index_t batch, index_t extent) {
-  std::vector<index_t> result(batch, extent);
-  if (!lengths) {
-    return result;
-  }
-  const bool wide = lengths->scalar_type() == ScalarType::Long;
-  const void* data = lengths->const_data_ptr();
-  for (index_t b = 0; b < batch; ++b) {
-    const index_t at = b * lengths->stride(0);
-    result[b] = wide ? static_cast<const int64_t*>(data)[at] : static_cast<const int32_t*>(data)[at];
-    check(0 <= result[b] && result[b] <= extent, name, "[", b, "] must be between 0 and ", extent_name, " = ", extent,
-          ", found ", result[b]);
-  }
-  return result;
-}
-
-// Runs work(0), ..., work(workers - 1) on torch's threads.
-inline void run_on_threads(int workers, const std::function<void(int)>& work) {
-  torch::stable::parallel_for(0, workers, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t w = begin; w < end; ++w) {
-      work(static_cast<int>(w));
+class Lengths {
+ public:
+  Lengths(const char* name, const char* extent_name, const std::optional<Tensor>& lengths, index_t batch,
+          index_t extent)
+      : extent_(extent) {
+    if (!lengths) {
+      return;
     }
-  });
-}
-
-// Runs align(b, crew, side_by_side) for every item, the largest first. An item that would keep one thread busy after all
-// others are done gets the whole crew if splits(b); the rest get a thread each, so many side by side. Never throws inside
-// the parallel body, where the message would be lost: the first exception is carried out and thrown again.
-template <class Splits, class Align>
-void for_each_item(const std::vector<index_t>& sizes, const Splits& splits, const Align& align) {
-  constexpr index_t kWorthACrew = 4 << 20;    // cells
-  constexpr index_t kWorthAThread = 1 << 16;  // waking one takes some microseconds
-  const size_t count = sizes.size();
-  const Crew alone{1, nullptr, interrupted};
-  Crew crew{1, run_on_threads, interrupted};
-  index_t cells = std::accumulate(sizes.begin(), sizes.end(), index_t{0});
-  const index_t useful = std::max<index_t>(1, cells / kWorthAThread);
-  crew.workers = static_cast<int>(std::min<index_t>(torch::stable::get_num_threads(), useful));
-  if (crew.workers <= 1) {
-    for (size_t b = 0; b < count; ++b) {
-      align(b, alone, 1);
+    wide_ = lengths->scalar_type() == ScalarType::Long;
+    data_ = lengths->const_data_ptr();
+    stride_ = lengths->stride(0);
+    for (index_t b = 0; b < batch; ++b) {
+      const index_t length = (*this)[b];
+      check(0 <= length && length <= extent, name, "[", b, "] must be between 0 and ", extent_name, " = ", extent,
+            ", found ", length);
     }
-    return;
   }
 
-  std::vector<size_t> order(count);
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return sizes[a] > sizes[b]; });
-  size_t done = 0;
-  while (done < count && sizes[order[done]] > kWorthACrew && sizes[order[done]] > cells / crew.workers &&
-         splits(order[done])) {
-    cells -= sizes[order[done]];
-    align(order[done++], crew, 1);
-  }
-
-  const int workers = static_cast<int>(std::min<size_t>(crew.workers, count - done));
-  std::atomic<size_t> next{done};
-  std::exception_ptr error;
-  std::mutex error_mutex;
-  const auto work = [&](int) {
-    try {
-      for (size_t i = next++; i < count; i = next++) {
-        align(order[i], alone, workers);
-      }
-    } catch (...) {
-      const std::lock_guard<std::mutex> lock(error_mutex);
-      error = error ? error : std::current_exception();
-      next = count;
+  index_t operator[](index_t b) const {
+    if (!data_) {
+      return extent_;
     }
-  };
-  if (workers > 1) {
-    run_on_threads(workers, work);
-  } else {
-    work(0);
+    return wide_ ? static_cast<const int64_t*>(data_)[b * stride_] : static_cast<const int32_t*>(data_)[b * stride_];
   }
-  if (error) {
-    std::rethrow_exception(error);
-  }
-}
+
+ private:
+  index_t extent_;
+  const void* data_ = nullptr;  // null: all have the extent
+  index_t stride_ = 0;
+  bool wide_ = false;
+};
 
 // The items of a batch, every value checked.
 template <class scalar_t, class label_t>
-std::vector<Item<scalar_t, label_t>> read_items(const Arguments& arguments) {
-  const Tensor& log_probs = arguments.log_probs;
-  const Tensor& targets = arguments.targets;
-  const index_t batch = arguments.batch(), classes = arguments.classes();
-  const auto frames = read_lengths("input_lengths", "T", arguments.input_lengths, batch, arguments.frames());
-  const auto labels = read_lengths("target_lengths", "L", arguments.target_lengths, batch, arguments.labels());
-  const auto* emission_data = static_cast<const scalar_t*>(log_probs.const_data_ptr());
-  const auto* target_data = static_cast<const label_t*>(targets.const_data_ptr());
-  std::vector<Item<scalar_t, label_t>> items;
-  items.reserve(batch);
-  for (index_t b = 0; b < batch; ++b) {
-    items.push_back({{emission_data + b * log_probs.stride(0), log_probs.stride(1), log_probs.stride(2)},
-                     {target_data + b * targets.stride(0), targets.stride(1)},
-                     frames[b],
-                     labels[b],
-                     classes,
-                     arguments.blank});
-    for (index_t k = 0; k < labels[b]; ++k) {
-      const index_t label = items[b].target[k];
-      check(0 <= label && label < classes, "targets[", b, ", ", k, "] must be a class of log_probs, expected ",
-            "0 <= label < C = ", classes, ", found ", label);
-      check(label != arguments.blank, "targets[", b, ", ", k, "] must not be the blank, expected a label other than ",
-            arguments.blank, ", found ", label);
+class Items {
+ public:
+  explicit Items(const Arguments& arguments)
+      : batch_(arguments.batch()),
+        classes_(arguments.classes()),
+        blank_(arguments.blank),
+        emissions_(static_cast<const scalar_t*>(arguments.log_probs.const_data_ptr())),
+        emission_strides_{arguments.log_probs.stride(0), arguments.log_probs.stride(1), arguments.log_probs.stride(2)},
+        targets_(static_cast<const label_t*>(arguments.targets.const_data_ptr())),
+        target_strides_{arguments.targets.stride(0), arguments.targets.stride(1)},
+        frames_("input_lengths", "T", arguments.input_lengths, batch_, arguments.frames()),
+        labels_("target_lengths", "L", arguments.target_lengths, batch_, arguments.labels()) {
+    for (index_t b = 0; b < batch_; ++b) {
+      check_labels(b);
     }
   }
-  return items;
-}
 
-// Makes the outputs by make(), reads the items, and runs work(items[b], b, outputs, options, crew) for each of them;
+  index_t count() const { return batch_; }
+  index_t cells(index_t b) const { return frames_[b] * (labels_[b] + 1); }
+  Item<scalar_t, label_t> operator[](index_t b) const {
+    return {{emissions_ + b * emission_strides_[0], emission_strides_[1], emission_strides_[2]},
+            target(b),
+            frames_[b],
+            labels_[b],
+            classes_,
+            blank_};
+  }
+
+ private:
+  Strided<const label_t> target(index_t b) const { return {targets_ + b * target_strides_[0], target_strides_[1]}; }
+
+  void check_labels(index_t b) const {
+    const auto labels = target(b);
+    const index_t count = labels_[b];
+    for (index_t k = 0; k < count; ++k) {
+      const index_t label = labels[k];
+      check(0 <= label && label < classes_, "targets[", b, ", ", k, "] must be a class of log_probs, expected ",
+            "0 <= label < C = ", classes_, ", found ", label);
+      check(label != blank_, "targets[", b, ", ", k, "] must not be the blank, expected a label other than ", blank_,
+            ", found ", label);
+    }
+  }
+
+  const index_t batch_, classes_, blank_;
+  const scalar_t* const emissions_;
+  const std::array<index_t, 3> emission_strides_;
+  const label_t* const targets_;
+  const std::array<index_t, 2> target_strides_;
+  const Lengths frames_, labels_;
+};
+
+// Makes the outputs by make(), reads the items, and runs work(item, b, outputs, options, crew) for each of them;
 // splits(item) says whether a crew is of use to it.
 template <class scalar_t, class label_t, class MakeOutputs, class Splits, class Work>
 auto run_items(const Arguments& arguments, const MakeOutputs& make, const Splits& splits, const Work& work) {
   auto outputs = make();  // first: of sizes that no memory holds, nothing should be read
-  const auto items = read_items<scalar_t, label_t>(arguments);
-  std::vector<index_t> sizes;
-  sizes.reserve(items.size());
-  for (const auto& item : items) {
-    sizes.push_back(item.frames * (item.labels + 1));
-  }
+  const Items<scalar_t, label_t> items(arguments);
   const Options options = current_options();
-  const auto item_splits = [&](size_t b) { return splits(items[b]); };
-  for_each_item(sizes, item_splits, [&](size_t b, const Crew& crew, int side_by_side) {
+  const auto size = [&](index_t b) { return items.cells(b); };
+  const auto item_splits = [&](index_t b) { return splits(items[b]); };
+  for_each_item(items.count(), size, item_splits, [&](index_t b, const Crew& crew, int side_by_side) {
     Options own = options;
     own.memory_budget = options.memory_budget / side_by_side + (options.memory_budget % side_by_side != 0);
-    work(items[b], static_cast<index_t>(b), outputs, own, crew);
+    work(items[b], b, outputs, own, crew);
   });
   return outputs;
 }

@@ -1,15 +1,40 @@
 // Ctrl-C during a call of minutes.
 #pragma once
 
+#include <atomic>
+#include <chrono>
+#include <thread>
+
 namespace ctc_align {
 
-// Has the user asked to stop? To be called every few milliseconds or less often, by any thread; it costs next to nothing.
+// Has the user asked to stop? One of these for each call of an operator, made on the thread that calls.
 //
 // Python runs its signal handlers on the main thread, between two of its own instructions: not while that thread is in
-// here. So twice a second the main thread lets them run. If one raises (KeyboardInterrupt), the answer is yes, and the
-// exception stays set as Python's current one: it becomes the cause of the error that the caller sees. A handler that
-// only takes a note does not end the call. Where there is no Python in the process the answer is always no; Python's
-// functions are looked up by name, so that this library does not depend on any version of it.
-bool interrupted();
+// here. So twice a second the main thread lets them run, if it is the one that calls. If a handler raises
+// (KeyboardInterrupt, or what another signal is made to raise), the answer is yes from then on, for all threads. The
+// exception is kept for Python to take (ctc_align_take_exception), and stays set as Python's current one as well: up to
+// torch 2.14 it becomes the cause of the error that the caller sees. A handler that does not raise does not end the
+// call. Where there is no Python in the process the answer is always no; Python's functions are looked up by name, so
+// that this library does not depend on any version of it.
+class StopSignal {
+ public:
+  // To be asked every few milliseconds or less often, by any thread of the call; it costs next to nothing.
+  bool stopped() {
+    if (!stopped_.load(std::memory_order_relaxed) && is_caller()) {
+      look();
+    }
+    return stopped_.load(std::memory_order_relaxed);
+  }
+  bool is_caller() const { return std::this_thread::get_id() == caller_; }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  void look();
+
+  const std::thread::id caller_ = std::this_thread::get_id();
+  std::atomic<bool> stopped_{false};
+  Clock::time_point last_look_ = {};  // the caller's own; of a call of less than half a second there is none
+};
 
 }  // namespace ctc_align

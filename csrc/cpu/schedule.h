@@ -38,8 +38,9 @@ struct Interrupted : std::runtime_error {
 // The threads at hand. Nothing here knows whose they are.
 struct Crew {
   int workers = 1;
-  void (*run)(int workers, const std::function<void(int)>& work) = nullptr;  // work(0), ..., work(workers - 1)
-  bool (*interrupted)() = nullptr;                                           // asked every now and then, by any thread
+  // run(workers, work) runs work(0), ..., work(workers - 1).
+  std::function<void(int, const std::function<void(int)>&)> run = {};
+  std::function<bool()> interrupted = {};  // asked every now and then, by any thread
 
   bool must_stop() const { return interrupted && interrupted(); }
 };

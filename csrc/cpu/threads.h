@@ -1,0 +1,107 @@
+// Work shared out among torch's threads, with an ear for Ctrl-C.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <exception>
+#include <functional>
+#include <mutex>
+#include <numeric>
+#include <vector>
+
+#include "../torch_seam.h"
+#include "interrupt.h"
+#include "schedule.h"
+
+namespace ctc_align {
+
+// Runs work(0), ..., work(workers - 1) on torch's threads. The calling thread alone can hear Ctrl-C (interrupt.h): when
+// its own work is done it goes on asking `stop` until the others are done, who ask it too.
+inline void run_on_threads(StopSignal& stop, int workers, const std::function<void(int)>& work) {
+  constexpr std::chrono::milliseconds kPatience(100);
+  std::mutex mutex;
+  std::condition_variable ended;
+  int at_work = 0;
+  torch::stable::parallel_for(0, workers, 1, [&](int64_t begin, int64_t end) {
+    std::unique_lock<std::mutex> lock(mutex);
+    ++at_work;
+    lock.unlock();
+    for (int64_t w = begin; w < end; ++w) {
+      work(static_cast<int>(w));
+    }
+    lock.lock();
+    --at_work;
+    ended.notify_all();
+    // A thread that has not begun yet finds nothing left to do: work is taken piece by piece.
+    while (stop.is_caller() && at_work > 0) {
+      ended.wait_for(lock, kPatience);
+      lock.unlock();
+      stop.stopped();
+      lock.lock();
+    }
+  });
+}
+
+// Runs align(b, crew, side_by_side) for every item, the largest first. An item that would keep one thread busy after all
+// others are done gets the whole crew if splits(b); the rest get a thread each, so many side by side. Never throws inside
+// the parallel body, where the message would be lost: the first exception is carried out and thrown again.
+template <class Size, class Splits, class Align>
+void for_each_item(index_t count, const Size& size, const Splits& splits, const Align& align) {
+  constexpr index_t kWorthACrew = 4 << 20;    // cells
+  constexpr index_t kWorthAThread = 1 << 16;  // waking one takes some microseconds
+  StopSignal stop;
+  const auto stopped = [&stop] { return stop.stopped(); };
+  const Crew alone{1, nullptr, stopped};
+  index_t cells = 0;
+  for (index_t b = 0; b < count; ++b) {
+    cells += size(b);
+  }
+  const index_t useful = std::max<index_t>(1, cells / kWorthAThread);
+  const int most = useful > 1 ? static_cast<int>(std::min<index_t>(torch::stable::get_num_threads(), useful)) : 1;
+  if (most <= 1) {
+    for (index_t b = 0; b < count; ++b) {
+      align(b, alone, 1);
+    }
+    return;
+  }
+
+  const auto run = [&stop](int workers, const std::function<void(int)>& work) { run_on_threads(stop, workers, work); };
+  const Crew crew{most, run, stopped};
+  std::vector<index_t> order(count);
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](index_t a, index_t b) { return size(a) > size(b); });
+  index_t done = 0;
+  while (done < count && size(order[done]) > kWorthACrew && size(order[done]) > cells / crew.workers &&
+         splits(order[done])) {
+    cells -= size(order[done]);
+    align(order[done++], crew, 1);
+  }
+
+  const int workers = static_cast<int>(std::min<index_t>(crew.workers, count - done));
+  std::atomic<index_t> next{done};
+  std::exception_ptr error;
+  std::mutex error_mutex;
+  const auto work = [&](int) {
+    try {
+      for (index_t i = next++; i < count; i = next++) {
+        align(order[i], alone, workers);
+      }
+    } catch (...) {
+      const std::lock_guard<std::mutex> lock(error_mutex);
+      error = error ? error : std::current_exception();
+      next = count;
+    }
+  };
+  if (workers > 1) {
+    run_on_threads(stop, workers, work);
+  } else {
+    work(0);
+  }
+  if (error) {
+    std::rethrow_exception(error);
+  }
+}
+
+}  // namespace ctc_align

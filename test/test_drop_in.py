@@ -4,6 +4,7 @@ Most of it needs torchaudio and runs in the environment of `make test-clients`; 
 is tested everywhere, and so are torchaudio's refusals, which our functions make in the same words.
 """
 
+import doctest
 import pickle
 import re
 import sys
@@ -172,6 +173,20 @@ def test_references_that_no_module_holds_reach_our_kernel(torchaudio, case):
         assert torch.equal(found, expected)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+def test_scripted_programs_reach_our_kernel(torchaudio, case):
+    unit = torch.jit.CompilationUnit("""
+def align(log_probs: Tensor, targets: Tensor, frames: Tensor, labels: Tensor, blank: int) -> Tensor:
+    paths, scores = torch.ops.torchaudio.forced_align(log_probs, targets, frames, labels, blank)
+    return paths
+""")
+    expected = unit.align(*case)
+    with install_in_torchaudio():
+        assert torch.equal(unit.align(not_contiguous(case[0]), *case[1:]), expected)
+    with pytest.raises(RuntimeError, match="log_probs must be contiguous"):
+        unit.align(not_contiguous(case[0]), *case[1:])
+
+
 def test_operator_returns_what_torchaudios_does(torchaudio, case):
     before = torch.ops.torchaudio.forced_align(*case)
     with install_in_torchaudio():
@@ -245,6 +260,28 @@ def test_aligner_of_a_pipeline(torchaudio, case):
     ]
     with pytest.raises(RuntimeError, match="contiguous"):
         aligner(not_contiguous(case[0])[0], tokens)
+
+
+@pytest.mark.parametrize("has_library", [False, True])
+def test_cuda_tensors_go_to_torchaudio_where_we_have_no_cuda_library(torchaudio, case, monkeypatch, has_library):
+    """Stand-ins for a tensor on a GPU, and for torchaudio's function. No kernel for CUDA is replaced either."""
+    before = torch._C._dispatch_dump(OPERATOR)
+    monkeypatch.setattr(torchaudio.functional, "forced_align", lambda *arguments: "theirs")
+    monkeypatch.setattr(torch_ctc_align.functional, "forced_align", lambda *arguments: "ours")
+    monkeypatch.setattr(torch_ctc_align.drop_in, "HAS_CUDA_LIBRARY", has_library)
+    with install_in_torchaudio():
+        within = torch._C._dispatch_dump(OPERATOR)
+        found = torchaudio.functional.forced_align(types.SimpleNamespace(is_cuda=True), None)
+        assert torchaudio.functional.forced_align(types.SimpleNamespace(is_cuda=False), None) == "ours"
+    assert found == ("ours" if has_library else "theirs")
+    assert ("CUDA (inactive)" in within) == has_library
+    assert torch._C._dispatch_dump(OPERATOR) == before
+
+
+def test_docstring_example(torchaudio):
+    result = doctest.testmod(torch_ctc_align.drop_in, extraglobs={"torch": torch})
+    assert result.attempted == 5
+    assert result.failed == 0
 
 
 def test_installed_functions_can_be_pickled(torchaudio):

@@ -25,8 +25,10 @@ def install_in_torchaudio() -> "TorchaudioInstallation":
 
     - both functions in every imported module that holds them, in torchaudio and elsewhere, under any name: a module
       that ran ``from torchaudio.functional import forced_align`` earlier is found in ``sys.modules``;
-    - the kernel of ``torch.ops.torchaudio.forced_align`` on the CPU, and on CUDA if this package has its CUDA library.
-      This reaches calls through references that no module holds, such as a default argument or a closure.
+    - the kernel of ``torch.ops.torchaudio.forced_align``. This reaches calls through references that no module holds,
+      such as a default argument or a closure.
+
+    CUDA tensors go to our kernel if this package has its CUDA library, and to torchaudio's otherwise.
 
     ``torchaudio.functional.TokenSpan`` stays, and the installed ``merge_tokens`` returns it, so that ``isinstance``,
     equality and pickles keep their meaning.
@@ -48,9 +50,13 @@ def install_in_torchaudio() -> "TorchaudioInstallation":
 
     Example::
 
-        >>> import torch_ctc_align, torchaudio  # doctest: +SKIP
-        >>> with torch_ctc_align.install_in_torchaudio():  # doctest: +SKIP
-        ...     spans = torchaudio.pipelines.MMS_FA.get_aligner()(emission, tokens)
+        >>> import torchaudio
+        >>> aligner = torchaudio.pipelines.MMS_FA.get_aligner()
+        >>> emission = torch.tensor([[0.1, 0.8, 0.1], [0.7, 0.1, 0.2], [0.2, 0.1, 0.7]]).log()
+        >>> with install_in_torchaudio():
+        ...     words = aligner(emission, [[1], [2]])
+        >>> [(span.token, span.start, span.end) for word in words for span in word]
+        [(1, 0, 1), (2, 2, 3)]
     """
     return TorchaudioInstallation()
 
@@ -112,7 +118,7 @@ class _Replacement:
         theirs = [torchaudio_functional.forced_align, torchaudio_functional.merge_tokens]
         # Functions made for this installation alone. A module that holds one when we undo has it from torchaudio,
         # whereas it may hold our public functions in their own right.
-        ours = [_make_forced_align(), _make_merge_tokens(torchaudio_functional.TokenSpan)]
+        ours = [_make_forced_align(theirs[0]), _make_merge_tokens(torchaudio_functional.TokenSpan)]
         for original, replacement in zip(theirs, ours, strict=True):
             for attribute in ("__module__", "__name__", "__qualname__"):  # pickle finds a function by these
                 setattr(replacement, attribute, getattr(original, attribute))
@@ -158,7 +164,7 @@ def _replace_everywhere(old: object, new: object) -> None:
                 namespace[name] = new
 
 
-def _make_forced_align() -> Callable[..., tuple[Tensor, Tensor]]:
+def _make_forced_align(theirs: Callable[..., Any]) -> Callable[..., Any]:
     def forced_align(
         log_probs: Tensor,
         targets: Tensor,
@@ -166,6 +172,8 @@ def _make_forced_align() -> Callable[..., tuple[Tensor, Tensor]]:
         target_lengths: Tensor | None = None,
         blank: int = 0,
     ) -> tuple[Tensor, Tensor]:
+        if log_probs.is_cuda and not HAS_CUDA_LIBRARY:
+            return theirs(log_probs, targets, input_lengths, target_lengths, blank)  # type: ignore[no-any-return]
         return functional.forced_align(log_probs, targets, input_lengths, target_lengths, blank)
 
     forced_align.__doc__ = functional.forced_align.__doc__

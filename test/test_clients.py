@@ -1,8 +1,8 @@
 """Real clients, with our functions in place of theirs: same results on the code paths that their users run.
 
-A client that calls torchaudio runs unchanged under install_in_torchaudio: lhotse's MMS aligner, and ctc-forced-aligner
-with torch. A client with an aligner of its own gets ours in its place through an adapter of a few lines:
-ctc-forced-aligner with ONNX, whisperX, lhotse's ASR aligner. transformers has a model and no aligner.
+A client that calls torchaudio runs unchanged under install_in_torchaudio: lhotse's MMS aligner, easyaligner, and
+ctc-forced-aligner with torch. A client with an aligner of its own gets ours in its place through an adapter of a few
+lines: ctc-forced-aligner with ONNX, whisperX, lhotse's ASR aligner. transformers has a model and no aligner.
 
 They run in an environment of their own: make test-clients. With CTC_ALIGN_REQUIRE=clients a missing client is a
 failure. Stand-ins replace only what has to be fetched (models, a sentence splitter) or is not under test. A comment
@@ -11,6 +11,7 @@ names each of them where it is put in.
 
 import importlib
 import io
+import json
 import sys
 import types
 from importlib.machinery import ModuleSpec
@@ -314,6 +315,38 @@ def test_lhotse_asr_aligner(lhotse, torchaudio, cut, starts, monkeypatch):
         assert [item[:3] for item in found] == [item[:3] for item in expected]
         assert [item.score for item in found] == pytest.approx([item.score for item in expected], rel=1e-6)
     assert [item.symbol for item in [*ours[0], *ours[1]]] == TEXT.upper().split()
+
+
+# easyaligner
+
+
+def test_easyaligner(client, torchaudio, noisy, tmp_path):
+    """From words to the spans of words, with a wildcard at either end. It only reads the tokenizer of its processor."""
+    alignment = client("easyaligner.alignment.pytorch")
+    vocabulary = ["<pad>", "|", *LETTERS, "*", "<unk>", "<s>", "</s>"]  # * is the class behind the model's
+    (tmp_path / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(vocabulary)}))
+    tokenizer = client("transformers").Wav2Vec2CTCTokenizer(str(tmp_path / "vocab.json"))
+    processor = SimpleNamespace(tokenizer=tokenizer)
+    words = TEXT.split()
+
+    def align(emissions):
+        tokens, scores = alignment.align_pytorch(words, processor, emissions, 0, "lower", True, True, "cpu")
+        mapping = [{"normalized_token": word, "text": word, "start_char": 0, "end_char": 0} for word in words]
+        spans, mapping = alignment.get_word_spans(tokens, scores, mapping, processor=processor, word_boundary="|")
+        return tokens, scores, spans, mapping
+
+    emissions = noisy(150, vocabulary.index("*"))
+    theirs = align(emissions)
+    with install_in_torchaudio():
+        ours = align(emissions)
+    assert torch.equal(ours[0], theirs[0])
+    assert torch.equal(ours[1], theirs[1])
+    assert [entry["text"] for entry in ours[3]] == ["*", *words, "*"]
+    for found, expected in zip(ours[2], theirs[2], strict=True):
+        assert [(s.token, s.start, s.end) for s in found] == [(s.token, s.start, s.end) for s in expected]
+        assert [s.score for s in found] == pytest.approx([s.score for s in expected], rel=1e-6)
+    with install_in_torchaudio(), pytest.raises(RuntimeError, match=r"^targets length is too long for CTC"):
+        align(emissions[:, :40].contiguous())
 
 
 # transformers

@@ -27,6 +27,7 @@ PATHS = torch.tensor(
         [0] * 10,
     ]
 )
+TARGETS = torch.tensor([[2, 1, 3], [5, 6, -1], [1, 2, 3], [0, 0, 0]])
 LENGTHS = torch.tensor([10, 9, 10, 8])
 DURATIONS = {
     "split": [[4, 3, 3], [3, 6, 0], [0] * 3, [0] * 3],  # borders 4 = (4 + 5) // 2 and 7 = (6 + 8) // 2
@@ -38,7 +39,7 @@ DURATIONS = {
 
 @pytest.fixture
 def spans():
-    return token_spans(PATHS, torch.zeros(4, 10), torch.zeros(4, 3, dtype=torch.int64))
+    return token_spans(PATHS, torch.zeros(4, 10), TARGETS)
 
 
 @pytest.mark.parametrize("blanks", BLANKS)

@@ -16,11 +16,13 @@ operator = torch.ops.ctc_align.forced_align
 
 
 def message_of(function, *arguments, **options):
-    """What the ValueError of a call says behind the name of the function, folded to lines of 100 characters."""
+    """What the ValueError of a call says, without the name of the function, folded to lines of 100 characters."""
     with pytest.raises(ValueError) as caught:
         function(*arguments, **options)
-    name, text = str(caught.value).split(": ", 1)
-    assert name == function.__name__
+    phrase, name, text = str(caught.value).rpartition(f"{function.__name__}: ")
+    assert name
+    assert phrase == "" or phrase.endswith(". ")  # torchaudio's
+    text = phrase + text
     assert not re.search(r"\n|/|\.(h|hpp|cpp|cu|py)\b", text), text  # one line, no path of a file
     return textwrap.fill(text, 100)
 
@@ -323,23 +325,23 @@ class FunctionTest(expecttest.TestCase):
     def test_too_few_frames(self):
         self.refuse(
             """\
-item 0 is too short for its target, expected T >= L + R = 2, found T = 1 frames, L = 2 labels, R = 0
-neighbouring repeats""",
+targets length is too long for CTC. item 0 is too short for its target, expected T >= L + R = 2,
+found T = 1 frames, L = 2 labels, R = 0 neighbouring repeats""",
             log_probs(T=1),
             targets(),
         )
         self.refuse(
             """\
-item 1 is too short for its target, expected T >= L + R = 3, found T = 2 frames, L = 2 labels, R = 1
-neighbouring repeats""",
+targets length is too long for CTC. item 1 is too short for its target, expected T >= L + R = 3,
+found T = 2 frames, L = 2 labels, R = 1 neighbouring repeats""",
             log_probs(T=3),
             targets([1, 2], [2, 2]),
             [3, 2],
         )
         self.refuse(
             """\
-item 1 is too short for its target, expected T >= L + R = 6, found T = 5 frames, L = 4 labels, R = 2
-neighbouring repeats""",
+targets length is too long for CTC. item 1 is too short for its target, expected T >= L + R = 6,
+found T = 5 frames, L = 4 labels, R = 2 neighbouring repeats""",
             log_probs(T=5),
             targets([1, 2, 1, 1], [2, 2, 1, 1]),
             None,
@@ -347,15 +349,15 @@ neighbouring repeats""",
         )
         self.refuse(
             """\
-item 0 is too short for its target, expected T >= L + R = 2, found T = 0 frames, L = 2 labels, R = 0
-neighbouring repeats""",
+targets length is too long for CTC. item 0 is too short for its target, expected T >= L + R = 2,
+found T = 0 frames, L = 2 labels, R = 0 neighbouring repeats""",
             log_probs(T=0),
             targets(),
         )
         self.refuse(
             """\
-item 1 is too short for its target, expected T >= L + R = 1, found T = 0 frames, L = 1 labels, R = 0
-neighbouring repeats""",
+targets length is too long for CTC. item 1 is too short for its target, expected T >= L + R = 1,
+found T = 0 frames, L = 1 labels, R = 0 neighbouring repeats""",
             log_probs(T=0),
             targets(),
             None,
@@ -365,8 +367,8 @@ neighbouring repeats""",
     def test_padding_is_not_counted_as_repeats(self):
         self.refuse(
             """\
-item 1 is too short for its target, expected T >= L + R = 2, found T = 1 frames, L = 2 labels, R = 0
-neighbouring repeats""",
+targets length is too long for CTC. item 1 is too short for its target, expected T >= L + R = 2,
+found T = 1 frames, L = 2 labels, R = 0 neighbouring repeats""",
             log_probs(T=1),
             targets([1, 1], [2, 3]),
             None,
@@ -398,8 +400,8 @@ found T = 4 frames, L = 2 labels, R = 0 neighbouring repeats""",
     def test_the_first_item_without_a_path_is_named(self):
         self.refuse(
             """\
-item 1 is too short for its target, expected T >= L + R = 3, found T = 2 frames, L = 2 labels, R = 1
-neighbouring repeats""",
+targets length is too long for CTC. item 1 is too short for its target, expected T >= L + R = 3,
+found T = 2 frames, L = 2 labels, R = 1 neighbouring repeats""",
             log_probs(B=4, T=3),
             targets([1, 2], [1, 1], [3, 3], [3, 3]),
             [3, 2, 1, 0],
@@ -410,19 +412,31 @@ neighbouring repeats""",
         for strict in (True, False):
             options = {"strict": strict}
             self.refuse(
-                """targets[1, 1] must be a class of log_probs, expected 0 <= label < C = 4, found 4""",
+                """\
+targets values must be less than the CTC dimension. targets[1, 1] must be a class of log_probs,
+expected 0 <= label < C = 4, found 4""",
                 log_probs(),
                 targets([1, 2], [1, 4]),
                 **options,
             )
             self.refuse(
-                """input_lengths[1] must be between 0 and T = 5, found 6""", log_probs(), targets(), [5, 6], **options
+                """input length mismatch. input_lengths[1] must be between 0 and T = 5, found 6""",
+                log_probs(),
+                targets(),
+                [5, 6],
+                **options,
             )
             self.refuse(
-                """input_lengths must have shape (B,) = (2,), found (1,)""", log_probs(), targets(), [5], **options
+                """input_lengths must be 1-D (batch_size,). input_lengths must have shape (B,) = (2,), found (1,)""",
+                log_probs(),
+                targets(),
+                [5],
+                **options,
             )
             self.refuse(
-                """targets must have shape (B, L) with B = 2 as in log_probs, found (2,)""",
+                """\
+targets must be 2-D (batch_size, target length,). targets must have shape (B, L) with B = 2 as in
+log_probs, found (2,)""",
                 log_probs(),
                 torch.tensor([1, 2]),
                 **options,
@@ -437,13 +451,17 @@ neighbouring repeats""",
 
     def test_merge_tokens(self):
         self.refuse(
-            """tokens and scores must have shape (T,), found (1, 3) and (1, 3)""",
+            """\
+`tokens` and `scores` must be 1D Tensor. tokens and scores must have shape (T,), found (1, 3) and
+(1, 3)""",
             torch.zeros(1, 3),
             torch.zeros(1, 3),
             function=torch_ctc_align.merge_tokens,
         )
         self.refuse(
-            """tokens and scores must have the same length, found 3 and 4""",
+            """\
+`tokens` and `scores` must be the same length. tokens and scores must have the same length, found 3
+and 4""",
             torch.zeros(3),
             torch.zeros(4),
             function=torch_ctc_align.merge_tokens,

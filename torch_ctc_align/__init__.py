@@ -5,7 +5,15 @@ from torch_ctc_align.aligner import Alignment, ForcedAligner, token_durations
 from torch_ctc_align.config import Config, config, set_memory_budget
 from torch_ctc_align.drop_in import TorchaudioInstallation, install_in_torchaudio
 from torch_ctc_align.errors import AlignmentError, AlignmentWarning
-from torch_ctc_align.functional import TokenSpan, TokenSpans, forced_align, merge_tokens, token_spans
+from torch_ctc_align.functional import (
+    TokenSpan,
+    TokenSpans,
+    forced_align,
+    merge_tokens,
+    min_frames,
+    token_indices,
+    token_spans,
+)
 from torch_ctc_align.soft_alignment import class_posteriors, posteriors, span_posteriors
 from torch_ctc_align.words import WordSpan, merge_words
 
@@ -27,9 +35,11 @@ __all__ = [
     "install_in_torchaudio",
     "merge_tokens",
     "merge_words",
+    "min_frames",
     "posteriors",
     "set_memory_budget",
     "span_posteriors",
     "token_durations",
+    "token_indices",
     "token_spans",
 ]

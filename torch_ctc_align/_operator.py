@@ -4,11 +4,13 @@ The checks, the vmap helpers and :func:`refuse_cuda` serve every operator of the
 ``(log_probs, targets, input_lengths, target_lengths, blank)``.
 """
 
+import ctypes
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 
 def _load(name: str) -> Path | None:
@@ -38,6 +40,37 @@ if torch.version.cuda is not None and not HAS_CUDA_LIBRARY:
         "this installation of torch_ctc_align has no CUDA library; move the tensors to the CPU, or install from source "
         "where nvcc is: CTC_ALIGN_CUDA=1 pip install --no-build-isolation --force-reinstall --no-deps .",
     )
+
+# Functions that need Python's lock, or are too short to let go of it.
+_with_lock = ctypes.PyDLL(str(CPU_LIBRARY))  # the library that torch has loaded: the same handle
+_with_lock.ctc_align_take_exception.restype = ctypes.py_object
+report = _with_lock.ctc_align_report  # report(paths.data_ptr()): what csrc/cpu/forced_align.cpp says of its last call
+report.argtypes = [ctypes.c_void_p]
+
+
+def as_raised(error: RuntimeError) -> BaseException:
+    """What a kernel raised, or a signal handler during it, where torch has made a RuntimeError of it.
+
+    torch up to 2.14 keeps ValueError and MemoryError of a kernel, later ones keep no kind; the text is the same. None
+    keeps what a signal handler raised, KeyboardInterrupt among them.
+    """
+    if type(error) is not RuntimeError:
+        return error
+    name, _, text = str(error).partition(": ")
+    if not hasattr(torch.ops.ctc_align, name):
+        return error
+    if text == "interrupted":
+        try:
+            raised: BaseException = _with_lock.ctc_align_take_exception()
+        except ValueError:  # there is none
+            return error
+        return raised
+    if text.startswith("no memory"):
+        return MemoryError(str(error))
+    if text.startswith("CUDA "):
+        return error
+    return ValueError(str(error))
+
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _INTEGERS = (torch.int32, torch.int64)
@@ -111,30 +144,30 @@ def _forced_align_fake(
     return targets.new_empty((batch, frames)), log_probs.new_empty((batch, frames))
 
 
-_forced_align = torch.ops.ctc_align.forced_align.default  # looked up once: a small call takes 8 us in all
+# Looked up once, and handed on as they come: most of what a small call takes is on the way to the kernel.
+_forced_align = torch.ops.ctc_align.forced_align.default._op
+_below_autograd = torch._C._AutoDispatchBelowAutograd
 
 
-def _forced_align_autograd(
-    keyset: Any,
-    log_probs: Tensor,
-    targets: Tensor,
-    input_lengths: Tensor | None = None,
-    target_lengths: Tensor | None = None,
-    blank: int = 0,
-) -> tuple[Tensor, Tensor]:
+def _forced_align_autograd(*arguments: Any) -> tuple[Tensor, Tensor]:
     """A score is one entry of log_probs. Where somebody differentiates, it is gathered from there once more.
 
     So the gradient, its gradient, and the tangent are torch's own, for all of torch.func too. With an
     autograd.Function, torch.library.register_autograd's among them, torch.func refuses: the one that is generated has
     no setup_context. Besides, its backward in Python took longer.
+
+    Errors get their kinds back here (:func:`as_raised`). Calls in inference mode do not come by.
     """
-    with torch._C._AutoDispatchBelowAutograd():
-        below = keyset & torch._C._after_autograd_keyset
-        paths, scores = _forced_align.redispatch(below, log_probs, targets, input_lengths, target_lengths, blank)
-    backward = log_probs.requires_grad and torch.is_grad_enabled()
-    forward = torch.autograd.forward_ad._current_level >= 0
-    if not (backward or forward):
-        return paths, scores
+    try:
+        with _below_autograd():
+            results = _forced_align(*arguments)
+    except RuntimeError as error:
+        raise as_raised(error) from None
+    log_probs = arguments[0]
+    if forward_ad._current_level < 0 and not (log_probs.requires_grad and torch.is_grad_enabled()):
+        return results  # type: ignore[no-any-return]
+    paths, scores = results
+    input_lengths = arguments[2] if len(arguments) > 2 else None
     on_path = paths >= 0
     if input_lengths is not None:
         frame = torch.arange(paths.shape[1], device=paths.device)
@@ -145,7 +178,7 @@ def _forced_align_autograd(
 
 
 _library = torch.library.Library("ctc_align", "IMPL")  # a registration lasts as long as its library
-_library.impl("forced_align", _forced_align_autograd, "Autograd", with_keyset=True)
+_library.impl("forced_align", _forced_align_autograd, "Autograd")
 
 
 def join_batch(size: int, in_dims: tuple[int | None, ...], *tensors: Tensor | None) -> list[Tensor | None]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 
-from torch_ctc_align._operator import check_arguments, dtype_name, join_batch, refuse_cuda, split_batch
+from torch_ctc_align._operator import as_raised, check_arguments, dtype_name, join_batch, refuse_cuda, split_batch
 
 _operators = torch.ops.ctc_align
 _library = torch.library.Library("ctc_align", "IMPL")  # a registration lasts as long as its library
@@ -176,10 +176,13 @@ def _register_autograd(
         backward = torch.is_grad_enabled() and any(
             isinstance(argument, Tensor) and argument.requires_grad for argument in arguments
         )
-        if not (backward or forward_ad._current_level >= 0):
-            return below(keyset, arguments)
-        with enable_single_level_autograd_function():
-            return node.apply(keyset, *arguments, *defaults[len(arguments) :])
+        try:
+            if not (backward or forward_ad._current_level >= 0):
+                return below(keyset, arguments)
+            with enable_single_level_autograd_function():
+                return node.apply(keyset, *arguments, *defaults[len(arguments) :])
+        except RuntimeError as error:
+            raise as_raised(error) from None
 
     _library.impl(name, kernel, "Autograd", with_keyset=True)
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree
 
-from torch_ctc_align.functional import Lengths, TokenSpans, as_lengths, forced_align, token_spans
+from torch_ctc_align.functional import Lengths, TokenSpans, _find_tokens, _spans_of, as_lengths, forced_align
 
 Blanks = Literal["split", "before", "after", "drop"]
 
@@ -53,12 +53,12 @@ def token_durations(spans: TokenSpans, input_lengths: Lengths | int, *, blanks: 
     _check_blanks("token_durations", blanks)
     starts, ends, _ = spans
     batch = starts.shape[0]
-    if isinstance(input_lengths, int | torch.SymInt):
-        lengths: Tensor | None = starts.new_full((batch,), input_lengths)
-    else:
-        lengths = as_lengths(input_lengths, starts)
-    if lengths is None:
+    if input_lengths is None:
         raise ValueError("token_durations: input_lengths must be given, log_probs.shape[1] for all frames, found None")
+    if isinstance(input_lengths, int | torch.SymInt):
+        lengths = starts.new_full((batch,), input_lengths)
+    else:
+        lengths = as_lengths("token_durations", "input_lengths", input_lengths, starts)
     if lengths.dim() != 1 or lengths.shape[0] != batch:
         raise ValueError(
             f"token_durations: input_lengths must be a number or have shape (B,) = ({batch},) as in spans, "
@@ -102,6 +102,8 @@ class Alignment(NamedTuple):
         path_scores (Tensor): ``(B,)``, dtype of ``log_probs``, but float32 for half types; the log-probability of the
             path, the sum of its scores (nats); -inf for marked items.
         aligned (Tensor): ``(B,)`` bool; has the item a path? False for marked items.
+        token_indices (Tensor): ``(B, T)`` int64; the token of every frame, as of :func:`token_indices`; -1 in blanks,
+            in padding and for marked items.
     """
 
     paths: Tensor
@@ -110,6 +112,7 @@ class Alignment(NamedTuple):
     durations: Tensor
     path_scores: Tensor
     aligned: Tensor
+    token_indices: Tensor
 
 
 # An exported program that returns named tuples can be saved only if they have a name in the file. torch.export names
@@ -173,15 +176,18 @@ class ForcedAligner(torch.nn.Module):
             input_lengths (Tensor or sequence of int, optional): ``(B,)`` frames in use. Default: all ``T``.
             target_lengths (Tensor or sequence of int, optional): ``(B,)`` labels in use. Default: all ``L``.
         """
-        input_lengths = as_lengths(input_lengths, log_probs)
-        target_lengths = as_lengths(target_lengths, log_probs)
+        if input_lengths is not None:
+            input_lengths = as_lengths("forced_align", "input_lengths", input_lengths, log_probs)
+        if target_lengths is not None:
+            target_lengths = as_lengths("forced_align", "target_lengths", target_lengths, log_probs)
         paths, scores = forced_align(log_probs, targets, input_lengths, target_lengths, self.blank, strict=False)
         batch, frames = paths.shape
         if input_lengths is None:
             input_lengths = targets.new_full((batch,), frames, dtype=torch.int64)
         if target_lengths is None:
             target_lengths = targets.new_full((batch,), targets.shape[1], dtype=torch.int64)
-        spans = token_spans(paths, scores, targets, self.blank)
+        indices, marked = _find_tokens("ForcedAligner", paths, targets, self.blank)
+        spans = _spans_of(indices, marked, scores, targets.shape[1])
         durations = token_durations(spans, input_lengths, blanks=self.blanks)
         # The marks tell it, except where there are no frames to mark. Lengths out of range come this far on CUDA only.
         fits = (target_lengths >= 0) & (target_lengths <= input_lengths) & (input_lengths <= frames)
@@ -189,4 +195,4 @@ class ForcedAligner(torch.nn.Module):
         half = scores.dtype in (torch.float16, torch.bfloat16)
         sums = scores.sum(1, dtype=torch.float32 if half else scores.dtype)
         path_scores = torch.where(aligned, sums, -torch.inf)
-        return Alignment(paths, scores, spans, durations, path_scores, aligned)
+        return Alignment(paths, scores, spans, durations, path_scores, aligned, indices)

@@ -45,6 +45,11 @@ class AlignmentWarning(UserWarning):
 _shown: set[str] = set()
 
 
+def was_shown(kind: str) -> bool:
+    """Has :func:`warn_once` warned of this kind?"""
+    return kind in _shown
+
+
 def warn_once(kind: str, message: str, stacklevel: int = 3) -> None:
     """Warns of one kind of mistake, the first time that it is met.
 

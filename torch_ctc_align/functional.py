@@ -1,15 +1,20 @@
 """The typed functions: align a batch, and turn paths into spans of tokens."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from torch_ctc_align import _mistakes
+from torch_ctc_align._operator import dtype_name, report
+from torch_ctc_align._refusals import TOO_LONG, explain, find_bad_label, refusal
+
 Lengths = Tensor | Sequence[int]
+
+_forced_align = torch.ops.ctc_align.forced_align.default
 
 
 def forced_align(
@@ -47,13 +52,20 @@ def forced_align(
         An item without any path is marked: its row of ``paths`` is -1, its row of ``scores`` -inf.
 
     Raises:
-        ValueError: an argument has another shape, dtype or device than above; a length lies outside its range; a
-            label is the blank or no class; with ``strict``, an item has fewer frames than labels and neighbouring
-            repeats, or no path of finite score. The message names the argument and the item. On CUDA the values of
-            lengths and labels are looked at with ``strict`` alone; without it an item with a bad one is marked.
+        AlignmentError: a ValueError and a RuntimeError. An argument has another shape, dtype or device than above; a
+            length lies outside its range; a label is the blank or no class; ``log_probs`` are probabilities or
+            negative log-probabilities; with ``strict``, an item has fewer frames than labels and neighbouring
+            repeats, or no path of finite score. The message names the argument and the item, and begins with
+            torchaudio's phrase where torchaudio has one. On CUDA the values of lengths and labels are looked at with
+            ``strict`` alone; without it an item with a bad one is marked.
+        TypeError: ``log_probs`` or ``targets`` is not a tensor, lengths are not lengths, ``blank`` is not an int.
         MemoryError: there is no memory for the results, or for the work.
-        KeyboardInterrupt: Ctrl-C during a long call on the CPU, within a second of it. (From the operator itself,
-            ``torch.ops.ctc_align.forced_align``, it comes as the cause of a RuntimeError.)
+        KeyboardInterrupt: Ctrl-C during a long call on the CPU, within a second of it; likewise whatever another
+            signal's handler raises.
+
+    Warns:
+        AlignmentWarning: scores above 0, which no log-probability has, or a layout that looks like ``(B, C, T)``; each
+            once a process. They may be meant: see :class:`AlignmentWarning` for how to turn them off.
 
     The result does not depend on the number of threads, nor on the other items. Time is
     :math:`O((T - L) L)` an item. Memory beside the outputs is a quarter of a byte for each of about
@@ -70,32 +82,55 @@ def forced_align(
         >>> scores.exp()
         tensor([[0.8000, 0.7000, 0.7000]])
     """
-    input_lengths = as_lengths(input_lengths, log_probs)
-    target_lengths = as_lengths(target_lengths, log_probs)
-    with interruptible():
-        paths, scores = torch.ops.ctc_align.forced_align(log_probs, targets, input_lengths, target_lengths, blank)
-    if strict:
+    if input_lengths is not None:
+        input_lengths = as_lengths("forced_align", "input_lengths", input_lengths, log_probs)
+    if target_lengths is not None:
+        target_lengths = as_lengths("forced_align", "target_lengths", target_lengths, log_probs)
+    try:
+        paths, scores = _forced_align(log_probs, targets, input_lengths, target_lengths, blank)
+    except Exception as error:
+        raise explain("forced_align", error, log_probs, targets, target_lengths, blank) from None
+    if torch.compiler.is_compiling():  # a graph looks at no value; with strict it breaks here
+        seen = _UNKNOWN
+    else:
+        seen = _report_of(paths)
+        if seen >= _ANY_POSITIVE or (seen >= 0 and _mistakes.is_due()):
+            _mistakes.look_at("forced_align", seen >= _ANY_POSITIVE, log_probs, scores, input_lengths)
+    if strict and seen & _ANY_MARKED:
         _raise_for_marked_items(paths, log_probs, targets, input_lengths, target_lengths, blank)
     return paths, scores
 
 
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Ctrl-C during a long call of an operator comes out as KeyboardInterrupt, which an operator cannot raise."""
+# The bits that a call of the operator reports of its results.
+_ANY_MARKED, _ANY_POSITIVE, _UNKNOWN = 1, 2, -1
+
+
+def _report_of(paths: Tensor) -> int:
+    """The bits that the CPU kernel reports of the call that made these paths; _UNKNOWN if it was no call of it."""
     try:
-        yield
-    except RuntimeError as error:
-        if isinstance(error.__cause__, KeyboardInterrupt):
-            raise error.__cause__ from None
-        raise
+        return report(paths.data_ptr()) if paths.is_cpu else _UNKNOWN
+    except RuntimeError:  # a fake tensor, or one under vmap
+        return _UNKNOWN
 
 
-def as_lengths(lengths: Lengths | None, log_probs: Tensor) -> Tensor | None:
-    """Lengths on the device of log_probs: lists and CPU tensors are welcome."""
-    if lengths is None:
-        return None
-    if not isinstance(lengths, Tensor):
-        lengths = torch.tensor(lengths) if len(lengths) > 0 else torch.empty(0, dtype=torch.int64)
+def as_lengths(name: str, argument: str, lengths: Lengths, log_probs: Tensor) -> Tensor:
+    """Lengths on the device of log_probs: lists, arrays and CPU tensors are welcome."""
+    if isinstance(lengths, Tensor):
+        if lengths.is_cpu and log_probs.is_cpu:
+            return lengths
+    elif not hasattr(lengths, "__len__") or isinstance(lengths, str | bytes | dict | set):
+        advice = f"[{lengths}]" if isinstance(lengths, int) else "a list"
+        raise TypeError(
+            f"{name}: {argument} must be a tensor or a sequence of int, one for each item, "
+            f"found {lengths!r:.80}; pass {advice}"
+        )
+    elif len(lengths) == 0:
+        lengths = torch.empty(0, dtype=torch.int64, device="cpu")
+    else:
+        try:
+            lengths = torch.tensor(lengths, device="cpu")  # whatever the default device is
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(f"{name}: {argument} must be numbers of frames or labels, found {lengths!r:.80}") from error
     return lengths.to(log_probs.device)
 
 
@@ -107,7 +142,7 @@ def _raise_for_marked_items(
     target_lengths: Tensor | None,
     blank: int,
 ) -> None:
-    """Raises if any item is marked, and says why one of them is. Reads the marks alone if there are none."""
+    """Raises if any item is marked, and says why the first of them is. Reads the marks alone if there are none."""
     batch, frames = paths.shape
     if frames == 0:  # no entry to mark: an item with labels cannot fit, and every other length is bad
         marked = torch.full((batch,), targets.shape[1] > 0, device=paths.device)
@@ -119,52 +154,82 @@ def _raise_for_marked_items(
         marked = paths[:, 0] < 0
     if not bool(marked.any()):
         return
-    _raise_for_bad_values(log_probs, targets, input_lengths, target_lengths, blank)
+    name = "forced_align"
+    _raise_for_bad_lengths(name, log_probs.shape[1], targets.shape[1], input_lengths, target_lengths)
+    mistake = find_bad_label(log_probs, targets, target_lengths, blank)  # the CUDA operator marks it
+    if mistake is not None:
+        raise refusal(name, *mistake)
     item = int(marked.nonzero()[0, 0])
     t = frames if input_lengths is None else int(input_lengths[item])
-    length = targets.shape[1] if target_lengths is None else int(target_lengths[item])
-    target = targets[item, :length]
-    repeats = int((target[1:] == target[:-1]).sum())
-    sizes = f"T = {t} frames, L = {length} labels, R = {repeats} neighbouring repeats"
-    if t < length + repeats:
-        raise ValueError(
-            f"forced_align: item {item} is too short for its target, expected T >= L + R = {length + repeats}, "
-            f"found {sizes}"
+    labels = targets.shape[1] if target_lengths is None else int(target_lengths[item])
+    repeats = int(min_frames(targets[item : item + 1], [labels])) - labels
+    sizes = {"item": item, "frames": t, "labels": labels, "repeats": repeats}
+    found = f"found T = {t} frames, L = {labels} labels, R = {repeats} neighbouring repeats"
+    if t < labels + repeats:
+        raise refusal(
+            name,
+            TOO_LONG,
+            f"item {item} is too short for its target, expected T >= L + R = {labels + repeats}, {found}",
+            **sizes,
         )
-    raise ValueError(
-        f"forced_align: item {item} has no path of finite score, expected one that meets no NaN and no infinity in "
-        f"log_probs, found {sizes}"
+    raise refusal(
+        name,
+        None,
+        f"item {item} has no path of finite score, expected one that meets no NaN and no infinity in log_probs, "
+        f"{found}",
+        **sizes,
     )
 
 
-def _raise_for_bad_values(
-    log_probs: Tensor, targets: Tensor, input_lengths: Tensor | None, target_lengths: Tensor | None, blank: int
+def _raise_for_bad_lengths(
+    name: str, frames: int, labels: int, input_lengths: Tensor | None, target_lengths: Tensor | None
 ) -> None:
-    """What the CPU operator refuses and the CUDA operator marks: the words, and the order, of csrc/cpu."""
-    _, frames, classes = log_probs.shape
-    labels = targets.shape[1]
-    for name, lengths, letter, extent in (
-        ("input_lengths", input_lengths, "T", frames),
-        ("target_lengths", target_lengths, "L", labels),
+    """What the CPU operator refuses and the CUDA operator marks, in the words of csrc/cpu."""
+    for argument, lengths, letter, extent, phrase in (
+        ("input_lengths", input_lengths, "T", frames, "input length mismatch"),
+        ("target_lengths", target_lengths, "L", labels, "target length mismatch"),
     ):
         for b, length in enumerate([] if lengths is None else lengths.tolist()):
             if not 0 <= length <= extent:
-                raise ValueError(f"forced_align: {name}[{b}] must be between 0 and {letter} = {extent}, found {length}")
-    bad = (targets < 0) | (targets >= classes) | (targets == blank)
-    if target_lengths is not None:
-        bad &= torch.arange(labels, device=targets.device) < target_lengths[:, None]
-    if not bool(bad.any()):
-        return
-    b, k = bad.nonzero()[0].tolist()
-    label = int(targets[b, k])
-    if label == blank:
-        raise ValueError(
-            f"forced_align: targets[{b}, {k}] must not be the blank, expected a label other than {blank}, found {label}"
+                text = f"{argument}[{b}] must be between 0 and {letter} = {extent}, found {length}"
+                raise refusal(name, phrase, text)
+
+
+def min_frames(targets: Tensor, target_lengths: Lengths | None = None) -> Tensor:
+    """Counts the frames that each target needs at least: one for each label, one between two equal neighbours.
+
+    An item can be aligned only if its input length is not below that. No synchronisation; in graphs, on any device.
+
+    Args:
+        targets (Tensor): ``(B, L)`` int32 or int64; entries behind the target length may hold anything.
+        target_lengths (Tensor or sequence of int, optional): ``(B,)`` labels in use. Default: all ``L``.
+
+    Returns:
+        Tensor: ``(B,)`` int64, L + R of each item: labels, and labels that equal the one before them.
+
+    Raises:
+        AlignmentError: the shapes or dtypes are others than above.
+
+    Example::
+
+        >>> min_frames(torch.tensor([[1, 2, 2, 2], [1, 1, 0, 0]]), [4, 1])
+        tensor([6, 1])
+    """
+    if targets.dim() != 2:
+        raise refusal("min_frames", None, f"targets must have shape (B, L), found {tuple(targets.shape)}")
+    batch, labels = targets.shape
+    repeats = targets[:, 1:] == targets[:, :-1]
+    if target_lengths is None:
+        return repeats.sum(1) + labels
+    lengths = as_lengths("min_frames", "target_lengths", target_lengths, targets)
+    if lengths.dim() != 1 or lengths.shape[0] != batch:
+        raise refusal(
+            "min_frames", None, f"target_lengths must have shape (B,) = ({batch},), found {tuple(lengths.shape)}"
         )
-    raise ValueError(
-        f"forced_align: targets[{b}, {k}] must be a class of log_probs, expected 0 <= label < C = {classes}, "
-        f"found {label}"
-    )
+    if lengths.is_floating_point() or lengths.dtype == torch.bool:
+        raise refusal("min_frames", None, f"target_lengths must be int32 or int64, found {dtype_name(lengths)}")
+    position = torch.arange(labels, device=targets.device)[1:]
+    return (repeats & (position < lengths[:, None])).sum(1) + lengths.long()
 
 
 @dataclass
@@ -200,7 +265,10 @@ def merge_tokens(tokens: Tensor, scores: Tensor, blank: int = 0) -> list[TokenSp
         list of TokenSpan: one for every run of equal tokens other than ``blank``, from left to right.
 
     Raises:
-        ValueError: the arguments do not have one dimension, or not the same length.
+        AlignmentError: the arguments do not have one dimension, or not the same length.
+
+    Warns:
+        AlignmentWarning: the path looks as if another class were the blank.
 
     Example::
 
@@ -208,23 +276,29 @@ def merge_tokens(tokens: Tensor, scores: Tensor, blank: int = 0) -> list[TokenSp
         [TokenSpan(token=1, start=0, end=2, score=0.625), TokenSpan(token=2, start=3, end=4, score=1.0)]
     """
     if tokens.dim() != 1 or scores.dim() != 1:
-        raise ValueError(
-            "merge_tokens: tokens and scores must have shape (T,), "
-            f"found {tuple(tokens.shape)} and {tuple(scores.shape)}"
+        raise refusal(
+            "merge_tokens",
+            "`tokens` and `scores` must be 1D Tensor",
+            f"tokens and scores must have shape (T,), found {tuple(tokens.shape)} and {tuple(scores.shape)}",
         )
     if len(tokens) != len(scores):
-        raise ValueError(
-            f"merge_tokens: tokens and scores must have the same length, found {len(tokens)} and {len(scores)}"
+        raise refusal(
+            "merge_tokens",
+            "`tokens` and `scores` must be the same length",
+            f"tokens and scores must have the same length, found {len(tokens)} and {len(scores)}",
         )
-    if len(tokens) == 0:
-        return []
-    changes = (tokens[1:] != tokens[:-1]).nonzero().squeeze(1) + 1
-    borders = [0, *changes.tolist(), len(tokens)]
+    # All at once to Python: an element of a tensor costs as much as a hundred of a list.
+    runs = [(token, sum(1 for _ in run)) for token, run in groupby(tokens.tolist())]
+    values = scores.tolist()
     spans = []
-    for start, end in pairwise(borders):
-        token = int(tokens[start])
+    start = 0
+    for token, count in runs:
+        end = start + count
         if token != blank and token >= 0:  # the row of a marked item is -1 and spells nothing
-            spans.append(TokenSpan(token, start, end, scores[start:end].mean().item()))
+            spans.append(TokenSpan(token, start, end, sum(values[start:end]) / count))
+        start = end
+    if len(spans) == len(runs):
+        _mistakes.look_at_path("merge_tokens", runs, blank)
     return spans
 
 
@@ -252,40 +326,102 @@ def token_spans(paths: Tensor, scores: Tensor, targets: Tensor, blank: int = 0) 
     Args:
         paths (Tensor): ``(B, T)`` from :func:`forced_align`.
         scores (Tensor): ``(B, T)`` from :func:`forced_align`.
-        targets (Tensor): ``(B, L)``, the targets that were aligned; only its shape is used.
+        targets (Tensor): ``(B, L)``, the targets that were aligned.
         blank (int): the class that spells nothing. Default: 0.
 
     Returns:
         TokenSpans: start frame, end frame (exclusive) and mean log-probability, each ``(B, L)``.
 
     Raises:
-        ValueError: the shapes do not belong together.
+        AlignmentError: the shapes do not belong together; or, on the CPU and outside of graphs, a path does not spell
+            its target, as when ``blank`` was forgotten. Elsewhere such an item is marked.
     """
     if paths.dim() != 2 or paths.shape != scores.shape:
-        raise ValueError(
-            "token_spans: paths and scores must have the same shape (B, T), "
-            f"found {tuple(paths.shape)} and {tuple(scores.shape)}"
+        raise refusal(
+            "token_spans",
+            None,
+            f"paths and scores must have the same shape (B, T), found {tuple(paths.shape)} and {tuple(scores.shape)}",
         )
+    token, marked = _find_tokens("token_spans", paths, targets, blank)
+    return _spans_of(token, marked, scores, targets.shape[1])
+
+
+def token_indices(paths: Tensor, targets: Tensor, blank: int = 0) -> Tensor:
+    """Finds which token of its target every frame of a batch belongs to.
+
+    No loop over tokens and no synchronisation; in graphs, on any device. With ``index`` the result, the state of the
+    path in the lattice of 2L + 1 states (``docs/semantics.md``) is 2 * index + 1 where ``index >= 0``. In a blank it is
+    2k behind k tokens, which ``2 * (torch.cummax(index, 1).values + 1)`` gives.
+
+    Args:
+        paths (Tensor): ``(B, T)`` from :func:`forced_align`.
+        targets (Tensor): ``(B, L)``, the targets that were aligned.
+        blank (int): the class that spells nothing. Default: 0.
+
+    Returns:
+        Tensor: ``(B, T)`` int64, the index into ``targets[b]`` at every frame; -1 in blanks, in padding and for marked
+        items.
+
+    Raises:
+        AlignmentError: as :func:`token_spans`.
+
+    Example::
+
+        >>> token_indices(torch.tensor([[0, 3, 3, 0, 3, 5, 0]]), torch.tensor([[3, 3, 5]]))
+        tensor([[-1,  0,  0, -1,  1,  2, -1]])
+    """
+    return _find_tokens("token_indices", paths, targets, blank)[0]
+
+
+def _find_tokens(name: str, paths: Tensor, targets: Tensor, blank: int) -> tuple[Tensor, Tensor]:
+    """The token of every frame, (B, T), -1 where there is none; and which items are marked, (B, 1)."""
+    if paths.dim() != 2:
+        raise refusal(name, None, f"paths must have shape (B, T), found {tuple(paths.shape)}")
     if targets.dim() != 2 or targets.shape[0] != paths.shape[0]:
-        raise ValueError(
-            f"token_spans: targets must have shape (B, L) with B = {paths.shape[0]} as in paths, "
-            f"found {tuple(targets.shape)}"
+        raise refusal(
+            name,
+            None,
+            f"targets must have shape (B, L) with B = {paths.shape[0]} as in paths, found {tuple(targets.shape)}",
         )
-    batch, frames = paths.shape
     labels = targets.shape[1]
     spoken = (paths != blank) & (paths >= 0)
     before = torch.nn.functional.pad(paths, (1, 0), value=blank)[:, :-1]
-    begins = spoken & (paths != before)
-    # The token of every frame; frames that spell nothing, and the row of a marked item, fall into one more column.
-    token = torch.where(spoken, begins.cumsum(1) - 1, labels)
+    token = torch.where(spoken, (spoken & (paths != before)).cumsum(1) - 1, -1)
+    # Of another blank, or of other targets, the path spells something else: more labels than there are, or others.
+    spelled = torch.nn.functional.pad(targets, (0, 1)).gather(1, token.clamp(0, labels))
+    wrong = (spoken & ((token >= labels) | (spelled != paths))).any(1, keepdim=True)
+    if paths.is_cpu and not torch.compiler.is_compiling():
+        _raise_for_wrong_path(name, paths, wrong, blank)
+    return torch.where(wrong, -1, token), wrong | (paths < 0).any(1, keepdim=True)
 
-    frame = torch.arange(frames, device=paths.device).expand(batch, frames)
-    empty = torch.full((batch, labels + 1), -1, dtype=torch.int64, device=paths.device)
-    starts = empty.scatter_reduce(1, token, frame, "amin", include_self=False)[:, :labels]
-    ends = empty.scatter_reduce(1, token, frame + 1, "amax", include_self=False)[:, :labels]
+
+def _raise_for_wrong_path(name: str, paths: Tensor, wrong: Tensor, blank: int) -> None:
+    try:
+        if not bool(wrong.any()):
+            return
+    except RuntimeError:  # a fake tensor, or one under vmap, has no values
+        return
+    item = int(wrong.nonzero()[0, 0])
+    raise refusal(
+        name,
+        None,
+        f"paths[{item}] does not spell targets[{item}] with blank = {blank}; pass the blank and the targets that were "
+        "aligned",
+    )
+
+
+def _spans_of(token: Tensor, marked: Tensor, scores: Tensor, labels: int) -> TokenSpans:
+    """The spans of tokens, from the token of every frame."""
+    batch, frames = token.shape
+    spoken = token >= 0
+    column = torch.where(spoken, token, labels)  # frames without a token fall into one more column
+    frame = torch.arange(frames, device=token.device).expand(batch, frames)
+    empty = torch.full((batch, labels + 1), -1, dtype=torch.int64, device=token.device)
+    starts = empty.scatter_reduce(1, column, frame, "amin", include_self=False)[:, :labels]
+    ends = empty.scatter_reduce(1, column, frame + 1, "amax", include_self=False)[:, :labels]
     # Half types would lose digits in a sum over a long span.
     wide = scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
-    sums = wide.new_zeros((batch, labels + 1)).scatter_add(1, token, torch.where(spoken, wide, 0))[:, :labels]
+    sums = wide.new_zeros((batch, labels + 1)).scatter_add(1, column, torch.where(spoken, wide, 0))[:, :labels]
     means = sums / (ends - starts).clamp(min=1)
-    means = torch.where((paths < 0).any(1, keepdim=True), -torch.inf, means)
-    return TokenSpans(starts, ends, means.to(scores.dtype))
+    means = torch.where(marked, -torch.inf, means)
+    return TokenSpans(torch.where(marked, -1, starts), torch.where(marked, -1, ends), means.to(scores.dtype))

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from torch_ctc_align import _posteriors as _posteriors
-from torch_ctc_align.functional import Lengths, as_lengths, interruptible
+from torch_ctc_align._refusals import explain
+from torch_ctc_align.functional import Lengths, as_lengths
 
 
 def posteriors(
@@ -40,7 +41,8 @@ def posteriors(
         affected. Mask it: ``torch.where(log_likelihoods.isfinite(), log_likelihoods, 0)``.
 
     Raises:
-        ValueError: as :func:`forced_align` does for arguments it cannot take, on the CPU for bad values too.
+        AlignmentError: as :func:`forced_align` does for arguments it cannot take, on the CPU for bad values too.
+        TypeError: likewise.
         MemoryError: there is no memory for the results, or for the work.
         NotImplementedError: the tensors are not on the CPU; or a third derivative is asked for, or one in forward
             mode (:func:`class_posteriors` has that).
@@ -67,13 +69,7 @@ def posteriors(
         >>> log_likelihoods.exp()  # of all five paths
         tensor([0.5990])
     """
-    input_lengths = as_lengths(input_lengths, log_probs)
-    target_lengths = as_lengths(target_lengths, log_probs)
-    with interruptible():
-        tokens, log_likelihoods = torch.ops.ctc_align.posteriors(
-            log_probs, targets, input_lengths, target_lengths, blank
-        )
-    return tokens, log_likelihoods
+    return _run("posteriors", log_probs, targets, (), input_lengths, target_lengths, blank)
 
 
 def class_posteriors(
@@ -112,13 +108,7 @@ def class_posteriors(
         >>> torch.equal(torch.autograd.grad(log_likelihoods.sum(), log_probs)[0], classes[0])
         True
     """
-    input_lengths = as_lengths(input_lengths, log_probs)
-    target_lengths = as_lengths(target_lengths, log_probs)
-    with interruptible():
-        classes, log_likelihoods = torch.ops.ctc_align.class_posteriors(
-            log_probs, targets, input_lengths, target_lengths, blank
-        )
-    return classes, log_likelihoods
+    return _run("class_posteriors", log_probs, targets, (), input_lengths, target_lengths, blank)
 
 
 def span_posteriors(
@@ -150,7 +140,7 @@ def span_posteriors(
         log_likelihoods (Tensor): ``(B,)``, as :func:`posteriors`.
 
     Raises:
-        As :func:`posteriors`; and ValueError if ``starts`` or ``ends`` has another shape, dtype or device.
+        As :func:`posteriors`; and AlignmentError if ``starts`` or ``ends`` has another shape, dtype or device.
 
     Example::
 
@@ -160,10 +150,26 @@ def span_posteriors(
         >>> span_posteriors(log_probs, targets, spans.starts, spans.ends)[0]
         tensor([[0.9883, 0.9466]])
     """
-    input_lengths = as_lengths(input_lengths, log_probs)
-    target_lengths = as_lengths(target_lengths, log_probs)
-    with interruptible():
-        confidences, log_likelihoods = torch.ops.ctc_align.span_posteriors(
-            log_probs, targets, starts, ends, input_lengths, target_lengths, blank
-        )
-    return confidences, log_likelihoods
+    return _run("span_posteriors", log_probs, targets, (starts, ends), input_lengths, target_lengths, blank)
+
+
+def _run(
+    name: str,
+    log_probs: Tensor,
+    targets: Tensor,
+    spans: tuple[Tensor, ...],
+    input_lengths: Lengths | None,
+    target_lengths: Lengths | None,
+    blank: int,
+) -> tuple[Tensor, Tensor]:
+    """Calls the operator of that name, with lengths as they come and errors as they are to be."""
+    if input_lengths is not None:
+        input_lengths = as_lengths(name, "input_lengths", input_lengths, log_probs)
+    if target_lengths is not None:
+        target_lengths = as_lengths(name, "target_lengths", target_lengths, log_probs)
+    operator = getattr(torch.ops.ctc_align, name)
+    try:
+        first, log_likelihoods = operator(log_probs, targets, *spans, input_lengths, target_lengths, blank)
+    except Exception as error:
+        raise explain(name, error, log_probs, targets, target_lengths, blank) from None
+    return first, log_likelihoods

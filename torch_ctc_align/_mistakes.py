@@ -1,0 +1,105 @@
+"""Mistakes that would pass in silence: arguments of the right shape and type that say something else than was meant.
+
+A mistake that nobody can mean is an error, one that may be meant a warning, once. Calls that go well pay for none of
+it: the kernel reports a positive score (csrc/cpu/forced_align.cpp), and a layout is looked at in the first call, the
+second, the fourth and so on.
+"""
+
+import itertools
+
+import torch
+from torch import Tensor
+
+from torch_ctc_align import errors
+from torch_ctc_align._refusals import refusal
+
+_POSITIVE = "positive scores"
+_LAYOUT = "layout"
+_CALLER = 5  # stack levels from the warning to the caller of a function: warn_once, a check, look_at, the function
+
+_count = itertools.count(1).__next__
+
+
+def is_due() -> bool:
+    """Is this the first call of a function that asks, the second, the fourth, ...?"""
+    number = _count()
+    return number & (number - 1) == 0
+
+
+@torch.no_grad()
+def look_at(name: str, any_positive: bool, log_probs: Tensor, scores: Tensor, input_lengths: Tensor | None) -> None:
+    """Raises or warns for emissions that do not look like natural-log probabilities of shape (B, T, C)."""
+    if any_positive:
+        _look_at_positive_scores(name, log_probs, scores, input_lengths)
+    else:
+        _look_at_layout(name, log_probs)
+
+
+def _look_at_positive_scores(name: str, log_probs: Tensor, scores: Tensor, input_lengths: Tensor | None) -> None:
+    b, t = (scores > 0).nonzero()[0].tolist()
+    if errors.was_shown(_POSITIVE) and bool((log_probs[b, t] < 0).any()):
+        return
+    frames = log_probs.shape[1] if input_lengths is None else int(input_lengths[b])
+    emission = log_probs[b, :frames].double()
+    if bool((emission >= 0).all()):
+        # A model's output sums to 1; a hundredth is more than the rounding of half types.
+        if bool(((emission.sum(-1) - 1).abs() < 0.01).all()):
+            raise refusal(
+                name,
+                None,
+                f"log_probs must be natural-log probabilities, found probabilities: item {b} has entries from 0 to 1 "
+                "that sum to 1 at every frame; pass log_probs.log(), or log_softmax in place of softmax",
+            )
+        if bool((emission.neg().logsumexp(-1).abs() < 0.01).all()):
+            raise refusal(
+                name,
+                None,
+                f"log_probs must be natural-log probabilities, found their negatives: item {b} has no entry below 0; "
+                "pass -log_probs",
+            )
+    errors.warn_once(
+        _POSITIVE,
+        f"{name}: log_probs look like something else than natural-log probabilities: item {b} has a score of "
+        f"{float(scores[b, t]):.3g} nats at frame {t}, expected at most 0. The path of logits is that of their "
+        "log_softmax(-1), but scores and confidences are not. Where it is meant (energies, priors subtracted), turn "
+        "AlignmentWarning off",
+        _CALLER,
+    )
+
+
+def _look_at_layout(name: str, log_probs: Tensor) -> None:
+    if log_probs.numel() == 0 or log_probs.shape[1] < 2 or log_probs.shape[2] < 2:
+        return
+    emission = log_probs[0].double()
+
+    def sums_to_one(row: Tensor) -> bool:
+        return abs(float(row.logsumexp(0))) < 0.01
+
+    classes = emission.shape[1]
+    if sums_to_one(emission[0]) or not all(sums_to_one(emission[:, c]) for c in (0, classes // 2, classes - 1)):
+        return
+    errors.warn_once(
+        _LAYOUT,
+        f"{name}: log_probs of shape {tuple(log_probs.shape)} sum to 1 over dimension 1, and not over dimension 2: "
+        "they look like (B, C, T), expected (B, T, C); pass log_probs.transpose(1, 2). Where it is meant, turn "
+        "AlignmentWarning off",
+        _CALLER,
+    )
+
+
+def look_at_path(name: str, runs: list[tuple[int, int]], blank: int) -> None:
+    """Warns of a path without a single blank, given as (token, frames) of its runs, if another class looks like it."""
+    frames: dict[int, int] = {}
+    times: dict[int, int] = {}
+    for token, count in runs:
+        frames[token] = frames.get(token, 0) + count
+        times[token] = times.get(token, 0) + 1
+    most = max(frames, key=frames.__getitem__, default=blank)
+    total = sum(frames.values())
+    if times.get(most, 0) > 2 and 2 * frames[most] > total:
+        errors.warn_once(
+            "blank",
+            f"{name}: the path has no frame of class {blank}, the blank, and {frames[most]} of its {total} frames in "
+            f"class {most}; if that is the blank, pass blank={most}",
+            4,
+        )

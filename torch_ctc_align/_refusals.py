@@ -1,0 +1,126 @@
+"""Why a call was refused, in words that help: what the functions make of an error that came out of an operator.
+
+Nothing here is run by a call that goes well.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torch_ctc_align._operator import as_raised
+from torch_ctc_align.errors import AlignmentError
+
+# How the operator's text begins, and torchaudio's phrase for the same mistake. Clients of torchaudio look for the
+# phrase at the beginning of the message.
+_PHRASES = {
+    "log_probs must be float16": "log_probs must be float64, float32 or float16 (half) type",
+    "targets must be int32": "targets must be int32 or int64 type",
+    "log_probs must have shape": "log_probs must be 3-D (batch_size, input length, num classes)",
+    "targets must have shape": "targets must be 2-D (batch_size, target length,)",
+    "input_lengths must have shape": "input_lengths must be 1-D (batch_size,)",
+    "target_lengths must have shape": "target_lengths must be 1-D (batch_size,)",
+    "targets must be on": "log_probs and targets need to be on the same device",
+    "blank must be": "blank must be within [0, num classes)",
+    "input_lengths[": "input length mismatch",
+    "target_lengths[": "target length mismatch",
+}
+IS_BLANK = "targets Tensor shouldn't contain blank index"
+IS_NO_CLASS = "targets values must be less than the CTC dimension"
+TOO_LONG = "targets length is too long for CTC"
+_BATCH_OF = "The batch dimension for {} must be 1 at the current version"
+
+
+def refusal(name: str, phrase: str | None, text: str, **sizes: int) -> AlignmentError:
+    """The error of a function: torchaudio's phrase for the mistake, if it has one, and then our own words."""
+    return AlignmentError(f"{phrase}. {name}: {text}" if phrase else f"{name}: {text}", **sizes)
+
+
+def explain(
+    name: str,
+    error: Exception,
+    log_probs: Any,
+    targets: Any,
+    target_lengths: Tensor | None,
+    blank: Any,
+) -> BaseException:
+    """What a function raises where its operator raised `error`: of the right kind, and with what is to be done.
+
+    The labels are looked at first, as torchaudio does, whatever else is wrong.
+    """
+    raised = as_raised(error) if isinstance(error, RuntimeError) else error
+    if type(raised) not in (ValueError, RuntimeError, TypeError):
+        return raised
+    for argument, value, shape in (("log_probs", log_probs, "(B, T, C)"), ("targets", targets, "(B, L)")):
+        if not isinstance(value, Tensor):
+            return TypeError(
+                f"{name}: {argument} must be a tensor of shape {shape}, found {_kind_of(value)}; use torch.as_tensor"
+            )
+    if not isinstance(blank, int):
+        return TypeError(f"{name}: blank must be an int, the index of a class, found {blank!r:.80}")
+    ours, _, text = str(raised).partition(": ")
+    if ours != name:
+        return raised
+    phrase, text = find_bad_label(log_probs, targets, target_lengths, blank) or (
+        _phrase_for(text, log_probs, targets),
+        text + _hint(text, log_probs, targets),
+    )
+    return refusal(name, phrase if name == "forced_align" else None, text)
+
+
+def _kind_of(value: Any) -> str:
+    kind = type(value).__name__
+    return f"{'an' if kind[:1].lower() in 'aeiou' else 'a'} {kind}" if value is not None else "None"
+
+
+def _phrase_for(text: str, log_probs: Tensor, targets: Tensor) -> str | None:
+    if text.startswith("targets must have shape") and log_probs.dim() == 3 and targets.dim() == 2:
+        return _BATCH_OF.format("log_probs" if log_probs.shape[0] != 1 else "targets")
+    return next((phrase for start, phrase in _PHRASES.items() if text.startswith(start)), None)
+
+
+def _hint(text: str, log_probs: Tensor, targets: Tensor) -> str:
+    """What to do about it, where the shapes tell what was meant."""
+    if text.startswith("log_probs must have shape") and log_probs.dim() == 2:
+        one = "log_probs[None] and targets[None]" if targets.dim() == 1 else "log_probs[None]"
+        return f"; of a single item pass {one}"
+    if text.startswith("targets must have shape"):
+        if targets.dim() == 1 and log_probs.shape[0] == 1:
+            return "; of a single item pass targets[None]"
+        if targets.dim() == 2 and targets.shape[0] == log_probs.shape[1]:
+            return "; if log_probs are (T, B, C), pass log_probs.transpose(0, 1)"
+    return ""
+
+
+def find_bad_label(
+    log_probs: Tensor, targets: Tensor, target_lengths: Tensor | None, blank: int
+) -> tuple[str | None, str] | None:
+    """The first label that is the blank or no class, as torchaudio's phrase and in our words; None if there is none.
+
+    Looks within the target lengths, and at whole rows where these are out of range.
+    """
+    try:
+        batch, labels = targets.shape
+        classes = log_probs.shape[-1]
+        used = known = torch.ones_like(targets, dtype=torch.bool)  # known: it is known where the labels end
+        if target_lengths is not None:
+            lengths = target_lengths.to(targets.device).expand(batch)[:, None]
+            known = known & (lengths >= 0) & (lengths <= labels)
+            used = ~known | (torch.arange(labels, device=targets.device) < lengths)
+        is_blank = used & (targets == blank)
+        is_no_class = used & ((targets >= classes) | (known & (targets < 0)))  # -1 is a usual padding
+        bad = is_blank if bool(is_blank.any()) else is_no_class
+        if not bool(bad.any()):
+            return None
+        b, k = bad.nonzero()[0].tolist()
+    except (RuntimeError, ValueError, TypeError, IndexError):  # shapes that do not fit; values that are not there
+        return None
+    label = targets[b, k].item()
+    if bad is is_no_class:
+        return IS_NO_CLASS if label >= classes else None, (
+            f"targets[{b}, {k}] must be a class of log_probs, expected 0 <= label < C = {classes}, found {label}"
+        )
+    text = f"targets[{b}, {k}] must not be the blank, expected a label other than {label}, found {label}"
+    if k > 0 and bool((targets[b, k:] == blank).all()):  # from here to the end of the row
+        text += "; if this is padding, pass target_lengths"
+    return IS_BLANK, text

@@ -147,6 +147,8 @@ def _forced_align_fake(
 # Looked up once, and handed on as they come: most of what a small call takes is on the way to the kernel.
 _forced_align = torch.ops.ctc_align.forced_align.default._op
 _below_autograd = torch._C._AutoDispatchBelowAutograd
+_transform = torch._C._functorch.peek_interpreter_stack
+_dispatch_modes = torch._C._len_torch_dispatch_stack
 
 
 def _forced_align_autograd(*arguments: Any) -> tuple[Tensor, Tensor]:
@@ -175,6 +177,24 @@ def _forced_align_autograd(*arguments: Any) -> tuple[Tensor, Tensor]:
     entries = log_probs.gather(2, paths.clamp(min=0).long().unsqueeze(2)).squeeze(2)
     # Padding and marked items get no gradient, whatever comes from above: 0 * inf would be NaN, where() is 0.
     return paths, torch.where(on_path, entries, scores)
+
+
+def call_forced_align(log_probs: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    """The operator, past its autograd kernel where nobody differentiates: a quarter of the time of a small call.
+
+    Whoever else may look on - transforms of torch.func, dispatch modes, subclasses of Tensor - gets the whole of it.
+    """
+    plain = (
+        type(log_probs) is Tensor
+        and not log_probs.requires_grad
+        and forward_ad._current_level < 0
+        and _transform() is None
+        and not _dispatch_modes()
+    )
+    if not plain:
+        return _forced_align(log_probs, *others)  # type: ignore[no-any-return]
+    with _below_autograd():
+        return _forced_align(log_probs, *others)  # type: ignore[no-any-return]
 
 
 _library = torch.library.Library("ctc_align", "IMPL")  # a registration lasts as long as its library

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from torch_ctc_align import _mistakes
-from torch_ctc_align._operator import dtype_name, report
+from torch_ctc_align._operator import call_forced_align, dtype_name, report
 from torch_ctc_align._refusals import TOO_LONG, explain, find_bad_label, refusal
 
 Lengths = Tensor | Sequence[int]
 
-_forced_align = torch.ops.ctc_align.forced_align.default
+_ANY_MARKED, _ANY_POSITIVE, _UNKNOWN = 1, 2, -1  # what a call of the operator reports of its results, in bits
 
 
 def forced_align(
@@ -86,31 +86,23 @@ def forced_align(
         input_lengths = as_lengths("forced_align", "input_lengths", input_lengths, log_probs)
     if target_lengths is not None:
         target_lengths = as_lengths("forced_align", "target_lengths", target_lengths, log_probs)
+    in_graph = torch.compiler.is_compiling()
+    align = torch.ops.ctc_align.forced_align if in_graph else call_forced_align
     try:
-        paths, scores = _forced_align(log_probs, targets, input_lengths, target_lengths, blank)
+        paths, scores = align(log_probs, targets, input_lengths, target_lengths, blank)
     except Exception as error:
         raise explain("forced_align", error, log_probs, targets, target_lengths, blank) from None
-    if torch.compiler.is_compiling():  # a graph looks at no value; with strict it breaks here
-        seen = _UNKNOWN
-    else:
-        seen = _report_of(paths)
-        if seen >= _ANY_POSITIVE or (seen >= 0 and _mistakes.is_due()):
-            _mistakes.look_at("forced_align", seen >= _ANY_POSITIVE, log_probs, scores, input_lengths)
+    seen = _UNKNOWN  # a graph looks at no value; with strict it breaks here
+    if not in_graph and paths.is_cpu:
+        try:
+            seen = report(paths.data_ptr())
+        except RuntimeError:  # a fake tensor has no data, nor has one under vmap
+            pass
+    if seen >= _ANY_POSITIVE or (seen != _UNKNOWN and _mistakes.is_due()):
+        _mistakes.look_at("forced_align", seen >= _ANY_POSITIVE, log_probs, scores, input_lengths)
     if strict and seen & _ANY_MARKED:
         _raise_for_marked_items(paths, log_probs, targets, input_lengths, target_lengths, blank)
     return paths, scores
-
-
-# The bits that a call of the operator reports of its results.
-_ANY_MARKED, _ANY_POSITIVE, _UNKNOWN = 1, 2, -1
-
-
-def _report_of(paths: Tensor) -> int:
-    """The bits that the CPU kernel reports of the call that made these paths; _UNKNOWN if it was no call of it."""
-    try:
-        return report(paths.data_ptr()) if paths.is_cpu else _UNKNOWN
-    except RuntimeError:  # a fake tensor, or one under vmap
-        return _UNKNOWN
 
 
 def as_lengths(name: str, argument: str, lengths: Lengths, log_probs: Tensor) -> Tensor:

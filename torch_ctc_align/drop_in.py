@@ -172,7 +172,7 @@ def _make_forced_align(theirs: Callable[..., Any]) -> Callable[..., Any]:
         target_lengths: Tensor | None = None,
         blank: int = 0,
     ) -> tuple[Tensor, Tensor]:
-        if log_probs.is_cuda and not HAS_CUDA_LIBRARY:
+        if getattr(log_probs, "is_cuda", False) and not HAS_CUDA_LIBRARY:
             return theirs(log_probs, targets, input_lengths, target_lengths, blank)  # type: ignore[no-any-return]
         return functional.forced_align(log_probs, targets, input_lengths, target_lengths, blank)
 

@@ -175,7 +175,7 @@ def test_references_that_no_module_holds_reach_our_kernel(torchaudio, case):
 
 def test_what_is_no_tensor_is_refused_in_our_words(torchaudio, case):
     with install_in_torchaudio(), pytest.raises(TypeError, match=r"^forced_align: log_probs must be a tensor"):
-        torchaudio.functional.forced_align(case[0].tolist(), *case[1:])
+        torchaudio.functional.forced_align(case[0].tolist(), case[1])
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")

@@ -1,7 +1,8 @@
-# Everything happens in .venv, which the first command sets up. PYTHON=python3.12 picks another interpreter,
-# ARGS goes to the command underneath: make test ARGS="-k ties".
+# Everything happens in .venv, which the first command sets up; test-clients has an environment of its own, CLIENTS.
+# PYTHON=python3.12 picks another interpreter, ARGS goes to the command underneath: make test ARGS="-k ties".
 PYTHON ?= python3
 VENV := .venv
+CLIENTS ?= .clients
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
@@ -9,13 +10,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 TOOLS := $(VENV)/.tools
 EXAMPLES := $(VENV)/.examples
 LINKED := $(VENV)/.linked
+CLIENTS_READY := $(CLIENTS)/.ready
 BUILT := build/.built
 
 # Directories are listed too: their time changes when a file comes or goes.
 NATIVE := setup.py $(shell find csrc)
 CXX_FILES = $(shell find $(wildcard csrc test/csrc benchmarks) -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help build test sanitize demo train-demo lint format wheel check-wheel cuda-compile cuda-cycles bench bench-long bench-plot gpu clean
+.PHONY: help build test test-clients sanitize demo train-demo lint format wheel check-wheel cuda-compile cuda-cycles bench bench-long bench-plot gpu clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -28,6 +30,14 @@ build: $(BUILT) $(LINKED)  ## build the extension in place
 test: export OMP_WAIT_POLICY ?= passive
 test: build  ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
+
+# One build of the extension serves every Python and torch, so the clients import the clone. The libraries are what
+# torchaudio is linked against: see test/clients_environment.py.
+test-clients: export OMP_WAIT_POLICY ?= passive
+test-clients: export CTC_ALIGN_REQUIRE ?= clients,torchaudio
+test-clients: $(BUILT) $(CLIENTS_READY)  ## run clients and torchaudio with our functions in them; CLIENTS=directory
+	LD_LIBRARY_PATH=$(abspath $(CLIENTS))/stubs$${LD_LIBRARY_PATH:+:$$LD_LIBRARY_PATH} \
+	  $(CLIENTS)/bin/python -m pytest test/test_clients.py test/test_drop_in.py test/test_peers.py $(ARGS)
 
 sanitize:  ## run the CPU kernel under AddressSanitizer, UBSan and ThreadSanitizer; needs only a C++ compiler
 	$(PYTHON) test/run_sanitizers.py $(ARGS)
@@ -97,6 +107,15 @@ $(TOOLS): requirements-dev.txt
 
 $(EXAMPLES): examples/requirements.txt | $(TOOLS)
 	$(PIP) install -r $<
+	@touch $@
+
+$(CLIENTS_READY): test/requirements-clients.txt test/requirements-clients-alone.txt test/clients_environment.py
+	@echo "Setting up $(CLIENTS), 1.4 GB with the CPU build of torch; the first time this takes some minutes"
+	@$(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip --disable-pip-version-check --quiet install -r test/requirements-clients.txt
+	$(CLIENTS)/bin/python -m pip --disable-pip-version-check --quiet install --no-deps --no-build-isolation \
+	  -r test/requirements-clients-alone.txt
+	$(CLIENTS)/bin/python test/clients_environment.py $(CLIENTS)/stubs
 	@touch $@
 
 build/ceiling: benchmarks/ceiling.cpp $(NATIVE)

@@ -113,6 +113,16 @@ def missing():
     return skip_or_fail
 
 
+@pytest.fixture
+def torchaudio(missing):
+    """The module, from the environment of `make test-clients` or any other that can import it."""
+    try:
+        import torchaudio
+    except (ImportError, OSError, RuntimeError) as error:
+        missing("torchaudio", f"torchaudio cannot be imported ({error}); see make test-clients")
+    return torchaudio
+
+
 class RecordCalls(TorchDispatchMode):
     """Which operators come down to a kernel, below autograd and all transforms."""
 

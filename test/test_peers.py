@@ -1,7 +1,7 @@
 """Where torchaudio is right, its forced_align and ours return the same; where it is not, ours scores more.
 
-Optional. ``torchaudio`` is taken if it can be imported. Beside a CPU-only torch it often cannot, although its operator
-needs nothing of CUDA on CPU tensors; then name a folder in CTC_ALIGN_PEERS:
+``torchaudio`` is taken if it can be imported, as in the environment of `make test-clients`. Beside a CPU-only torch it
+often cannot, although its operator needs nothing of CUDA on CPU tensors; then name a folder in CTC_ALIGN_PEERS:
 
     DIR/lib/python3*/site-packages/torchaudio/lib/libtorchaudio*.so    a virtual environment with torchaudio in it
     DIR/stubs/*.so*                                                    what has to be loaded first, if anything

@@ -3,6 +3,7 @@
 from torch_ctc_align import _operator as _operator
 from torch_ctc_align.aligner import Alignment, ForcedAligner, token_durations
 from torch_ctc_align.config import Config, config, set_memory_budget
+from torch_ctc_align.drop_in import TorchaudioInstallation, install_in_torchaudio
 from torch_ctc_align.errors import AlignmentError, AlignmentWarning
 from torch_ctc_align.functional import (
     TokenSpan,
@@ -26,10 +27,12 @@ __all__ = [
     "ForcedAligner",
     "TokenSpan",
     "TokenSpans",
+    "TorchaudioInstallation",
     "WordSpan",
     "class_posteriors",
     "config",
     "forced_align",
+    "install_in_torchaudio",
     "merge_tokens",
     "merge_words",
     "min_frames",

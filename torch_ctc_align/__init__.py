@@ -6,7 +6,7 @@ from torch_ctc_align.config import Config, config, set_memory_budget
 from torch_ctc_align.errors import AlignmentError, AlignmentWarning
 from torch_ctc_align.functional import TokenSpan, TokenSpans, forced_align, merge_tokens, token_spans
 from torch_ctc_align.soft_alignment import class_posteriors, posteriors, span_posteriors
-from torch_ctc_align.words import WordSpan, merge_words
+from torch_ctc_align.words import Pauses, WordBorders, WordSpan, merge_words, word_borders
 
 __version__ = "0.1.0"
 
@@ -16,8 +16,10 @@ __all__ = [
     "AlignmentWarning",
     "Config",
     "ForcedAligner",
+    "Pauses",
     "TokenSpan",
     "TokenSpans",
+    "WordBorders",
     "WordSpan",
     "class_posteriors",
     "config",
@@ -29,4 +31,5 @@ __all__ = [
     "span_posteriors",
     "token_durations",
     "token_spans",
+    "word_borders",
 ]

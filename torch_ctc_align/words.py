@@ -239,12 +239,11 @@ def _list_spans(
         if tokens is not None:
             raise ValueError("merge_words: tokens must not be given where every span has its token, found both")
         listed = list(cast(Iterable[_Span], spans))
-        for position, span in enumerate(listed):
-            if not hasattr(span, "score"):
-                raise ValueError(
-                    f"merge_words: spans[{position}] must have token, start, end and score, as TokenSpan has, "
-                    f"found {type(span).__name__}"
-                )
+        if listed and not hasattr(listed[0], "score"):
+            raise ValueError(
+                "merge_words: spans[0] must have token, start, end and score, as TokenSpan has, "
+                f"found {type(listed[0]).__name__}"
+            )
         return listed
 
     starts, ends, scores = columns = cast(TokenSpans, spans)

@@ -37,6 +37,7 @@ DEFAULT_AUDIO = Path(__file__).with_name("data") / "sense_and_sensibility_01_aus
 SAMPLE_RATE = 16_000  # Hz
 HOP = 320  # samples a frame
 SECONDS_PER_FRAME = HOP / SAMPLE_RATE
+FRAME_OFFSET = -0.5  # frame t is centred on sample HOP * t, so it begins half a frame earlier
 
 # The model reads the first 30 s (1500 frames) and says nothing about the rest, so longer recordings go through it in
 # pieces of that length. It also scales its input by what it hears in the whole piece: pieces are as long as they can
@@ -190,8 +191,8 @@ def pronounce(text: str, tokens: Sequence[str]) -> Transcript:
     return Transcript(words, targets, [sum(len(phonemes[part]) for part in word) for word in spelled])
 
 
-def align(log_probs: torch.Tensor, transcript: Transcript, blank: int, boundary: int) -> Alignment:
-    """Finds the words of the transcript in (T, C) emissions."""
+def align(log_probs: torch.Tensor, transcript: Transcript, blank: int, boundary: int, seconds: float) -> Alignment:
+    """Finds the words of the transcript in the (T, C) emissions of a recording of so many seconds."""
     targets = torch.tensor(transcript.targets)
     paths, scores = torch.ops.ctc_align.forced_align(log_probs[None], targets[None], None, None, blank)
     paths, scores = paths[0], scores[0]
@@ -206,6 +207,8 @@ def align(log_probs: torch.Tensor, transcript: Transcript, blank: int, boundary:
         seconds_per_frame=SECONDS_PER_FRAME,
         separator=boundary,
         tokens_per_word=transcript.tokens_per_word,
+        frame_offset=FRAME_OFFSET,
+        recording_end=seconds,
     )
     return Alignment(words, paths, scores.double().sum().item())
 
@@ -301,14 +304,15 @@ def draw_picture(
         free_from[line] = middle + half
         top.text(middle, (1.1 + 0.28 * line) * peak, word.word, ha="center", va="bottom", clip_on=True)
 
+    frame_starts = (np.arange(frames + 1) + FRAME_OFFSET) * SECONDS_PER_FRAME  # where frames begin
     image = bottom.imshow(
         log_probs[:frames, classes].exp().T.numpy(),
         aspect="auto", interpolation="nearest", cmap="Blues", vmin=0, vmax=1,
-        extent=(0, seconds, len(classes) - 0.5, -0.5),
+        extent=(frame_starts[0], frame_starts[-1], len(classes) - 0.5, -0.5),
     )  # fmt: skip
     # The path: a dot in the middle of every frame, and a line through the phonemes of each word. (A line through
     # every frame would fall back to the blank after almost every phoneme, and hide the picture.)
-    middles = (np.arange(frames) + 0.5) * SECONDS_PER_FRAME
+    middles = frame_starts[:-1] + SECONDS_PER_FRAME / 2
     rows = np.array([classes.index(c) for c in visited])
     bottom.plot(middles, rows, ".", color=accent, markersize=2.4, markeredgewidth=0)
     for word in words:
@@ -383,7 +387,7 @@ def run(arguments: argparse.Namespace) -> None:
     boundary = tokens.index("<wb>")
     transcript = pronounce(text, tokens)
     log_probs = compute_log_probs(model, samples)
-    alignment = align(log_probs, transcript, blank, boundary)
+    alignment = align(log_probs, transcript, blank, boundary, len(samples) / SAMPLE_RATE)
 
     json_path = arguments.json or arguments.out_dir / f"{arguments.audio.stem}.json"
     picture_path = arguments.picture or arguments.out_dir / f"{arguments.audio.stem}.png"

@@ -154,13 +154,24 @@ def test_values_out_of_range_mark_their_item_alone(random_case):
 
 def test_nothing_waits_for_the_device(random_case, generator):
     case = to_cuda(*make_ragged(random_case, generator, 4, 600, 60, 20))
+    word_indices = (torch.arange(60) // 4).repeat(4, 1).cuda()
+    ends = torch.tensor([12.0, 9.0, 12.0, 7.0]).cuda()
+
+    def words_of(spans, word_indices, ends):
+        return torch_ctc_align.word_borders(spans, word_indices, 15, seconds_per_frame=0.02, recording_ends=ends)
+
     forced_align(*case)
     torch.cuda.set_sync_debug_mode("error")
     try:
         paths, scores = forced_align(*case)
-        torch_ctc_align.token_spans(paths, scores, case[1])
+        spans = torch_ctc_align.token_spans(paths, scores, case[1])
+        words = words_of(spans, word_indices, ends)
+        words_of(spans, word_indices, 12.0)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    expected = words_of(torch_ctc_align.TokenSpans(*(x.cpu() for x in spans)), word_indices.cpu(), ends.cpu())
+    for found, on_cpu in zip(words[:2], expected, strict=False):
+        torch.testing.assert_close(found.cpu(), on_cpu, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("size", [(3, 600, 60, 20), (2, 2500, 700, 50)], ids=str)

@@ -15,7 +15,7 @@ from torch_ctc_align.functional import (
     token_spans,
 )
 from torch_ctc_align.soft_alignment import class_posteriors, posteriors, span_posteriors
-from torch_ctc_align.words import WordSpan, merge_words
+from torch_ctc_align.words import Pauses, WordBorders, WordSpan, merge_words, word_borders
 
 __version__ = "0.1.0"
 
@@ -25,9 +25,11 @@ __all__ = [
     "AlignmentWarning",
     "Config",
     "ForcedAligner",
+    "Pauses",
     "TokenSpan",
     "TokenSpans",
     "TorchaudioInstallation",
+    "WordBorders",
     "WordSpan",
     "class_posteriors",
     "config",
@@ -42,4 +44,5 @@ __all__ = [
     "token_durations",
     "token_indices",
     "token_spans",
+    "word_borders",
 ]

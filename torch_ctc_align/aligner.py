@@ -1,6 +1,6 @@
 """The end of an acoustic model as a module: paths, spans and durations in one graph of fixed shapes."""
 
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -9,11 +9,28 @@ from torch.utils import _pytree
 from torch_ctc_align.functional import Lengths, TokenSpans, _find_tokens, _spans_of, as_lengths, forced_align
 
 Blanks = Literal["split", "before", "after", "drop"]
+Frames = TypeVar("Frames", float, Tensor)
 
 
-def _check_blanks(name: str, blanks: str) -> None:
-    if blanks not in get_args(Blanks):
-        raise ValueError(f"{name}: blanks must be one of {', '.join(get_args(Blanks))}, found {blanks!r}")
+def check_blanks(name: str, argument: str, blanks: object, *others: str) -> None:
+    """Raises if the argument of a function is none of ``Blanks``; ``others`` are further choices of that function."""
+    if not isinstance(blanks, str) or blanks not in get_args(Blanks):
+        raise ValueError(
+            f"{name}: {argument} must be one of {', '.join((*get_args(Blanks), *others))}, found {blanks!r}"
+        )
+
+
+def borders_between(ends: Frames, next_starts: Frames, blanks: Blanks) -> Frames:
+    """The frame at which two neighbours meet, tokens or words, for all of ``Blanks`` but ``"drop"``.
+
+    Args:
+        ends: the frame behind the one before.
+        next_starts: the first frame of the one behind.
+        blanks: which of them gets the frames between them.
+    """
+    if blanks == "split":
+        return (ends + next_starts) // 2
+    return next_starts if blanks == "before" else ends
 
 
 def token_durations(spans: TokenSpans, input_lengths: Lengths | int, *, blanks: Blanks = "split") -> Tensor:
@@ -50,7 +67,7 @@ def token_durations(spans: TokenSpans, input_lengths: Lengths | int, *, blanks: 
         >>> token_durations(spans, 9, blanks="drop")
         tensor([[1, 2]])
     """
-    _check_blanks("token_durations", blanks)
+    check_blanks("token_durations", "blanks", blanks)
     starts, ends, _ = spans
     batch = starts.shape[0]
     if input_lengths is None:
@@ -76,13 +93,7 @@ def token_durations(spans: TokenSpans, input_lengths: Lengths | int, *, blanks: 
         padded = torch.nn.functional.pad(tensor, (1, 1))
         return padded[:, 1 - by : padded.shape[1] - 1 - by]
 
-    next_starts = shift(starts, -1)
-    if blanks == "split":
-        borders = (ends + next_starts) // 2
-    elif blanks == "before":
-        borders = next_starts
-    else:
-        borders = ends
+    borders = borders_between(ends, shift(starts, -1), blanks)
     spoken = starts >= 0
     borders = torch.where(shift(spoken, -1), borders, lengths.long()[:, None])
     return torch.where(spoken, borders - shift(borders, 1), 0)
@@ -151,7 +162,7 @@ class ForcedAligner(torch.nn.Module):
 
     def __init__(self, blank: int = 0, blanks: Blanks = "split") -> None:
         super().__init__()
-        _check_blanks("ForcedAligner", blanks)
+        check_blanks("ForcedAligner", "blanks", blanks)
         if blank < 0:
             raise ValueError(f"ForcedAligner: blank must be a class, expected 0 <= blank, found {blank}")
         self.blank = blank

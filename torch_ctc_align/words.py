@@ -1,12 +1,26 @@
-"""Groups the spans of target tokens into the words that they spell."""
+"""Words: the spans of target tokens grouped to words, and the borders between neighbouring words."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from typing import Protocol
+from itertools import groupby, pairwise
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
-__all__ = ["WordSpan", "merge_words"]
+import torch
+from torch import Tensor
+from torch.utils import _pytree
+
+from torch_ctc_align.aligner import Blanks, borders_between, check_blanks
+from torch_ctc_align.errors import warn_once
+from torch_ctc_align.functional import TokenSpan, TokenSpans
+
+__all__ = ["Pauses", "WordBorders", "WordSpan", "merge_words", "word_borders"]
+
+LONGEST_FRAME = 1.0  # seconds; acoustic models have frames of 10 to 80 ms
+ROUNDING = 1e-3  # nats: the logarithm of a probability of 1 may come out above 0 by rounding, but not by this much
+NO_WORD = 2**62  # a frame behind all others
+
+Time = TypeVar("Time", float, Tensor)
 
 
 class _Span(Protocol):
@@ -28,8 +42,8 @@ class WordSpan:
 
     Attributes:
         word: the word as the caller spelled it.
-        start: seconds from the first frame to the beginning of the word's first token.
-        end: seconds from the first frame to the end (exclusive) of its last token.
+        start: seconds from the beginning of the recording to the beginning of the word.
+        end: seconds from the beginning of the recording to the end of the word.
         score: mean natural-log probability over the frames of its tokens; blanks between them do not count.
     """
 
@@ -44,13 +58,61 @@ class WordSpan:
         return math.exp(self.score)
 
 
+@dataclass(frozen=True)
+class Pauses:
+    """Borders between words that take the pause between them into account.
+
+    A CTC model says a token once it has heard enough of it, and blank for the rest: its words seem to begin late and to
+    end early. So a short pause between two words is mostly their sound, and they share it: both meet at a border within
+    it. A long one is silence, and stays; the words reach into it a little. Before the first word and behind the last
+    one the silence counts as long.
+
+    The defaults come from a study (``docs/measurements/word_borders.md``): one model, English.
+
+    Attributes:
+        max_pause: seconds; a pause up to this one is shared, a longer one stays. ``math.inf`` shares all.
+        share: how much of a short pause belongs to the word before it, 0 to 1; the word behind it gets the rest.
+        lead_in: seconds that a word begins before its first token where a long pause precedes it.
+        tail: seconds that a word ends behind its last token where a long pause follows it. ``lead_in + tail`` is at
+            most ``max_pause``, so that neighbours never overlap.
+
+    Raises:
+        ValueError: an attribute is out of its range.
+    """
+
+    max_pause: float = 0.25
+    share: float = 0.5
+    lead_in: float = 0.04
+    tail: float = 0.15
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1:
+            raise ValueError(f"Pauses: share must be between 0 and 1, found {self.share}")
+        if not (0 <= self.lead_in < math.inf and 0 <= self.tail < math.inf):
+            raise ValueError(
+                f"Pauses: lead_in and tail must be finite and at least 0, found {self.lead_in} and {self.tail}"
+            )
+        if not self.lead_in + self.tail <= self.max_pause:
+            raise ValueError(
+                f"Pauses: max_pause must be at least lead_in + tail = {self.lead_in + self.tail:g}, "
+                f"or neighbouring words could overlap, found {self.max_pause}"
+            )
+
+
+DEFAULT_BORDERS = Pauses()
+
+
 def merge_words(
-    spans: Iterable[_Span],
+    spans: Iterable[_Span] | TokenSpans | tuple[Tensor, Tensor, Tensor],
     words: Sequence[str],
     *,
     seconds_per_frame: float,
     separator: int | None = None,
     tokens_per_word: Sequence[int] | None = None,
+    tokens: Tensor | Sequence[int] | None = None,
+    borders: Blanks | Pauses = DEFAULT_BORDERS,
+    frame_offset: float = 0.0,
+    recording_end: float | None = None,
 ) -> list[WordSpan]:
     r"""Merges the spans of a target's tokens into the spans of its words.
 
@@ -58,70 +120,360 @@ def merge_words(
     ``the|cat`` and has a separator; so has a phoneme model with a word-boundary token. Without such a token, give
     the number of tokens of each word. Given both, the separators are left out and the counts must fit the rest.
 
+    :func:`word_borders` finds the same times for a batch, as tensors.
+
     Args:
         spans: one span per target token, in target order, with ``token``, ``start`` and ``end`` (frames, end
             exclusive) and ``score`` (mean natural-log probability over the span), as ``merge_tokens`` returns them.
-            For the tensors of ``token_spans``, see the example.
+            Or one item of :class:`TokenSpans`: tensors of shape ``(L,)``, whose padding is skipped.
         words: the words, in the same order.
         seconds_per_frame: duration of one frame, in seconds.
-        separator: the token between words. It belongs to no word; at the ends, or repeated, it is skipped.
+        separator: the token between words. It belongs to no word; at the ends, or repeated, it is skipped. Its
+            frames are part of the pause between two words.
         tokens_per_word: how many tokens spell each word, without separators; every count at least 1.
+        tokens: ``(L,)`` the target of the item, where ``spans`` are tensors, which hold no tokens, and there is a
+            ``separator``.
+        borders: which word gets the frames between two words. ``"split"``, ``"before"``, ``"after"`` and ``"drop"``
+            mean what they mean in :func:`token_durations`; with ``"drop"`` a word begins with its first token and ends
+            with its last one. :class:`Pauses` has more to say. The frames before the first word and behind the last
+            one belong to no word, but for the ``lead_in`` and ``tail`` of ``Pauses``. Default: ``Pauses()``.
+        frame_offset: frame t covers the time from ``(t + frame_offset) * seconds_per_frame`` on, for one frame.
+            Default: 0, frame 0 begins with the recording. -0.5 where frame t is centred on ``t * seconds_per_frame``,
+            as it is where a spectrogram pads the recording by half a window on both sides (``center=True``).
+        recording_end: seconds; words end there at the latest. They never begin before 0. Default: no limit.
 
     Returns:
-        One :class:`WordSpan` per word. A word's score is the mean over the frames of its tokens, each span
-        weighted by its length.
+        One :class:`WordSpan` per word, none of which begins before the one before it ends. A word's score is the mean
+        over the frames of its tokens, each span weighted by its length.
 
     Raises:
         ValueError: neither ``separator`` nor ``tokens_per_word`` is given; the words, the counts and the spans do
-            not agree in number; a count is below 1; a span is empty, as those of an infeasible target are; or
-            ``seconds_per_frame`` is not positive and finite.
+            not agree in number; a count is below 1; a span is empty, as those of an infeasible target are; ``tokens``
+            is missing or not needed; ``borders`` is none of the above; ``seconds_per_frame`` is not positive and
+            finite, or ``frame_offset`` not finite; a word begins behind ``recording_end``.
+
+    Warns:
+        AlignmentWarning: a score is above 0, so not the logarithm of a probability; a frame is longer than a second.
+            Each is shown once.
 
     Example::
 
         >>> spans = [TokenSpan(3, 10, 12, -0.5), TokenSpan(4, 15, 16, -2.0), TokenSpan(0, 17, 18, 0.0),
-        ...          TokenSpan(5, 20, 25, -0.1)]
-        >>> merge_words(spans, ["hi", "you"], separator=0, seconds_per_frame=0.02)
-        [WordSpan(word='hi', start=0.2, end=0.32, score=-1.0), WordSpan(word='you', start=0.4, end=0.5, score=-0.1)]
+        ...          TokenSpan(5, 21, 25, -0.1)]
+        >>> for word in merge_words(spans, ["hi", "you"], separator=0, seconds_per_frame=0.02):
+        ...     print(f"{word.word} {word.start:.2f} {word.end:.2f} {word.score:.2f}")
+        hi 0.16 0.37 -1.00
+        you 0.37 0.65 -0.10
+        >>> merge_words(spans, ["hi", "you"], separator=0, seconds_per_frame=0.02, borders="drop")
+        [WordSpan(word='hi', start=0.2, end=0.32, score=-1.0), WordSpan(word='you', start=0.42, end=0.5, score=-0.1)]
 
-    From tensors ``targets``, ``starts``, ``ends`` and ``scores`` of shape (L,)::
+    From tensors, for item b of a batch::
 
-        spans = map(TokenSpan, targets.tolist(), starts.tolist(), ends.tolist(), scores.tolist())
+        >>> targets = torch.tensor([[3, 4, 0, 5, -1]])
+        >>> spans = TokenSpans(torch.tensor([[10, 15, 17, 21, -1]]), torch.tensor([[12, 16, 18, 25, -1]]),
+        ...                    torch.tensor([[-0.5, -2.0, 0.0, -0.125, 0.0]]))
+        >>> row = TokenSpans(spans.starts[0], spans.ends[0], spans.scores[0])
+        >>> merge_words(row, ["hi", "you"], tokens=targets[0], separator=0, seconds_per_frame=0.02, borders="drop")
+        [WordSpan(word='hi', start=0.2, end=0.32, score=-1.0), WordSpan(word='you', start=0.42, end=0.5, score=-0.125)]
     """
     if separator is None and tokens_per_word is None:
-        raise ValueError("expected separator or tokens_per_word: nothing says where a word ends")
-    if not 0 < seconds_per_frame < math.inf:
-        raise ValueError(f"expected seconds_per_frame to be positive and finite, got {seconds_per_frame}")
-
-    spans = list(spans)
-    for position, span in enumerate(spans):
+        raise ValueError("merge_words: separator or tokens_per_word must be given, nothing says where a word ends")
+    _check_times("merge_words", seconds_per_frame, borders, frame_offset)
+    listed = _list_spans(spans, tokens, separator)
+    for position, span in enumerate(listed):
         if span.end <= span.start:
-            raise ValueError(f"span {position} (token {span.token}) is empty: start {span.start}, end {span.end}")
+            raise ValueError(
+                f"merge_words: span {position} (token {span.token}) must not be empty, expected start < end, "
+                f"found start {span.start}, end {span.end}"
+            )
+        if span.score > ROUNDING:
+            warn_once(
+                "merge_words: score",
+                f"merge_words: scores must be log-probabilities, expected at most 0, found {span.score:g} for span "
+                f"{position} (token {span.token}); merge_tokens(path, scores) gives them, with scores.exp() it does "
+                "not, and confidences will be above 1. Where this is meant (priors subtracted), turn "
+                "AlignmentWarning off",
+            )
 
     if tokens_per_word is None:
         groups = [
-            list(group) for is_separator, group in groupby(spans, lambda s: s.token == separator) if not is_separator
+            list(group) for is_separator, group in groupby(listed, lambda s: s.token == separator) if not is_separator
         ]
     else:
-        groups = list(_split([span for span in spans if span.token != separator], tokens_per_word))
+        groups = list(_split([span for span in listed if span.token != separator], tokens_per_word))
     if len(groups) != len(words):
-        raise ValueError(f"expected as many words as the spans spell: {len(groups)}, got {len(words)}")
+        raise ValueError(
+            f"merge_words: words must be as many as the spans spell, expected {len(groups)}, found {len(words)}"
+        )
 
-    return [_merge(word, group, seconds_per_frame) for word, group in zip(words, groups, strict=True)]
+    if not groups:
+        return []
+
+    rule = _Rule(seconds_per_frame, borders, frame_offset)
+    limit = math.inf if recording_end is None else float(recording_end)
+    begin = rule.seconds(groups[-1][0].start)
+    if not begin <= limit:
+        raise ValueError(
+            f"merge_words: recording_end must not lie before the last word, expected at least {begin:g} s, "
+            f"found {recording_end}"
+        )
+    starts, ends = [rule.seconds(groups[0][0].start) - rule.lead_in], []
+    for before, behind in pairwise(groups):
+        end, start = rule.meet(before[-1].end, behind[0].start, lambda condition, yes, no: yes if condition else no)
+        ends.append(end)
+        starts.append(start)
+    ends.append(rule.seconds(groups[-1][-1].end) + rule.tail)
+    return [
+        WordSpan(word, min(max(start, 0.0), limit), min(max(end, 0.0), limit), _mean_score(group))
+        for word, start, end, group in zip(words, starts, ends, groups, strict=True)
+    ]
+
+
+def _list_spans(
+    spans: Iterable[_Span] | TokenSpans | tuple[Tensor, Tensor, Tensor],
+    tokens: Tensor | Sequence[int] | None,
+    separator: int | None,
+) -> list[_Span]:
+    """The spans as objects; those of tensors without their padding."""
+    if not (isinstance(spans, tuple) and len(spans) == 3 and all(isinstance(column, Tensor) for column in spans)):
+        if tokens is not None:
+            raise ValueError("merge_words: tokens must not be given where every span has its token, found both")
+        listed = list(cast(Iterable[_Span], spans))
+        if listed and not hasattr(listed[0], "score"):
+            raise ValueError(
+                "merge_words: spans[0] must have token, start, end and score, as TokenSpan has, "
+                f"found {type(listed[0]).__name__}"
+            )
+        return listed
+
+    starts, ends, scores = columns = cast(TokenSpans, spans)
+    if starts.dim() != 1 or not starts.shape == ends.shape == scores.shape:
+        raise ValueError(
+            "merge_words: spans must be those of one item, TokenSpans(starts[b], ends[b], scores[b]) of shape (L,) "
+            f"(word_borders takes a batch), found {', '.join(str(tuple(column.shape)) for column in columns)}"
+        )
+    if tokens is None:
+        if separator is not None:
+            raise ValueError(
+                "merge_words: tokens must be given, the target of the item, to find the separator among the spans of "
+                "TokenSpans, found None"
+            )
+        classes = [-1] * len(starts)
+    else:
+        classes = [int(token) for token in (tokens.tolist() if isinstance(tokens, Tensor) else tokens)]
+    if len(classes) != len(starts):
+        raise ValueError(
+            f"merge_words: tokens must be as many as spans, expected {len(starts)} (padding included), "
+            f"found {len(classes)}"
+        )
+    rows = list(zip(classes, starts.tolist(), ends.tolist(), scores.tolist(), strict=True))
+    if any(start < 0 and score == -math.inf for _, start, _, score in rows):
+        raise ValueError("merge_words: the item of these spans is marked, expected one that has a path")
+    return [TokenSpan(*row) for row in rows if row[1] >= 0]
 
 
 def _split(spans: list[_Span], counts: Sequence[int]) -> Iterator[list[_Span]]:
     for position, count in enumerate(counts):
         if count < 1:
-            raise ValueError(f"expected at least 1 token in every word, got {count} for word {position}")
+            raise ValueError(
+                f"merge_words: tokens_per_word[{position}] must be a number of tokens, expected at least 1, "
+                f"found {count}"
+            )
     if sum(counts) != len(spans):
-        raise ValueError(f"expected tokens_per_word to sum to the {len(spans)} spans of words, got {sum(counts)}")
+        raise ValueError(
+            f"merge_words: tokens_per_word must sum to the spans of words, expected {len(spans)}, found {sum(counts)}"
+        )
     begin = 0
     for count in counts:
         yield spans[begin : begin + count]
         begin += count
 
 
-def _merge(word: str, spans: list[_Span], seconds_per_frame: float) -> WordSpan:
+def _mean_score(spans: list[_Span]) -> float:
     frames = sum(span.end - span.start for span in spans)
-    total = math.fsum(span.score * (span.end - span.start) for span in spans)
-    return WordSpan(word, spans[0].start * seconds_per_frame, spans[-1].end * seconds_per_frame, total / frames)
+    return math.fsum(span.score * (span.end - span.start) for span in spans) / frames
+
+
+class WordBorders(NamedTuple):
+    """When the words of a batch were spoken.
+
+    Attributes:
+        starts (Tensor): ``(B, W)`` float64, seconds; -1 for words without tokens (padding) and for marked items.
+        ends (Tensor): ``(B, W)`` float64, seconds; -1 for words without tokens and for marked items.
+        scores (Tensor): ``(B, W)``, dtype of the scores of the spans; mean log-probability over the frames of the
+            word's tokens (nats); 0 for words without tokens, -inf for marked items.
+    """
+
+    starts: Tensor
+    ends: Tensor
+    scores: Tensor
+
+
+_pytree._register_namedtuple(WordBorders, serialized_type_name="torch_ctc_align.WordBorders")  # as in aligner.py
+
+
+def word_borders(
+    spans: TokenSpans,
+    word_indices: Tensor,
+    num_words: int,
+    *,
+    seconds_per_frame: float,
+    borders: Blanks | Pauses = DEFAULT_BORDERS,
+    frame_offset: float = 0.0,
+    recording_ends: Tensor | float | None = None,
+) -> WordBorders:
+    """Finds start, end and mean score of every word of a batch: :func:`merge_words` without leaving the device.
+
+    No loop over tokens and no synchronisation: it compiles into one graph with whatever stands around it. Times are
+    float64, and equal to those of :func:`merge_words`.
+
+    Args:
+        spans (TokenSpans): from :func:`token_spans`; ``(B, L)`` each.
+        word_indices (Tensor): ``(B, L)`` int32 or int64, the index of the word of every target token, counted from 0 in
+            each item and never falling from one token to the next; -1 for separators. Tokens with an index outside of
+            0 to ``num_words - 1`` are left out, and padding may hold anything.
+        num_words (int): W, the most words that an item has. An item of fewer words is padded, and a word in its middle
+            may be without tokens: its neighbours then are neighbours of each other.
+        seconds_per_frame (float): duration of one frame, in seconds.
+        borders (str or Pauses): which word gets the frames between two words, as of :func:`merge_words`. Default:
+            ``Pauses()``.
+        frame_offset (float): frame t covers the time from ``(t + frame_offset) * seconds_per_frame`` on. Default: 0;
+            -0.5 where frame t is centred on ``t * seconds_per_frame``.
+        recording_ends (Tensor or float, optional): ``(B,)`` floating point, or one number, seconds; words neither begin
+            nor end behind it. The values are not checked. Default: no limit.
+
+    Returns:
+        WordBorders: starts, ends and scores, ``(B, W)`` each. Scores are differentiable with respect to those of
+        ``spans``.
+
+    Raises:
+        ValueError: shapes, dtypes or ``num_words`` are other than above; ``borders`` is none of those of
+            :func:`merge_words`; ``seconds_per_frame`` is not positive and finite, or ``frame_offset`` not finite.
+
+    Warns:
+        AlignmentWarning: a frame is longer than a second. Shown once, and not in a compiled graph.
+
+    Example::
+
+        >>> spans = TokenSpans(torch.tensor([[10, 15, 17, 21, -1]]), torch.tensor([[12, 16, 18, 25, -1]]),
+        ...                    torch.tensor([[-0.5, -2.0, 0.0, -0.125, 0.0]]))
+        >>> word_indices = torch.tensor([[0, 0, -1, 1, -1]])  # two tokens, a separator, a token, padding
+        >>> starts, ends, scores = word_borders(spans, word_indices, 2, seconds_per_frame=0.02)
+        >>> starts, ends
+        (tensor([[0.1600, 0.3700]], dtype=torch.float64), tensor([[0.3700, 0.6500]], dtype=torch.float64))
+        >>> scores
+        tensor([[-1.0000, -0.1250]])
+    """
+    _check_times("word_borders", seconds_per_frame, borders, frame_offset)
+    starts, ends, scores = spans
+    if starts.dim() != 2 or not starts.shape == ends.shape == scores.shape == word_indices.shape:
+        found = ", ".join(str(tuple(tensor.shape)) for tensor in (*spans, word_indices))
+        raise ValueError(
+            f"word_borders: spans and word_indices must have the same shape (B, L), found starts, ends, scores and "
+            f"word_indices of {found}"
+        )
+    if word_indices.dtype not in (torch.int32, torch.int64):
+        found = str(word_indices.dtype).removeprefix("torch.")
+        raise ValueError(f"word_borders: word_indices must be int32 or int64, found {found}")
+    if num_words < 0:
+        raise ValueError(f"word_borders: num_words must be at least 0, found {num_words}")
+    batch = starts.shape[0]
+    limits = recording_ends
+    if isinstance(limits, Tensor) and limits.dim() != 0:
+        if limits.shape != (batch,):
+            raise ValueError(
+                f"word_borders: recording_ends must be a number or have shape (B,) = ({batch},) as in spans, "
+                f"found {tuple(limits.shape)}"
+            )
+        limits = limits[:, None]
+
+    # Separators, padding and marked items fall into one more column.
+    in_word = (starts >= 0) & (word_indices >= 0) & (word_indices < num_words)
+    word = torch.where(in_word, word_indices, num_words).long()
+    empty = torch.full((batch, num_words + 1), -1, dtype=torch.int64, device=starts.device)
+    first = empty.scatter_reduce(1, word, starts.long(), "amin", include_self=False)[:, :num_words]
+    last = empty.scatter_reduce(1, word, ends.long(), "amax", include_self=False)[:, :num_words]
+    # Half types would lose digits in a sum over a long word.
+    wide = scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
+    lengths = torch.where(in_word, ends - starts, 0).to(wide.dtype)
+    weighted = torch.where(in_word, wide, 0) * lengths
+    zeros = wide.new_zeros((batch, num_words + 1))
+    frames = zeros.scatter_add(1, word, lengths)[:, :num_words]
+    means = zeros.scatter_add(1, word, weighted)[:, :num_words] / frames.clamp(min=1)
+    marked = ((starts < 0) & (scores == -torch.inf)).any(1, keepdim=True)
+    means = torch.where(marked, -torch.inf, means).to(scores.dtype)
+
+    # The neighbours of a word: the nearest ones on both sides that have tokens.
+    spoken = first >= 0
+    pad = torch.nn.functional.pad
+    earlier = torch.where(spoken, last, -1).cummax(1).values
+    later = torch.where(spoken, first, NO_WORD).flip(1).cummin(1).values.flip(1)
+    previous = pad(earlier, (1, 0), value=-1)[:, :-1]
+    following = pad(later, (0, 1), value=NO_WORD)[:, 1:]
+
+    rule = _Rule(seconds_per_frame, borders, frame_offset)
+    _, begins = rule.meet(previous.double(), first.double(), torch.where)
+    begins = torch.where(previous >= 0, begins, rule.seconds(first.double()) - rule.lead_in)
+    stops, _ = rule.meet(last.double(), following.double(), torch.where)
+    stops = torch.where(following < NO_WORD, stops, rule.seconds(last.double()) + rule.tail)
+
+    def clip(times: Tensor) -> Tensor:
+        times = times.clamp(min=0)
+        if isinstance(limits, Tensor):
+            times = torch.minimum(times, limits.to(times))
+        elif limits is not None:
+            times = times.clamp(max=limits)
+        return torch.where(spoken, times, -1)
+
+    return WordBorders(clip(begins), clip(stops), means)
+
+
+def _check_times(name: str, seconds_per_frame: float, borders: Blanks | Pauses, frame_offset: float) -> None:
+    if not 0 < seconds_per_frame < math.inf:
+        raise ValueError(f"{name}: seconds_per_frame must be positive and finite, found {seconds_per_frame}")
+    if not -math.inf < frame_offset < math.inf:
+        raise ValueError(f"{name}: frame_offset must be finite, found {frame_offset}")
+    if not isinstance(borders, Pauses):
+        check_blanks(name, "borders", borders, "Pauses(...)")
+    if seconds_per_frame > LONGEST_FRAME and not torch.compiler.is_compiling():
+        warn_once(
+            "seconds_per_frame",
+            f"{name}: seconds_per_frame must be in seconds, expected at most {LONGEST_FRAME:g}, found "
+            f"{seconds_per_frame:g}: milliseconds, or the samples of a hop? Where this is meant, turn "
+            "AlignmentWarning off",
+            stacklevel=4,
+        )
+
+
+class _Rule:
+    """Where words begin and end: the arithmetic, for one border (floats) or a batch of them (float64 tensors)."""
+
+    def __init__(self, seconds_per_frame: float, borders: Blanks | Pauses, frame_offset: float) -> None:
+        self.seconds_per_frame = seconds_per_frame
+        self.borders = borders
+        self.frame_offset = frame_offset
+        self.lead_in, self.tail = (borders.lead_in, borders.tail) if isinstance(borders, Pauses) else (0.0, 0.0)
+
+    def seconds(self, frames: Time) -> Time:
+        return (frames + self.frame_offset) * self.seconds_per_frame
+
+    def meet(self, left: Time, right: Time, where: Callable[[Any, Time, Time], Time]) -> tuple[Time, Time]:
+        """End of a word and start of the next one, seconds.
+
+        Args:
+            left: the frame behind the last token of the word.
+            right: the first frame of the next one.
+            where: as torch.where.
+        """
+        if isinstance(self.borders, Pauses):
+            pause = (right - left) * self.seconds_per_frame
+            short = pause <= self.borders.max_pause + 1e-9  # the product is rounded
+            border = self.seconds(left) + self.borders.share * pause
+            return (
+                where(short, border, self.seconds(left) + self.tail),
+                where(short, border, self.seconds(right) - self.lead_in),
+            )
+        if self.borders == "drop":
+            return self.seconds(left), self.seconds(right)
+        border = self.seconds(borders_between(left, right, self.borders))
+        return border, border

@@ -1,0 +1,288 @@
+#!/usr/bin/env python3
+"""How far are the borders of words from those of an independent aligner, for each choice of merge_words?
+
+    .venv/bin/python benchmarks/word_borders.py [--out docs/measurements]
+
+Aligns the prompts that the training examples learn from (examples/speech_data.py fetches them) with the acoustic model
+of examples/align_speech.py, and compares with pocketsphinx, another model, of phonemes, trained on other speech by
+other people. The prompts are split in two halves by their text. The parameters of Pauses are chosen on the first half;
+both halves are reported, and the two clips of another speaker in examples/data. Writes word_borders.md; two minutes on
+two cores. Nothing of the recordings is kept in it.
+
+Needs examples/requirements.txt (make demo installs it), and apt-get to fetch the prompts the first time.
+"""
+
+import argparse
+import datetime
+import functools
+import itertools
+import math
+import sys
+import textwrap
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from common import ROOT, table
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+sys.path.insert(0, str(ROOT / "examples"))
+import align_speech
+import speech_data
+from align_speech import SECONDS_PER_FRAME, hama
+
+from torch_ctc_align import Pauses, TokenSpans, forced_align, token_spans, word_borders
+
+CENTRED = -0.5  # frame t of the model is centred on sample 320 t
+NEAR = 0.05  # seconds
+
+# What is tried on the first half, all combinations in which neighbours cannot overlap.
+GRID = {
+    "max_pause": [0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, math.inf],
+    "share": [0.2, 0.3, 0.4, 0.5, 0.6, 0.7],
+    "lead_in": [0, 0.02, 0.04, 0.06, 0.08, 0.1],
+    "tail": [0, 0.05, 0.1, 0.15, 0.2, 0.25],
+}
+
+
+class Half(NamedTuple):
+    """Clips side by side, padded; ``reference`` is (B, W, 2), seconds, NaN behind the words of a clip."""
+
+    spans: TokenSpans
+    word_indices: Tensor
+    reference: Tensor
+    ends: Tensor  # (B,) seconds
+    clips: int
+    words: int
+
+
+class Errors(NamedTuple):
+    """Seconds, ours less theirs."""
+
+    starts: Tensor
+    ends: Tensor
+
+    @property
+    def mean(self) -> float:
+        return torch.cat(self).abs().mean().item()
+
+    @property
+    def near(self) -> float:
+        return (torch.cat(self).abs() <= NEAR + 1e-9).double().mean().item()
+
+
+def align_all(clips, reference):
+    """Token spans, word of each token, borders of pocketsphinx and length of every clip that both can align."""
+    model = hama.ASRModel()
+    tokens, blank = model.decoder_tokens, model.blank_id
+    boundary = tokens.index("<wb>")
+    phonemizer = hama.G2PModel(max_output_len=128)
+    phonemizer.predict = functools.cache(phonemizer.predict)  # prompts repeat their words
+    hama.G2PModel = lambda **_: phonemizer
+    aligned = []
+    for clip, theirs in speech_data.show_progress(list(zip(clips, reference, strict=True)), "aligning"):
+        if theirs is None:
+            continue
+        transcript = align_speech.pronounce(" ".join(clip.words), tokens)
+        log_probs = align_speech.compute_log_probs(model, align_speech.read_audio(clip.path))
+        targets = torch.tensor([transcript.targets])
+        paths, scores = forced_align(log_probs[None], targets, None, None, blank, strict=False)
+        if (paths < 0).any():
+            continue  # one letter in fewer frames than it has phonemes
+        spans = token_spans(paths, scores, targets, blank)
+        words = torch.arange(len(transcript.words)).repeat_interleave(torch.tensor(transcript.tokens_per_word))
+        word_indices = torch.full_like(targets[0], -1)
+        word_indices[targets[0] != boundary] = words
+        aligned.append((clip, spans, word_indices, torch.tensor(theirs, dtype=torch.float64)))
+    return aligned
+
+
+def make_half(aligned, clips) -> Half:
+    chosen = [row for row in aligned if any(row[0] is clip for clip in clips)]
+    pad = functools.partial(pad_sequence, batch_first=True)
+    columns = zip(*(spans for _, spans, _, _ in chosen), strict=True)
+    spans = TokenSpans(
+        *(pad([t[0] for t in column], padding_value=v) for column, v in zip(columns, (-1, -1, 0), strict=True))
+    )
+    return Half(
+        spans,
+        pad([word_indices for _, _, word_indices, _ in chosen], padding_value=-1),
+        pad([theirs for *_, theirs in chosen], padding_value=math.nan),
+        torch.tensor([clip.seconds for clip, *_ in chosen], dtype=torch.float64),
+        len(chosen),
+        sum(len(theirs) for *_, theirs in chosen),
+    )
+
+
+def measure(half: Half, borders, offset: float, outer: bool = False) -> Errors:
+    """Errors at the borders between two words; with ``outer`` at the two ends of a clip as well."""
+    found = word_borders(
+        half.spans,
+        half.word_indices,
+        half.reference.shape[1],
+        seconds_per_frame=SECONDS_PER_FRAME,
+        borders=borders,
+        frame_offset=offset,
+        recording_ends=half.ends,
+    )
+    is_word = ~half.reference[:, :, 0].isnan()
+    assert torch.equal(is_word, found.starts >= 0)
+    follows, precedes = is_word.clone(), is_word.clone()
+    if not outer:
+        follows[:, 0] = False
+        precedes[:, :-1] &= is_word[:, 1:]
+        precedes[:, -1] = False
+    return Errors((found.starts - half.reference[:, :, 0])[follows], (found.ends - half.reference[:, :, 1])[precedes])
+
+
+def grid():
+    for values in itertools.product(*GRID.values()):
+        pauses = dict(zip(GRID, values, strict=True))
+        if pauses["lead_in"] + pauses["tail"] <= pauses["max_pause"]:
+            yield Pauses(**pauses)
+
+
+def choose(half: Half, offset: float) -> Pauses:
+    """The least mean error."""
+    return min(
+        speech_data.show_progress(list(grid()), "choosing"), key=lambda pauses: measure(half, pauses, offset).mean
+    )
+
+
+def name_of(borders) -> str:
+    if not isinstance(borders, Pauses):
+        return f"`{borders}`"
+    return f"up to {in_ms(borders.max_pause)} shared at {borders.share:g}, else {in_ms(borders.lead_in)} lead-in, " + (
+        f"{in_ms(borders.tail)} tail"
+    )
+
+
+def in_ms(seconds: float, sign: str = "") -> str:
+    return "any" if seconds == math.inf else f"{1000 * seconds:{sign}.0f} ms"
+
+
+def columns_of(halves, borders, offset, outer=False):
+    for half in halves:
+        errors = measure(half, borders, offset, outer)
+        yield from (f"{1000 * errors.mean:.1f}", f"{100 * errors.near:.1f} %")
+
+
+def write_page(path: Path, halves, others: Half, chosen: dict[float, Pauses], left_out: str) -> None:
+    first, second = halves
+    offsets = {CENTRED: "-0.5", 0.0: "0"}
+    best = chosen[CENTRED]
+    settings = [
+        (borders, offset)
+        for offset in offsets
+        for borders in dict.fromkeys(["drop", "split", "before", "after", best, chosen[0.0]])
+    ]
+    both = ["first half: mean error, ms", "within 50 ms", "second half: mean error, ms", "within 50 ms"]
+    header = ["borders", "frame_offset"]
+
+    def rows(parts, outer=False):
+        return [
+            [name_of(borders), offsets[offset], *columns_of(parts, borders, offset, outer)]
+            for borders, offset in settings
+        ]
+
+    def medians(borders, offset):
+        return [in_ms(errors.median().item(), "+") for errors in measure(second, borders, offset)]
+
+    changed = []
+    for name in GRID:
+        for pauses in grid():
+            value = getattr(pauses, name)
+            if value != getattr(best, name) and all(getattr(pauses, o) == getattr(best, o) for o in GRID if o != name):
+                shown = "math.inf" if value == math.inf else f"{value:g}"
+                changed.append([f"`{name}={shown}`", *columns_of(halves, pauses, CENTRED)])
+    counts = [2 * len(measure(half, "drop", 0.0).starts) for half in (*halves, others)]
+
+    paragraphs = [
+        f"{datetime.date.today()}, `python benchmarks/word_borders.py`. torch {version('torch')}; hama "
+        f"{version('hama')}, the acoustic model of the demo: frames of 20 ms, frame t centred on sample 320 t; "
+        f"pocketsphinx {version('pocketsphinx')} with its English model. An error is a difference to pocketsphinx, "
+        "which is not the truth.",
+        "Recordings: the prompts of the Asterisk telephone exchange (one speaker, English; "
+        "[more](../../examples/README.md#what-they-learn-from)), in two halves by a checksum of the text: "
+        f"{first.clips} clips with {first.words:,} words, {second.clips} clips with {second.words:,} words. {left_out}",
+        "Starts and ends of words are compared one by one. The parameters of `Pauses` were chosen on the first half: "
+        f"of {len(list(grid())):,} combinations the one with the least mean error at the starts and ends between two "
+        "words, for each `frame_offset`. The second half had no say. The default of `merge_words` and `word_borders` "
+        "is the one for `frame_offset=-0.5`, which is the right offset for this model.",
+    ]
+    introduction = "\n\n".join(
+        textwrap.fill(text, 118, break_long_words=False, break_on_hyphens=False) for text in paragraphs
+    )
+    path.write_text(
+        f"""# Borders of words
+
+{introduction}
+
+## Between two words
+
+{counts[0]:,} and {counts[1]:,} starts and ends. `drop` is the tight choice, from the first token to the last one.
+
+{table([*header, *both], rows(halves))}
+
+Medians of the signed errors on the second half; + is later than pocketsphinx:
+
+{table([*header, "starts", "ends"], [[name_of(b), offsets[o], *medians(b, o)] for b, o in settings])}
+
+## At the two ends of a clip as well
+
+Before two first words in three pocketsphinx hears no silence and puts their start near 0, which makes these rows worse
+for every choice. Nothing was chosen on them. `split`, `before` and `after` leave the frames outside of all words alone.
+
+{table([*header, *both], rows(halves, outer=True))}
+
+## Another speaker
+
+The two LibriVox clips in [examples/data](../../examples/data/README.md), {others.words} words, {counts[2]} starts and
+ends between two words.
+
+{table([*header, "mean error, ms", "within 50 ms"], rows([others]))}
+
+## How much depends on a parameter
+
+The chosen parameters with one of them changed; `frame_offset=-0.5`, between two words. Some tenths of a millisecond
+mean nothing.
+
+{table(["changed", *both], [["none", *columns_of(halves, best, CENTRED)], *changed])}
+""",
+        encoding="utf-8",
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "measurements", help="(default: %(default)s)")
+    arguments = parser.parse_args()
+
+    prompts = speech_data.read_corpus(speech_data.fetch_prompts())
+    others = speech_data.read_corpus(speech_data.CLIPS)
+    clips = prompts + others
+    reference = speech_data.find_reference_borders(clips)
+    aligned = align_all(clips, reference)
+    unknown = sum(theirs is None for theirs in reference)
+    left_out = (
+        f"Of {len(prompts)} prompts {unknown} were left out because pocketsphinx cannot pronounce or align them, "
+        f"and {len(clips) - unknown - len(aligned)} because they have fewer frames than phonemes."
+    )
+    halves = [make_half(aligned, part) for part in speech_data.split(prompts, fold=1, folds=2)]
+    chosen = {offset: choose(halves[0], offset) for offset in (CENTRED, 0.0)}
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    page = arguments.out / "word_borders.md"
+    write_page(page, halves, make_half(aligned, others), chosen, left_out)
+    print(page.read_text(encoding="utf-8"))
+    print(f"wrote {page}", file=sys.stderr)
+    if chosen[CENTRED] != Pauses():
+        print(f"chosen: {chosen[CENTRED]}; the default is {Pauses()}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except speech_data.InputError as error:
+        sys.exit(f"word_borders: {error}")

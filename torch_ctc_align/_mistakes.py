@@ -15,7 +15,6 @@ from torch_ctc_align._refusals import refusal
 
 _POSITIVE = "positive scores"
 _LAYOUT = "layout"
-_CALLER = 5  # stack levels from the warning to the caller of a function: warn_once, a check, look_at, the function
 
 _count = itertools.count(1).__next__
 
@@ -63,7 +62,6 @@ def _look_at_positive_scores(name: str, log_probs: Tensor, scores: Tensor, input
         f"{float(scores[b, t]):.3g} nats at frame {t}, expected at most 0. The path of logits is that of their "
         "log_softmax(-1), but scores and confidences are not. Where it is meant (energies, priors subtracted), turn "
         "AlignmentWarning off",
-        _CALLER,
     )
 
 
@@ -83,7 +81,6 @@ def _look_at_layout(name: str, log_probs: Tensor) -> None:
         f"{name}: log_probs of shape {tuple(log_probs.shape)} sum to 1 over dimension 1, and not over dimension 2: "
         "they look like (B, C, T), expected (B, T, C); pass log_probs.transpose(1, 2). Where it is meant, turn "
         "AlignmentWarning off",
-        _CALLER,
     )
 
 
@@ -101,5 +98,4 @@ def look_at_path(name: str, runs: list[tuple[int, int]], blank: int) -> None:
             "blank",
             f"{name}: the path has no frame of class {blank}, the blank, and {frames[most]} of its {total} frames in "
             f"class {most}; if that is the blank, pass blank={most}",
-            4,
         )

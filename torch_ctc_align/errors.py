@@ -1,5 +1,7 @@
 """What goes wrong, as types: :class:`AlignmentError`, and :class:`AlignmentWarning` for mistakes that may be meant."""
 
+import os
+import sys
 import warnings
 
 __all__ = ["AlignmentError", "AlignmentWarning"]
@@ -42,6 +44,7 @@ class AlignmentWarning(UserWarning):
     """
 
 
+_PACKAGE = os.path.dirname(__file__) + os.sep
 _shown: set[str] = set()
 
 
@@ -50,15 +53,17 @@ def was_shown(kind: str) -> bool:
     return kind in _shown
 
 
-def warn_once(kind: str, message: str, stacklevel: int = 3) -> None:
-    """Warns of one kind of mistake, the first time that it is met.
+def warn_once(kind: str, message: str) -> None:
+    """Warns of one kind of mistake, the first time that it is met. The warning points at the caller of the package.
 
     Args:
         kind: under which the warning is remembered as shown.
         message: begins with the name of the public function.
-        stacklevel: as of :func:`warnings.warn`; 3 is the caller of the function that calls this one.
     """
     if kind in _shown:
         return
-    warnings.warn(message, AlignmentWarning, stacklevel=stacklevel)
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, AlignmentWarning, stacklevel=level)
     _shown.add(kind)  # behind the warning: one that is made an error is raised every time

@@ -92,12 +92,13 @@ def forced_align(
         paths, scores = align(log_probs, targets, input_lengths, target_lengths, blank)
     except Exception as error:
         raise explain("forced_align", error, log_probs, targets, target_lengths, blank) from None
-    seen = _UNKNOWN  # a graph looks at no value; with strict it breaks here
-    if not in_graph and paths.is_cpu:
+    if in_graph or not paths.is_cpu:
+        seen = _UNKNOWN  # a graph looks at no value; with strict it breaks below
+    else:
         try:
             seen = report(paths.data_ptr())
         except RuntimeError:  # a fake tensor has no data, nor has one under vmap
-            pass
+            seen = _UNKNOWN
     if seen >= _ANY_POSITIVE or (seen != _UNKNOWN and _mistakes.is_due()):
         _mistakes.look_at("forced_align", seen >= _ANY_POSITIVE, log_probs, scores, input_lengths)
     if strict and seen & _ANY_MARKED:
@@ -107,6 +108,8 @@ def forced_align(
 
 def as_lengths(name: str, argument: str, lengths: Lengths, log_probs: Tensor) -> Tensor:
     """Lengths on the device of log_probs: lists, arrays and CPU tensors are welcome."""
+    if not isinstance(log_probs, Tensor):  # for the operator to refuse
+        return lengths
     if isinstance(lengths, Tensor):
         if lengths.is_cpu and log_probs.is_cpu:
             return lengths

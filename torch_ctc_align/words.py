@@ -441,7 +441,6 @@ def _check_times(name: str, seconds_per_frame: float, borders: Blanks | Pauses, 
             f"{name}: seconds_per_frame must be in seconds, expected at most {LONGEST_FRAME:g}, found "
             f"{seconds_per_frame:g}: milliseconds, or the samples of a hop? Where this is meant, turn "
             "AlignmentWarning off",
-            stacklevel=4,
         )
 
 

@@ -116,7 +116,11 @@ class Items {
 // splits(item) says whether a crew is of use to it.
 template <class scalar_t, class label_t, class MakeOutputs, class Splits, class Work>
 auto run_items(const Arguments& arguments, const MakeOutputs& make, const Splits& splits, const Work& work) {
-  auto outputs = make();  // first: of sizes that no memory holds, nothing should be read
+  constexpr index_t kMostItems = index_t{1} << 31;  // items without frames need no memory, but more take for ever
+  auto outputs = make();                            // first: of sizes that no memory holds, nothing should be read
+  if (arguments.batch() > kMostItems) {
+    throw std::length_error("too many items");
+  }
   const Items<scalar_t, label_t> items(arguments);
   const Options options = current_options();
   const auto size = [&](index_t b) { return items.cells(b); };
@@ -159,7 +163,7 @@ auto run_batch(const char* name, const Arguments& arguments, const MakeOutputs& 
       throw;
     } catch (const std::bad_alloc&) {
       throw no_memory();
-    } catch (const std::length_error&) {  // a table of more items than a machine can count
+    } catch (const std::length_error&) {  // more items than a machine can count
       throw no_memory();
     }
   });

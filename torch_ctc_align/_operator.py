@@ -67,7 +67,7 @@ def as_raised(error: RuntimeError) -> BaseException:
         return raised
     if text.startswith("no memory"):
         return MemoryError(str(error))
-    if text.startswith("CUDA "):
+    if text.startswith("CUDA failed"):
         return error
     return ValueError(str(error))
 

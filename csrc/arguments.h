@@ -22,28 +22,40 @@ struct DeviceOf {
   const Tensor& tensor;
 };
 
-inline const char* dtype_name(ScalarType type) {
-  switch (type) {
-    case ScalarType::Byte:          return "uint8";
-    case ScalarType::Char:          return "int8";
-    case ScalarType::Short:         return "int16";
-    case ScalarType::Int:           return "int32";
-    case ScalarType::Long:          return "int64";
-    case ScalarType::Half:          return "float16";
-    case ScalarType::BFloat16:      return "bfloat16";
-    case ScalarType::Float:         return "float32";
-    case ScalarType::Double:        return "float64";
-    case ScalarType::ComplexFloat:  return "complex64";
-    case ScalarType::ComplexDouble: return "complex128";
-    case ScalarType::Bool:          return "bool";
-    default:                        return "another dtype";
+// torch's name, as Python prints it. `dtype` is what the C shim says (dtype_of): torch::stable knows fewer types, and
+// throws for the others.
+inline const char* dtype_name(int32_t dtype) {
+  switch (static_cast<ScalarType>(dtype)) {
+    case ScalarType::Byte:             return "uint8";
+    case ScalarType::Char:             return "int8";
+    case ScalarType::Short:            return "int16";
+    case ScalarType::Int:              return "int32";
+    case ScalarType::Long:             return "int64";
+    case ScalarType::UInt16:           return "uint16";
+    case ScalarType::UInt32:           return "uint32";
+    case ScalarType::UInt64:           return "uint64";
+    case ScalarType::Half:             return "float16";
+    case ScalarType::BFloat16:         return "bfloat16";
+    case ScalarType::Float:            return "float32";
+    case ScalarType::Double:           return "float64";
+    case ScalarType::Float8_e4m3fn:    return "float8_e4m3fn";
+    case ScalarType::Float8_e4m3fnuz:  return "float8_e4m3fnuz";
+    case ScalarType::Float8_e5m2:      return "float8_e5m2";
+    case ScalarType::Float8_e5m2fnuz:  return "float8_e5m2fnuz";
+    case ScalarType::Float8_e8m0fnu:   return "float8_e8m0fnu";
+    case ScalarType::Float4_e2m1fn_x2: return "float4_e2m1fn_x2";
+    case ScalarType::ComplexHalf:      return "complex32";
+    case ScalarType::ComplexFloat:     return "complex64";
+    case ScalarType::ComplexDouble:    return "complex128";
+    case ScalarType::Bool:             return "bool";
+    default:                           return "another dtype";
   }
 }
 
 // Text of one part of a message. No streams: a locale is not worth its weight, nor a second C++ library's.
 inline std::string text_of(const char* text) { return text; }
 inline std::string text_of(int64_t number) { return std::to_string(number); }
-inline std::string text_of(DtypeOf of) { return dtype_name(of.tensor.scalar_type()); }
+inline std::string text_of(DtypeOf of) { return dtype_name(dtype_of(of.tensor)); }
 inline std::string text_of(ShapeOf of) {
   std::string text = "(";
   for (int64_t i = 0; i < of.tensor.dim(); ++i) {
@@ -88,7 +100,8 @@ void check(bool holds, const Parts&... parts) {
 }
 
 inline bool is_index_dtype(const Tensor& tensor) {
-  return tensor.scalar_type() == ScalarType::Int || tensor.scalar_type() == ScalarType::Long;
+  const int32_t dtype = dtype_of(tensor);
+  return dtype == aoti_torch_dtype_int32() || dtype == aoti_torch_dtype_int64();
 }
 
 inline void check_same_device(const char* name, const Tensor& tensor, const Tensor& log_probs) {
@@ -109,9 +122,9 @@ inline void check_lengths(const char* name, const std::optional<Tensor>& lengths
 inline void check_arguments(const Tensor& log_probs, const Tensor& targets, const std::optional<Tensor>& input_lengths,
                             const std::optional<Tensor>& target_lengths, int64_t blank) {
   check(log_probs.dim() == 3, "log_probs must have shape (B, T, C), found ", ShapeOf{log_probs});
-  const ScalarType dtype = log_probs.scalar_type();
-  check(dtype == ScalarType::Half || dtype == ScalarType::BFloat16 || dtype == ScalarType::Float ||
-            dtype == ScalarType::Double,
+  const int32_t dtype = dtype_of(log_probs);
+  check(dtype == aoti_torch_dtype_float16() || dtype == aoti_torch_dtype_bfloat16() ||
+            dtype == aoti_torch_dtype_float32() || dtype == aoti_torch_dtype_float64(),
         "log_probs must be float16, bfloat16, float32 or float64, found ", DtypeOf{log_probs});
   check(targets.dim() == 2 && targets.size(0) == log_probs.size(0),
         "targets must have shape (B, L) with B = ", log_probs.size(0), " as in log_probs, found ", ShapeOf{targets});

@@ -118,7 +118,7 @@ std::tuple<Tensor, Tensor> class_posteriors(const Tensor& log_probs, const Tenso
 void check_borders(const char* name, const Tensor& borders, const Arguments& arguments) {
   check(borders.dim() == 2 && borders.size(0) == arguments.batch() && borders.size(1) == arguments.labels(), name,
         " must have the shape of targets, expected ", ShapeOf{arguments.targets}, ", found ", ShapeOf{borders});
-  check(borders.scalar_type() == ScalarType::Long, name, " must be int64, found ", DtypeOf{borders});
+  check(dtype_of(borders) == aoti_torch_dtype_int64(), name, " must be int64, found ", DtypeOf{borders});
   check_same_device(name, borders, arguments.log_probs);
 }
 

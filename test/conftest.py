@@ -4,6 +4,7 @@ CTC_ALIGN_SEED=7                  another seed for every random case (printed at
 CTC_ALIGN_REQUIRE=torchaudio      names, separated by commas, whose absence is a failure instead of a skip
 """
 
+import itertools
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import torch_ctc_align
-from torch_ctc_align import reference
+from torch_ctc_align import _mistakes, errors, reference
 from torch_ctc_align.config import _forced
 
 SEED = int(os.environ.get("CTC_ALIGN_SEED", "0"))
@@ -82,6 +83,13 @@ def cpu(request, missing):
 def require_cpu(cpu: str, missing) -> None:
     if cpu not in torch_ctc_align.config().cpus:
         missing(cpu, f"this processor has no {cpu}")
+
+
+@pytest.fixture
+def shown_afresh(monkeypatch):
+    """Forgets what has been warned of before and how many calls there were, until the end of the test."""
+    monkeypatch.setattr(errors, "_shown", set())
+    monkeypatch.setattr(_mistakes, "_count", itertools.count(1).__next__)
 
 
 @pytest.fixture

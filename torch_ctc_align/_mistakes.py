@@ -1,8 +1,9 @@
 """Mistakes that would pass in silence: arguments of the right shape and type that say something else than was meant.
 
 A mistake that nobody can mean is an error, one that may be meant a warning, once. Calls that go well pay for none of
-it: the kernel reports a positive score (csrc/cpu/forced_align.cpp), and a layout is looked at in the first call, the
-second, the fourth and so on.
+it: the kernel reports a positive score (csrc/cpu/forced_align.cpp), and what it cannot see - a layout, probabilities so
+small that they are lost in the rounding of half types - is looked for in the first call, the second, the fourth and so
+on.
 """
 
 import itertools
@@ -25,37 +26,21 @@ def is_due() -> bool:
     return number & (number - 1) == 0
 
 
-@torch.no_grad()
 def look_at(name: str, any_positive: bool, log_probs: Tensor, scores: Tensor, input_lengths: Tensor | None) -> None:
     """Raises or warns for emissions that do not look like natural-log probabilities of shape (B, T, C)."""
-    if any_positive:
-        _look_at_positive_scores(name, log_probs, scores, input_lengths)
-    else:
-        _look_at_layout(name, log_probs)
+    with torch.no_grad():
+        if any_positive:
+            _look_at_positive_scores(name, log_probs, scores, input_lengths)
+        elif log_probs.numel() > 0:
+            _raise_for_other_numbers(name, log_probs, 0, input_lengths)
+            _look_at_layout(name, log_probs)
 
 
 def _look_at_positive_scores(name: str, log_probs: Tensor, scores: Tensor, input_lengths: Tensor | None) -> None:
     b, t = (scores > 0).nonzero()[0].tolist()
     if errors.was_shown(_POSITIVE) and bool((log_probs[b, t] < 0).any()):
         return
-    frames = log_probs.shape[1] if input_lengths is None else int(input_lengths[b])
-    emission = log_probs[b, :frames].double()
-    if bool((emission >= 0).all()):
-        # A model's output sums to 1; a hundredth is more than the rounding of half types.
-        if bool(((emission.sum(-1) - 1).abs() < 0.01).all()):
-            raise refusal(
-                name,
-                None,
-                f"log_probs must be natural-log probabilities, found probabilities: item {b} has entries from 0 to 1 "
-                "that sum to 1 at every frame; pass log_probs.log(), or log_softmax in place of softmax",
-            )
-        if bool((emission.neg().logsumexp(-1).abs() < 0.01).all()):
-            raise refusal(
-                name,
-                None,
-                f"log_probs must be natural-log probabilities, found their negatives: item {b} has no entry below 0; "
-                "pass -log_probs",
-            )
+    _raise_for_other_numbers(name, log_probs, b, input_lengths)
     errors.warn_once(
         _POSITIVE,
         f"{name}: log_probs look like something else than natural-log probabilities: item {b} has a score of "
@@ -65,16 +50,42 @@ def _look_at_positive_scores(name: str, log_probs: Tensor, scores: Tensor, input
     )
 
 
-def _look_at_layout(name: str, log_probs: Tensor) -> None:
-    if log_probs.numel() == 0 or log_probs.shape[1] < 2 or log_probs.shape[2] < 2:
+def _tolerance(log_probs: Tensor) -> float:
+    """How far from 1 the sum of a frame may be: a model's output sums to 1 but for the rounding of its type."""
+    return max(0.01, 8 * torch.finfo(log_probs.dtype).eps)
+
+
+def _raise_for_other_numbers(name: str, log_probs: Tensor, b: int, input_lengths: Tensor | None) -> None:
+    """Raises if item b holds probabilities, or negative log-probabilities: nothing below 0, and every frame says it."""
+    frames = log_probs.shape[1] if input_lengths is None else int(input_lengths[b])
+    emission = log_probs[b, : frames : frames // 64 + 1].double()  # of some frames: they are enough to tell
+    if not bool((emission >= 0).all()) or not bool((emission > 0).any()):
         return
-    emission = log_probs[0].double()
+    if bool(((emission.sum(-1) - 1).abs() < _tolerance(log_probs)).all()):
+        raise refusal(
+            name,
+            None,
+            f"log_probs must be natural-log probabilities, found probabilities: item {b} has entries from 0 to 1 "
+            "that sum to 1 at every frame; pass log_probs.log(), or log_softmax in place of softmax",
+        )
+    if bool((emission.neg().logsumexp(-1).abs() < _tolerance(log_probs)).all()):
+        raise refusal(
+            name,
+            None,
+            f"log_probs must be natural-log probabilities, found their negatives: item {b} has no entry below 0; "
+            "pass -log_probs",
+        )
 
-    def sums_to_one(row: Tensor) -> bool:
-        return abs(float(row.logsumexp(0))) < 0.01
 
-    classes = emission.shape[1]
-    if sums_to_one(emission[0]) or not all(sums_to_one(emission[:, c]) for c in (0, classes // 2, classes - 1)):
+def _look_at_layout(name: str, log_probs: Tensor) -> None:
+    if log_probs.shape[1] < 2 or log_probs.shape[2] < 2:
+        return
+
+    def sums_to_one(entries: Tensor) -> bool:
+        return abs(float(entries.double().logsumexp(0))) < _tolerance(log_probs)
+
+    classes = log_probs.shape[2]
+    if sums_to_one(log_probs[0, 0]) or not all(sums_to_one(log_probs[0, :, c]) for c in (0, classes // 2, classes - 1)):
         return
     errors.warn_once(
         _LAYOUT,

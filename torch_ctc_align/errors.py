@@ -4,6 +4,8 @@ import os
 import sys
 import warnings
 
+import torch
+
 __all__ = ["AlignmentError", "AlignmentWarning"]
 
 
@@ -44,7 +46,8 @@ class AlignmentWarning(UserWarning):
     """
 
 
-_PACKAGE = os.path.dirname(__file__) + os.sep
+# The files that lie between a mistake and the caller: our own, and torch's where it calls a module's forward.
+_BETWEEN = tuple(os.path.dirname(file) + os.sep for file in (__file__, torch.__file__))
 _shown: set[str] = set()
 
 
@@ -63,7 +66,7 @@ def warn_once(kind: str, message: str) -> None:
     if kind in _shown:
         return
     level, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_BETWEEN):
         level, frame = level + 1, frame.f_back
     warnings.warn(message, AlignmentWarning, stacklevel=level)
     _shown.add(kind)  # behind the warning: one that is made an error is raised every time

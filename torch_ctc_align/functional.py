@@ -91,12 +91,12 @@ def forced_align(
         paths, scores = align(log_probs, targets, input_lengths, target_lengths, blank)
     except Exception as error:
         raise explain("forced_align", error, log_probs, targets, target_lengths, blank) from None
-    if in_graph or not paths.is_cpu:
-        seen = _UNKNOWN  # a graph looks at no value; with strict it breaks below
+    if in_graph or type(paths) is not Tensor or not paths.is_cpu:
+        seen = _UNKNOWN  # a graph looks at no value, and a fake tensor has none; with strict it ends below
     else:
         try:
             seen = report(paths.data_ptr())
-        except RuntimeError:  # a fake tensor has no data, nor has one under vmap
+        except RuntimeError:  # under vmap
             seen = _UNKNOWN
     if seen >= _ANY_POSITIVE or (seen != _UNKNOWN and _mistakes.is_due()):
         _mistakes.look_at("forced_align", seen >= _ANY_POSITIVE, log_probs, scores, input_lengths)

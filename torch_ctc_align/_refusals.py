@@ -3,6 +3,8 @@
 Nothing here is run by a call that goes well.
 """
 
+import operator
+import textwrap
 from typing import Any
 
 import torch
@@ -51,13 +53,12 @@ def explain(
     raised = as_raised(error) if isinstance(error, RuntimeError) else error
     if type(raised) not in (ValueError, RuntimeError, TypeError):
         return raised
-    for argument, value, shape in (("log_probs", log_probs, "(B, T, C)"), ("targets", targets, "(B, L)")):
-        if not isinstance(value, Tensor):
-            return TypeError(
-                f"{name}: {argument} must be a tensor of shape {shape}, found {_kind_of(value)}; use torch.as_tensor"
-            )
-    if not isinstance(blank, int):
-        return TypeError(f"{name}: blank must be an int, the index of a class, found {blank!r:.80}")
+    try:
+        check_tensor(name, "log_probs", log_probs, "(B, T, C)")
+        check_tensor(name, "targets", targets, "(B, L)")
+        check_blank(name, blank)
+    except TypeError as mistake:
+        return mistake
     ours, _, text = str(raised).partition(": ")
     if ours != name:
         return raised
@@ -68,9 +69,41 @@ def explain(
     return refusal(name, phrase if name == "forced_align" else None, text)
 
 
-def _kind_of(value: Any) -> str:
-    kind = type(value).__name__
-    return f"{'an' if kind[:1].lower() in 'aeiou' else 'a'} {kind}" if value is not None else "None"
+def check_tensor(name: str, argument: str, value: object, shape: str) -> None:
+    """Raises if the argument of a function is not a tensor. The value is not printed: it may be large."""
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"{name}: {argument} must be a tensor of shape {shape}, found {kind_of(value)}; use torch.as_tensor"
+        )
+
+
+def check_blank(name: str, blank: object) -> None:
+    """Raises if the argument is not an int of 64 bits, nor a scalar of numpy or torch that stands for one."""
+    index = index_of(blank)
+    if index is None or not -(2**63) <= index < 2**63:
+        raise TypeError(f"{name}: blank must be an int, the index of a class, found {brief(blank)}")
+
+
+def index_of(value: Any) -> int | None:
+    """The int that a value stands for, or None."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
+
+
+def kind_of(value: object) -> str:
+    """The type of a value, with its article: "a list", "a numpy.ndarray", "None"."""
+    if value is None:
+        return "None"
+    kind = type(value)
+    text = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    return f"{'an' if text[0].lower() in 'aeiou' else 'a'} {text}"
+
+
+def brief(value: object) -> str:
+    """A value in one line of at most 80 characters."""
+    return textwrap.shorten(repr(value), 80, placeholder=" ...")
 
 
 def _phrase_for(text: str, log_probs: Tensor, targets: Tensor) -> str | None:
@@ -116,11 +149,12 @@ def find_bad_label(
     except (RuntimeError, ValueError, TypeError, IndexError):  # shapes that do not fit; values that are not there
         return None
     label = targets[b, k].item()
-    if bad is is_no_class:
-        return IS_NO_CLASS if label >= classes else None, (
-            f"targets[{b}, {k}] must be a class of log_probs, expected 0 <= label < C = {classes}, found {label}"
-        )
-    text = f"targets[{b}, {k}] must not be the blank, expected a label other than {label}, found {label}"
-    if k > 0 and bool((targets[b, k:] == blank).all()):  # from here to the end of the row
+    if bad is is_blank:
+        phrase: str | None = IS_BLANK
+        text = f"targets[{b}, {k}] must not be the blank, expected a label other than {label}, found {label}"
+    else:
+        phrase = IS_NO_CLASS if label >= classes else None
+        text = f"targets[{b}, {k}] must be a class of log_probs, expected 0 <= label < C = {classes}, found {label}"
+    if k > 0 and label < classes and bool((targets[b, k:] == label).all()):  # from here to the end of the row
         text += "; if this is padding, pass target_lengths"
-    return IS_BLANK, text
+    return phrase, text

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree
 
+from torch_ctc_align._refusals import check_blank
 from torch_ctc_align.functional import Lengths, TokenSpans, _find_tokens, _spans_of, as_lengths, forced_align
 
 Blanks = Literal["split", "before", "after", "drop"]
@@ -147,6 +148,7 @@ class ForcedAligner(torch.nn.Module):
 
     Raises:
         ValueError: ``blanks`` is none of the four; ``blank`` is negative.
+        TypeError: ``blank`` is not an int.
 
     Example::
 
@@ -163,6 +165,7 @@ class ForcedAligner(torch.nn.Module):
     def __init__(self, blank: int = 0, blanks: Blanks = "split") -> None:
         super().__init__()
         check_blanks("ForcedAligner", "blanks", blanks)
+        check_blank("ForcedAligner", blank)
         if blank < 0:
             raise ValueError(f"ForcedAligner: blank must be a class, expected 0 <= blank, found {blank}")
         self.blank = blank

@@ -9,7 +9,16 @@ from torch import Tensor
 
 from torch_ctc_align import _mistakes
 from torch_ctc_align._operator import call_forced_align, dtype_name, report
-from torch_ctc_align._refusals import TOO_LONG, explain, find_bad_label, refusal
+from torch_ctc_align._refusals import (
+    TOO_LONG,
+    brief,
+    check_tensor,
+    explain,
+    find_bad_label,
+    index_of,
+    kind_of,
+    refusal,
+)
 
 Lengths = Tensor | Sequence[int]
 
@@ -112,11 +121,11 @@ def as_lengths(name: str, argument: str, lengths: Lengths, log_probs: Tensor) ->
     if isinstance(lengths, Tensor):
         if lengths.is_cpu and log_probs.is_cpu:
             return lengths
-    elif not hasattr(lengths, "__len__") or isinstance(lengths, str | bytes | dict | set):
-        advice = f"[{lengths}]" if isinstance(lengths, int) else "a list"
+    elif not hasattr(lengths, "__len__") or isinstance(lengths, str | bytes | dict | set) or _is_scalar(lengths):
+        number = index_of(lengths)
+        found, advice = (kind_of(lengths), "a list") if number is None else (number, f"[{number}]")
         raise TypeError(
-            f"{name}: {argument} must be a tensor or a sequence of int, one for each item, "
-            f"found {lengths!r:.80}; pass {advice}"
+            f"{name}: {argument} must be a tensor or a sequence of int, one for each item, found {found}; pass {advice}"
         )
     elif len(lengths) == 0:
         lengths = torch.empty(0, dtype=torch.int64, device="cpu")
@@ -124,8 +133,14 @@ def as_lengths(name: str, argument: str, lengths: Lengths, log_probs: Tensor) ->
         try:
             lengths = torch.tensor(lengths, device="cpu")  # whatever the default device is
         except (TypeError, ValueError, RuntimeError) as error:
-            raise TypeError(f"{name}: {argument} must be numbers of frames or labels, found {lengths!r:.80}") from error
+            raise TypeError(
+                f"{name}: {argument} must be numbers of frames or labels, found {brief(lengths)}"
+            ) from error
     return lengths.to(log_probs.device)
+
+
+def _is_scalar(lengths: object) -> bool:
+    return getattr(lengths, "ndim", 1) == 0  # an array of no dimension has __len__, and no length
 
 
 def _raise_for_marked_items(
@@ -209,6 +224,7 @@ def min_frames(targets: Tensor, target_lengths: Lengths | None = None) -> Tensor
         >>> min_frames(torch.tensor([[1, 2, 2, 2], [1, 1, 0, 0]]), [4, 1])
         tensor([6, 1])
     """
+    check_tensor("min_frames", "targets", targets, "(B, L)")
     if targets.dim() != 2:
         raise refusal("min_frames", None, f"targets must have shape (B, L), found {tuple(targets.shape)}")
     batch, labels = targets.shape
@@ -269,6 +285,8 @@ def merge_tokens(tokens: Tensor, scores: Tensor, blank: int = 0) -> list[TokenSp
         >>> merge_tokens(torch.tensor([1, 1, 0, 2]), torch.tensor([0.5, 0.75, 1.0, 1.0]))
         [TokenSpan(token=1, start=0, end=2, score=0.625), TokenSpan(token=2, start=3, end=4, score=1.0)]
     """
+    check_tensor("merge_tokens", "tokens", tokens, "(T,)")
+    check_tensor("merge_tokens", "scores", scores, "(T,)")
     if tokens.dim() != 1 or scores.dim() != 1:
         raise refusal(
             "merge_tokens",
@@ -331,6 +349,8 @@ def token_spans(paths: Tensor, scores: Tensor, targets: Tensor, blank: int = 0) 
         AlignmentError: the shapes do not belong together; or, on the CPU and outside of graphs, a path does not spell
             its target, as when ``blank`` was forgotten. Elsewhere such an item is marked.
     """
+    check_tensor("token_spans", "paths", paths, "(B, T)")
+    check_tensor("token_spans", "scores", scores, "(B, T)")
     if paths.dim() != 2 or paths.shape != scores.shape:
         raise refusal(
             "token_spans",
@@ -370,6 +390,8 @@ def token_indices(paths: Tensor, targets: Tensor, blank: int = 0) -> Tensor:
 
 def _find_tokens(name: str, paths: Tensor, targets: Tensor, blank: int) -> tuple[Tensor, Tensor]:
     """The token of every frame, (B, T), -1 where there is none; and which items are marked, (B, 1)."""
+    check_tensor(name, "paths", paths, "(B, T)")
+    check_tensor(name, "targets", targets, "(B, L)")
     if paths.dim() != 2:
         raise refusal(name, None, f"paths must have shape (B, T), found {tuple(paths.shape)}")
     if targets.dim() != 2 or targets.shape[0] != paths.shape[0]:

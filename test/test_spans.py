@@ -36,6 +36,56 @@ def test_merge_tokens_of_nothing():
     assert merge_tokens(torch.zeros(3, dtype=torch.int64), torch.zeros(3)) == []
 
 
+def test_merge_tokens_of_one_frame():
+    assert merge_tokens(torch.tensor([4]), torch.tensor([-2.5])) == [TokenSpan(4, 0, 1, -2.5)]
+    assert merge_tokens(torch.tensor([4]), torch.tensor([-2.5]), blank=4) == []
+
+
+def test_merge_tokens_without_any_blank():
+    tokens, scores = torch.tensor([3, 3, 1, 2]), torch.tensor([-1.0, -2.0, -4.0, -8.0])
+    assert merge_tokens(tokens, scores) == [
+        TokenSpan(3, 0, 2, -1.5),
+        TokenSpan(1, 2, 3, -4.0),
+        TokenSpan(2, 3, 4, -8.0),
+    ]
+
+
+def test_merge_tokens_of_a_marked_item():
+    """It spells nothing."""
+    assert merge_tokens(torch.full((5,), -1), torch.full((5,), -INF)) == []
+
+
+def test_merge_tokens_keeps_what_is_not_finite_to_its_span():
+    scores = torch.tensor([-1.0, -INF, -3.0, -4.0])
+    assert [span.score for span in merge_tokens(torch.tensor([1, 1, 2, 2]), scores)] == [-INF, -3.5]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("integer", [torch.int32, torch.int64], ids=str)
+@pytest.mark.parametrize("blank", [0, 3])
+def test_merge_tokens_are_those_of_a_walk(generator, dtype, integer, blank):
+    """Frame by frame, with means taken in float64: their difference to any order of at most 200 terms below 10 is
+    below 200 * 200 * 10 * 2^-53 = 5e-11."""
+    for frames in range(200):
+        classes = torch.randint(0, 5, (frames,), generator=generator)
+        tokens = classes.repeat_interleave(torch.randint(1, 4, (frames,), generator=generator))[:frames].to(integer)
+        scores = (-10 * torch.rand(frames, generator=generator)).to(dtype)
+        expected, start = [], 0
+        for t in range(1, frames + 1):
+            if t == frames or tokens[t] != tokens[start]:
+                if tokens[start] != blank:
+                    expected.append((int(tokens[start]), start, t, float(scores[start:t].double().mean())))
+                start = t
+        found = merge_tokens(tokens, scores, blank)
+        assert [(span.token, span.start, span.end) for span in found] == [x[:3] for x in expected]
+        assert all(abs(span.score - x[3]) < 5e-11 for span, x in zip(found, expected, strict=True))
+
+
+def test_merge_tokens_of_scores_that_require_a_gradient_and_of_views():
+    tokens, scores = torch.tensor([[1, 9], [1, 9], [0, 9]])[:, 0], torch.tensor([-1.0, 9, -3, 9, -5, 9])[::2]
+    assert merge_tokens(tokens, scores.requires_grad_()) == [TokenSpan(1, 0, 2, -2.0)]
+
+
 def test_the_length_of_a_span_is_its_frames():
     assert len(TokenSpan(token=5, start=3, end=10, score=-1.0)) == 7
 

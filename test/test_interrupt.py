@@ -154,6 +154,18 @@ check_that_all_is_well()
     assert fresh_python(start(1) + code) == "KeyboardInterrupt()\n" * 2
 
 
+def test_a_backward_pass_raises_keyboard_interrupt(fresh_python):
+    """By its operator, which torch's autograd engine calls; of a gradient that is the same everywhere."""
+    code = """
+log_probs, targets = make_case(2_000_000, 100_000)
+gradient = torch.ones(1).expand(1, 2_000_000, 100_001)
+press_after(1)
+print(what_ends(lambda: torch.ops.ctc_align.posteriors_backward(gradient, log_probs, targets)))
+check_that_all_is_well()
+"""
+    assert fresh_python(start(1) + code) == "KeyboardInterrupt()\n"
+
+
 def test_a_handler_that_takes_a_note_does_not_end_the_call(fresh_python):
     """It runs while the call goes on; the call is long enough for that (half a second) on any machine."""
     code = """

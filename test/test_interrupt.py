@@ -98,8 +98,8 @@ for _ in range(3):
 def test_the_sums_of_other_threads_end_too(fresh_python, one_is_quick):
     """The thread that calls takes the item of most labels and frames; of a band of two states it is soon done."""
     code = f"""
-log_probs, targets = make_case(200_000, 39_999)
-lengths = ([40_000, 200_000], [39_999, 2_000]) if {one_is_quick} else ([200_000] * 2, [2_000] * 2)
+log_probs, targets = make_case(200_000, 79_999)
+lengths = ([80_000, 200_000], [79_999, 20_000]) if {one_is_quick} else ([200_000] * 2, [20_000] * 2)
 press_after(2)
 print(what_ends(lambda: torch_ctc_align.class_posteriors(log_probs.expand(2, -1, -1), targets.expand(2, -1), *lengths)))
 """

@@ -882,12 +882,14 @@ void test_allocation_failures(P*, Random& random) {
     for (const bool for_good : {false, true}) {
       heap.fails_for_good = for_good;
       int failures = 0;
-      for (bool has_failed = true; has_failed; failures += has_failed) {
+      bool has_failed = true;
+      while (has_failed) {
         const Outcome outcome = attempt([&] {
           heap.until_failure = failures;
           align(problem, setting, answer);
           has_failed = heap.until_failure < 0;
         });
+        failures += has_failed;
         CHECK(outcome == Outcome::kBadAlloc || answer == expected);  // std::vector::shrink_to_fit forgives
       }
       CHECK(failures >= 10);

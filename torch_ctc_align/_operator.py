@@ -226,9 +226,15 @@ def join_batch(size: int, in_dims: tuple[int | None, ...], *tensors: Tensor | No
     return [join(tensor, dim) for tensor, dim in zip(tensors, dims, strict=True)]
 
 
-def split_batch(size: int, *tensors: Tensor) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-    """The way back from :func:`join_batch`: what a vmap rule returns for these ``(size * B, ...)`` outputs."""
-    outputs = tuple(tensor.reshape(size, tensor.shape[0] // size, *tensor.shape[1:]) for tensor in tensors)
+def split_batch(
+    size: int, first: Tensor, first_dim: int | None, *tensors: Tensor
+) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    """The way back from :func:`join_batch`: what a vmap rule returns for these ``(size * B, ...)`` outputs.
+
+    B is that of the first argument: nothing else tells it where the mapped dimension is empty.
+    """
+    batch = first.shape[1 if first_dim == 0 else 0]
+    outputs = tuple(tensor.reshape(size, batch, *tensor.shape[1:]) for tensor in tensors)
     return outputs, (0,) * len(tensors)
 
 
@@ -245,4 +251,4 @@ def _forced_align_vmap(
     """Items are independent, so the mapped dimension joins the batch and one call serves all of it."""
     size = info.batch_size
     joined = join_batch(size, in_dims, log_probs, targets, input_lengths, target_lengths)
-    return split_batch(size, *torch.ops.ctc_align.forced_align(*joined, blank))
+    return split_batch(size, log_probs, in_dims[0], *torch.ops.ctc_align.forced_align(*joined, blank))

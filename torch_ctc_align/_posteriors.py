@@ -325,9 +325,9 @@ def _register_vmap(name: str, tensors: int) -> None:
         joined = join_batch(size, in_dims, *arguments[:tensors])
         outputs = operator(*joined, *arguments[tensors:])
         if isinstance(outputs, Tensor):
-            (output,), (dim,) = split_batch(size, outputs)
+            (output,), (dim,) = split_batch(size, arguments[0], in_dims[0], outputs)
             return output, dim
-        return split_batch(size, *outputs)
+        return split_batch(size, arguments[0], in_dims[0], *outputs)
 
     torch.library.register_vmap(f"ctc_align::{name}", rule)
 

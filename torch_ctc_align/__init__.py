@@ -1,6 +1,9 @@
 """CTC forced alignment (exact Viterbi) as a PyTorch operator: ``torch.ops.ctc_align.forced_align``."""
 
+from types import FunctionType
+
 from torch_ctc_align import _operator as _operator
+from torch_ctc_align._torchscript import explain_to_torchscript
 from torch_ctc_align.aligner import Alignment, ForcedAligner, token_durations
 from torch_ctc_align.config import Config, config, set_memory_budget
 from torch_ctc_align.drop_in import TorchaudioInstallation, install_in_torchaudio
@@ -46,3 +49,5 @@ __all__ = [
     "token_spans",
     "word_borders",
 ]
+
+explain_to_torchscript(function for name in __all__ if isinstance(function := globals()[name], FunctionType))

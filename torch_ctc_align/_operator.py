@@ -5,12 +5,16 @@ The checks, the vmap helpers and :func:`refuse_cuda` serve every operator of the
 """
 
 import ctypes
+import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+
+from torch_ctc_align.errors import AlignmentWarning
 
 
 def _load(name: str) -> Path | None:
@@ -131,6 +135,20 @@ def check_arguments(
     )
 
 
+def warn_in_onnx_export(name: str) -> None:
+    """Says what to do when ``torch.onnx.export`` traces ``ctc_align::name``, before torch says that it cannot.
+
+    A warning, because ``custom_translation_table`` may hold a translation; where it does not, torch raises.
+    """
+    if "torch.onnx" in sys.modules and torch.onnx.is_in_onnx_export():
+        warnings.warn(
+            f"{name}: ONNX has no such operator. Export the model up to log_probs and align what it returns with "
+            f"torch_ctc_align (docs/exporting.md), unless custom_translation_table names ctc_align::{name}",
+            AlignmentWarning,
+            stacklevel=2,
+        )
+
+
 @torch.library.register_fake("ctc_align::forced_align")
 def _forced_align_fake(
     log_probs: Tensor,
@@ -139,6 +157,7 @@ def _forced_align_fake(
     target_lengths: Tensor | None = None,
     blank: int = 0,
 ) -> tuple[Tensor, Tensor]:
+    warn_in_onnx_export("forced_align")
     check_arguments("forced_align", log_probs, targets, input_lengths, target_lengths, blank)
     batch, frames, _ = log_probs.shape
     return targets.new_empty((batch, frames)), log_probs.new_empty((batch, frames))

@@ -17,6 +17,7 @@ from torch_ctc_align.functional import (
     token_indices,
     token_spans,
 )
+from torch_ctc_align.sharding import register_sharding
 from torch_ctc_align.soft_alignment import class_posteriors, posteriors, span_posteriors
 from torch_ctc_align.words import Pauses, WordBorders, WordSpan, merge_words, word_borders
 
@@ -42,6 +43,7 @@ __all__ = [
     "merge_words",
     "min_frames",
     "posteriors",
+    "register_sharding",
     "set_memory_budget",
     "span_posteriors",
     "token_durations",

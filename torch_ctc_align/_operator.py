@@ -191,8 +191,8 @@ def _forced_align_autograd(*arguments: Any) -> tuple[Tensor, Tensor]:
     input_lengths = arguments[2] if len(arguments) > 2 else None
     on_path = paths >= 0
     if input_lengths is not None:
-        frame = torch.arange(paths.shape[1], device=paths.device)
-        on_path = on_path & (frame < input_lengths[:, None])
+        count = paths.new_ones(paths.shape[1]).cumsum(0)  # 1, 2, ...; of a DTensor it is one, which arange() is not
+        on_path = on_path & (count <= input_lengths[:, None])
     entries = log_probs.gather(2, paths.clamp(min=0).long().unsqueeze(2)).squeeze(2)
     # Padding and marked items get no gradient, whatever comes from above: 0 * inf would be NaN, where() is 0.
     return paths, torch.where(on_path, entries, scores)

@@ -292,7 +292,7 @@ def _span_posteriors_backward(
         frames = log_probs.shape[1]
         last = ends.clamp(max=frames) if lengths[0] is None else ends.minimum(lengths[0][:, None])
         first = starts.clamp(min=0)
-        frame = torch.arange(frames, device=log_probs.device)[:, None]
+        frame = starts.new_ones(frames).cumsum(0)[:, None] - 1  # of DTensors it is one, which arange() is not
         inside = (first[:, None] <= frame) & (frame < last[:, None])
         grad = torch.where(inside, (grad_spans / (last - first).clamp(min=1))[:, None], 0)
         grad = torch.nn.functional.pad(grad, (0, 1))  # the blank has no span

@@ -1,4 +1,4 @@
-"""CTC forced alignment (exact Viterbi) as a PyTorch operator: ``torch.ops.ctc_align.forced_align``."""
+"""CTC forced alignment (Viterbi, no beam) as a PyTorch operator: ``torch.ops.ctc_align.forced_align``."""
 
 from types import FunctionType
 

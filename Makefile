@@ -1,10 +1,12 @@
-# Everything happens in .venv, which the first command sets up; test-clients has an environment of its own, CLIENTS.
+# Everything happens in .venv, which the first command sets up; test-clients and test-torches have environments of their
+# own, in the directories CLIENTS and TORCHES.
 # PYTHON=python3.12 picks another interpreter, ARGS goes to the command underneath: make test ARGS="-k ties".
 PYTHON ?= python3
 VENV := .venv
 CLIENTS ?= .clients
+TORCHES ?= .torches
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+install = $(1)/bin/python -m pip --disable-pip-version-check --quiet install
 
 # Stamps: what has been installed lies in the environment, what has been built lies beside the objects.
 TOOLS := $(VENV)/.tools
@@ -17,7 +19,7 @@ BUILT := build/.built
 NATIVE := setup.py $(shell find csrc)
 CXX_FILES = $(shell find $(wildcard csrc test/csrc benchmarks) -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help build test test-clients sanitize demo train-demo lint format wheel check-wheel cuda-compile cuda-cycles bench bench-long bench-plot gpu clean
+.PHONY: help build test test-clients test-torches sanitize demo train-demo lint format wheel check-wheel cuda-compile cuda-cycles bench bench-long bench-plot gpu clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -38,6 +40,14 @@ test-clients: export CTC_ALIGN_REQUIRE ?= clients,torchaudio
 test-clients: $(BUILT) $(CLIENTS_READY)  ## run clients and torchaudio with our functions in them; CLIENTS=directory
 	LD_LIBRARY_PATH=$(abspath $(CLIENTS))/stubs$${LD_LIBRARY_PATH:+:$$LD_LIBRARY_PATH} \
 	  $(CLIENTS)/bin/python -m pytest test/test_clients.py test/test_drop_in.py test/test_peers.py $(ARGS)
+
+# What depends on torch itself: kinds of errors, interrupts, the operator's registrations. One build serves all of them.
+TORCH_TESTS := $(addprefix test/test_,arguments.py operator.py interrupt.py memory.py)
+test-torches: export OMP_WAIT_POLICY ?= passive
+test-torches: $(BUILT) $(TORCHES)/oldest/.ready $(TORCHES)/newest/.ready  ## run some tests on the oldest and the newest torch; TORCHES=directory
+	$(call install,$(TORCHES)/newest) --upgrade --upgrade-strategy only-if-needed -r test/requirements-torch-newest.txt
+	for torch in oldest newest; do \
+	  $(TORCHES)/$$torch/bin/python -m pytest $(TORCH_TESTS) $(ARGS) || exit; done
 
 sanitize:  ## run the CPU kernel under AddressSanitizer, UBSan and ThreadSanitizer; needs only a C++ compiler
 	$(PYTHON) test/run_sanitizers.py $(ARGS)
@@ -102,20 +112,25 @@ $(TOOLS): requirements-dev.txt
 	  { echo "error: no C++ compiler $${CXX:-c++}; on Debian or Ubuntu: apt install g++" >&2; exit 1; }
 	@echo "Setting up $(VENV); the first time this fetches torch and takes some minutes"
 	@$(PYTHON) -m venv $(VENV)
-	$(PIP) install -r requirements-dev.txt
+	$(call install,$(VENV)) -r requirements-dev.txt
 	@touch $@
 
 $(EXAMPLES): examples/requirements.txt | $(TOOLS)
-	$(PIP) install -r $<
+	$(call install,$(VENV)) -r $<
 	@touch $@
 
 $(CLIENTS_READY): test/requirements-clients.txt test/requirements-clients-alone.txt test/clients_environment.py
 	@echo "Setting up $(CLIENTS), 1.4 GB with the CPU build of torch; the first time this takes some minutes"
 	@$(PYTHON) -m venv $(CLIENTS)
-	$(CLIENTS)/bin/python -m pip --disable-pip-version-check --quiet install -r test/requirements-clients.txt
-	$(CLIENTS)/bin/python -m pip --disable-pip-version-check --quiet install --no-deps --no-build-isolation \
-	  -r test/requirements-clients-alone.txt
+	$(call install,$(CLIENTS)) -r test/requirements-clients.txt
+	$(call install,$(CLIENTS)) --no-deps --no-build-isolation -r test/requirements-clients-alone.txt
 	$(CLIENTS)/bin/python test/clients_environment.py $(CLIENTS)/stubs
+	@touch $@
+
+$(TORCHES)/%/.ready: test/requirements-torch-%.txt
+	@echo "Setting up $(@D), several GB with CUDA's libraries; the first time this takes some minutes"
+	@$(PYTHON) -m venv $(@D)
+	$(call install,$(@D)) -r $<
 	@touch $@
 
 build/ceiling: benchmarks/ceiling.cpp $(NATIVE)
@@ -128,5 +143,5 @@ $(BUILT): $(NATIVE) $(TOOLS)
 
 # After the first build, so that this only links: the object files are shared (see pyproject.toml).
 $(LINKED): pyproject.toml $(TOOLS) | $(BUILT)
-	$(PIP) install --no-build-isolation --no-deps -e .
+	$(call install,$(VENV)) --no-build-isolation --no-deps -e .
 	@touch $@

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import NamedTuple
 
 import torch
@@ -283,7 +282,8 @@ def merge_tokens(tokens: Tensor, scores: Tensor, blank: int = 0) -> list[TokenSp
             f"tokens and scores must have the same length, found {len(tokens)} and {len(scores)}",
         )
     # All at once to Python: an element of a tensor costs as much as a hundred of a list.
-    runs = [(token, sum(1 for _ in run)) for token, run in groupby(tokens.tolist())]
+    first, counts = torch.unique_consecutive(tokens, return_counts=True)
+    runs = list(zip(first.tolist(), counts.tolist(), strict=True))
     values = scores.tolist()
     spans = []
     start = 0

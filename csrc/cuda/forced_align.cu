@@ -63,7 +63,8 @@ __global__ void __launch_bounds__(kWarp, kResidentTraces<Real>)
 
 void check_cuda(cudaError_t error, const char* what) {
   if (error != cudaSuccess) {
-    throw std::runtime_error(std::string("forced_align: ") + what + ": " + cudaGetErrorString(error));
+    // "CUDA" tells Python that this is no refusal of an argument (as_raised in _operator.py).
+    throw std::runtime_error(std::string("forced_align: CUDA failed in ") + what + ": " + cudaGetErrorString(error));
   }
 }
 

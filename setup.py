@@ -3,18 +3,26 @@
 Two shared libraries without any Python symbol, made for the LibTorch stable ABI: one binary serves torch >= 2.10 and
 every CPython. `_C` is always built. `_C_cuda` is built where nvcc and a torch with CUDA are found, and loaded only
 where torch has CUDA. CTC_ALIGN_CUDA=0 leaves it out, CTC_ALIGN_CUDA=1 builds it beside a CPU-only torch too.
-TORCH_CUDA_ARCH_LIST says for which GPUs, as for every extension of torch; by default for those at hand.
+TORCH_CUDA_ARCH_LIST says for which GPUs, as for every extension of torch; by default for those that are visible, and
+where none is, as in a Docker build, for ARCHITECTURES.
 """
 
 import os
+import re
+import shlex
 import shutil
+import subprocess
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
 from setuptools import Extension, setup
+from setuptools.errors import SetupError
 from torch.utils import cpp_extension
 
 ROOT = Path(__file__).parent
+ARCHITECTURES = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")  # those that make cuda-compile compiles
+OLDEST_COMPILERS = {"GCC": 11, "Clang": 13}  # the oldest that compile the vectors of csrc/cpu
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020a000000000000"  # 2.10
 
 # No -march=native: wheels travel. No fused multiply-add and no fast-math: every build must round alike.
@@ -42,13 +50,14 @@ def cpu_library() -> Extension:
 
 
 def cuda_library(cuda_home: str) -> Extension:
+    jobs = os.environ.get("MAX_JOBS", "0")  # one source, many architectures: side by side, 0 for all processors
     cpp_extension.CUDA_HOME = cuda_home  # a CPU-only torch has set it to None
     torch_cuda = ["torch_cuda"] if list(Path(torch.__file__).parent.glob("lib/libtorch_cuda.*")) else []
     return cpp_extension.CppExtension(
         "torch_ctc_align._C_cuda",
         sources("csrc/cuda/*.cu"),
         depends=sources("csrc/**/*.h", "csrc/**/*.cuh"),
-        extra_compile_args={"cxx": CXX_FLAGS, "nvcc": NVCC_FLAGS},
+        extra_compile_args={"cxx": CXX_FLAGS, "nvcc": [*NVCC_FLAGS, f"--threads={jobs}"]},
         extra_link_args=LINK_FLAGS,
         include_dirs=[os.path.join(cuda_home, "include")],
         # The runtime goes in statically: the library must not ask for another CUDA than torch's own.
@@ -64,7 +73,88 @@ def find_cuda() -> str | None:
         return None
     nvcc = shutil.which("nvcc")
     places = [os.environ.get("CUDA_HOME"), str(Path(nvcc).resolve().parent.parent) if nvcc else None, "/usr/local/cuda"]
-    return next((place for place in places if place and Path(place, "include", "cuda_runtime.h").exists()), None)
+    needed = "include/cuda_runtime.h", "bin/nvcc"
+    return next((place for place in places if place and all(Path(place, file).exists() for file in needed)), None)
+
+
+def why_no_cuda() -> str:
+    """Why find_cuda() has found nothing."""
+    if os.environ.get("CTC_ALIGN_CUDA", "1") != "1":
+        return f"CTC_ALIGN_CUDA={os.environ['CTC_ALIGN_CUDA']}"
+    if not torch.version.cuda and "CTC_ALIGN_CUDA" not in os.environ:
+        return "this torch has no CUDA (CTC_ALIGN_CUDA=1 builds the CUDA library all the same)"
+    return "nvcc is neither on the PATH, nor in CUDA_HOME, nor in /usr/local/cuda"
+
+
+def choose_architectures(asked: str | None, gpus: int, known: Collection[str]) -> str | None:
+    """What TORCH_CUDA_ARCH_LIST is to be.
+
+    Args:
+        asked: what it is now.
+        gpus: how many are visible. Without any, torch fails to find an architecture, after the C++ has been compiled.
+        known: what nvcc can compile for: "7.5", ...
+
+    Returns:
+        The list, or None: torch takes the architectures of the GPUs that are visible.
+    """
+    if asked and asked != "native":
+        return asked
+    if gpus > 0:
+        return asked or None
+    hints = 'TORCH_CUDA_ARCH_LIST="8.0;9.0+PTX", for example, names architectures; CTC_ALIGN_CUDA=0 leaves CUDA out'
+    if asked == "native":
+        raise SetupError(f"torch_ctc_align: TORCH_CUDA_ARCH_LIST=native, but no GPU is visible; {hints}")
+    chosen = [architecture for architecture in ARCHITECTURES if architecture in known]
+    if not chosen:
+        raise SetupError(f"torch_ctc_align: this nvcc compiles for none of {', '.join(ARCHITECTURES)}; {hints}")
+    return ";".join(chosen) + "+PTX"  # newer GPUs compile it for themselves
+
+
+def architectures_of(cuda_home: str) -> list[str]:
+    """What its nvcc can compile for: ["7.5", ...]."""
+    nvcc = os.path.join(cuda_home, "bin", "nvcc")
+    answer = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True).stdout
+    return [f"{major}.{minor}" for major, minor in re.findall(r"compute_(\d+)(\d)\b", answer)]
+
+
+def check_compiler(command: str) -> None:
+    """Fails if the C++ compiler is missing or too old. One that calls itself neither GCC nor Clang is given a try."""
+    probe = "#ifdef __clang__\nClang __clang_major__\n#else\nGCC __GNUC__\n#endif\n"
+    expected = " or ".join(f"{name} {version} or newer" for name, version in OLDEST_COMPILERS.items())
+    try:
+        preprocess = [*shlex.split(command), "-E", "-P", "-x", "c++", "-"]
+        answer = subprocess.run(preprocess, input=probe, capture_output=True, text=True).stdout.split()
+    except FileNotFoundError:
+        raise SetupError(
+            f"torch_ctc_align: no C++ compiler {command}; on Debian or Ubuntu: apt install g++ (CXX names another)"
+        ) from None
+    if len(answer) == 2 and answer[1].isdigit() and int(answer[1]) < OLDEST_COMPILERS.get(answer[0], 0):
+        raise SetupError(
+            f"torch_ctc_align: the C++ compiler must be {expected}, found {command}, which is {' '.join(answer)}; "
+            "CXX names another"
+        )
+
+
+class BuildLibraries(cpp_extension.BuildExtension):
+    """Checks, decides and says what is built, before anything is compiled."""
+
+    def build_extensions(self) -> None:
+        check_compiler(cpp_extension.get_cxx_compiler())
+        if cuda_home := find_cuda():
+            gpus = torch.cuda.device_count()
+            chosen = choose_architectures(
+                os.environ.get("TORCH_CUDA_ARCH_LIST"), gpus, [] if gpus else architectures_of(cuda_home)
+            )
+            if chosen:
+                os.environ["TORCH_CUDA_ARCH_LIST"] = chosen
+            libraries = (
+                f"the CPU library, and the CUDA library for {chosen or 'the GPUs here'} with {cuda_home}: minutes "
+                "(TORCH_CUDA_ARCH_LIST names the architectures, CTC_ALIGN_CUDA=0 leaves CUDA out)"
+            )
+        else:
+            libraries = f"the CPU library alone: {why_no_cuda()}"
+        print(f"torch_ctc_align: building {libraries}", flush=True)
+        super().build_extensions()
 
 
 if __name__ == "__main__":  # test/check_cuda_compile.py reads the flags above
@@ -74,7 +164,7 @@ if __name__ == "__main__":  # test/check_cuda_compile.py reads the flags above
 
     setup(
         ext_modules=extensions,
-        cmdclass={"build_ext": cpp_extension.BuildExtension},
+        cmdclass={"build_ext": BuildLibraries},
         # One home for object files: an editable install, an in-place build and a wheel share them.
         options={"bdist_wheel": {"py_limited_api": "cp310"}, "build_ext": {"build_temp": "build/objects"}},
     )

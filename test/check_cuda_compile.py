@@ -28,7 +28,6 @@ from torch.utils import cpp_extension
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "csrc" / "cuda" / "forced_align.cu"
-ARCHITECTURES = ["75", "80", "86", "89", "90", "100", "120"]
 
 
 def load_setup():
@@ -123,10 +122,8 @@ def main():
         return
     flags = [*cpp_extension.COMMON_NVCC_FLAGS, *setup.NVCC_FLAGS]
     flags += [f"-I{path}" for path in cpp_extension.include_paths()]
-    known = re.findall(
-        r"compute_(\d+)", subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True).stdout
-    )
-    wanted = sys.argv[1:] or ARCHITECTURES
+    known = [name.replace(".", "") for name in setup.architectures_of(os.path.dirname(os.path.dirname(nvcc)))]
+    wanted = sys.argv[1:] or [name.replace(".", "") for name in setup.ARCHITECTURES]
     for architecture in wanted:
         if architecture not in known:
             print(f"sm_{architecture}: not known to this nvcc, left out")

@@ -12,9 +12,11 @@ names each of them where it is put in.
 import importlib
 import io
 import json
+import re
 import sys
 import types
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -410,3 +412,41 @@ def test_transformers(wav2vec2, torchaudio, generator):
         ]
         assert [(w.word, w.start, w.end) for w in words[0]] == [(w.word, w.start, w.end) for w in words[1]]
         assert [w.score for w in words[0]] == pytest.approx([w.score for w in words[1]], rel=1e-6)
+
+
+def test_the_page_about_a_model_of_transformers(client, tmp_path):
+    """docs/your_model.md with the lines for transformers in place of those of the stand-in: frames of 320 samples."""
+    transformers = client("transformers")
+    vocabulary = ["<unk>", *LETTERS.upper(), "|", "<s>", "</s>", "<pad>"]
+    (tmp_path / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(vocabulary)}))
+    transformers.Wav2Vec2Processor(
+        feature_extractor=transformers.Wav2Vec2FeatureExtractor(return_attention_mask=True),
+        tokenizer=transformers.Wav2Vec2CTCTokenizer(str(tmp_path / "vocab.json")),
+    ).save_pretrained(tmp_path)
+    torch.manual_seed(0)
+    config = transformers.Wav2Vec2Config(
+        vocab_size=len(vocabulary),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        conv_dim=(8,) * 7,
+        num_conv_pos_embeddings=4,
+        num_conv_pos_embedding_groups=2,
+        feat_extract_norm="layer",
+        do_stable_layer_norm=True,
+        pad_token_id=vocabulary.index("<pad>"),
+    )
+    transformers.Wav2Vec2ForCTC(config).save_pretrained(tmp_path)
+
+    page = (Path(__file__).parents[1] / "docs/your_model.md").read_text(encoding="utf-8")
+    (model,) = re.findall(r"^```py\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    _, *rest = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert '"facebook/wav2vec2-base-960h"' in model
+    names = {}
+    for source in [model.replace('"facebook/wav2vec2-base-960h"', repr(str(tmp_path))), *rest]:
+        exec(source, names)
+    assert (names["blank"], names["separator"]) == (31, 28)
+    assert names["input_lengths"].tolist() == [199, 124, 12]
+    assert names["targets"][0, :5].tolist() == [4, 15, 14, 27, 20]  # DON'T
+    assert names["targets"].max() == names["star"] == 32

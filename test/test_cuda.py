@@ -167,8 +167,12 @@ def test_nothing_waits_for_the_device(random_case, generator):
         spans = torch_ctc_align.token_spans(paths, scores, case[1])
         words = words_of(spans, word_indices, ends)
         words_of(spans, word_indices, 12.0)
+        indices = torch_ctc_align.token_indices(paths, case[1])
+        least = torch_ctc_align.min_frames(case[1], case[3])
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(indices.cpu(), torch_ctc_align.token_indices(paths.cpu(), case[1].cpu()))
+    assert torch.equal(least.cpu(), torch_ctc_align.min_frames(case[1].cpu(), case[3].cpu()))
     expected = words_of(torch_ctc_align.TokenSpans(*(x.cpu() for x in spans)), word_indices.cpu(), ends.cpu())
     for found, on_cpu in zip(words[:2], expected, strict=False):
         torch.testing.assert_close(found.cpu(), on_cpu, rtol=0, atol=1e-9)

@@ -258,6 +258,39 @@ def test_bad_labels_fail_when_the_graph_runs(compile_fully):
             compiled(torch.zeros(1, 5, 3), torch.tensor([[1, label]]))
 
 
+# torch.fx
+
+
+class ModelAndAligner(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.model = torch.nn.Linear(4, 5)
+        self.aligner = ForcedAligner()
+
+    def forward(self, features, targets, input_lengths=None):
+        alignment = self.aligner(self.model(features).log_softmax(-1), targets, input_lengths)
+        return alignment.paths, alignment.spans.starts
+
+
+def test_symbolic_trace_takes_the_module_for_a_leaf(generator):
+    model = ModelAndAligner()
+    traced = torch.fx.symbolic_trace(model)
+    assert [node.target for node in traced.graph.nodes if node.op == "call_module"] == ["model", "aligner"]
+    features, targets = torch.randn(2, 9, 4, generator=generator), torch.tensor([[1, 2, 1], [2, 1, 4]])
+    for lengths in (None, torch.tensor([9, 7])):
+        assert_same(traced(features, targets, lengths), model(features, targets, lengths))
+
+
+def test_symbolic_trace_of_the_operator(generator):
+    class Model(torch.nn.Module):
+        def forward(self, log_probs, targets):
+            return forced_align(log_probs, targets)
+
+    traced = torch.fx.symbolic_trace(Model())
+    arguments = torch.randn(2, 9, 4, generator=generator).log_softmax(-1), torch.tensor([[1, 2, 1], [2, 1, 3]])
+    assert_same(traced(*arguments), forced_align(*arguments))
+
+
 # Export
 
 
@@ -354,6 +387,18 @@ def test_ahead_of_time_inductor(cxx, package):
         found, expected = loaded(*arguments), ForcedAligner(2)(*arguments)
         assert isinstance(found, torch_ctc_align.Alignment)
         assert_same(tree_leaves(found), tree_leaves(expected))
+
+
+def test_errors_of_a_package_keep_their_text(cxx, package):
+    """But not their type, as docs/exporting.md says."""
+    log_probs, targets, *lengths = make_exact_arguments(*OTHER_SIZES[0])
+    targets[0, 1] = 2
+    text = r"forced_align: targets\[0, 1\] must not be the blank, expected a label other than 2, found 2"
+    with pytest.raises(RuntimeError, match=text) as raised:
+        torch._inductor.aoti_load_package(package)(log_probs, targets, *lengths)
+    assert not isinstance(raised.value, ValueError)
+    with pytest.raises(ValueError, match=text):
+        forced_align(log_probs, targets, *lengths, 2)
 
 
 def test_ahead_of_time_inductor_without_python(cxx, package, tmp_path):

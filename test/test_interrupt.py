@@ -83,7 +83,7 @@ check_that_all_is_well()
 
 @pytest.mark.parametrize("lengths", [[10_000_000, 10_000_000], [10_000_000, 1_000]], ids=["both", "one"])
 def test_the_items_of_other_threads_end_too(fresh_python, lengths):
-    """Two items, a thread each: 15 s of work for a thread. Which thread gets which item is left to chance."""
+    """Two items, a thread each: 10 s of work and more. Which thread gets which item is left to chance."""
     code = f"""
 log_probs, targets = make_case(10_000_000, 1_000)
 for _ in range(3):
@@ -91,19 +91,19 @@ for _ in range(3):
     print(what_ends(lambda: torch_ctc_align.forced_align(
         log_probs.expand(2, -1, -1), targets.expand(2, -1), {lengths}, strict=False)))
 """
-    assert fresh_python(start(2) + code) == "KeyboardInterrupt()\n" * 3
+    assert fresh_python(start(2) + code, CTC_ALIGN_CPU="portable") == "KeyboardInterrupt()\n" * 3
 
 
 @pytest.mark.parametrize("one_is_quick", [False, True])
 def test_the_sums_of_other_threads_end_too(fresh_python, one_is_quick):
     """The thread that calls takes the item of most labels and frames; of a band of two states it is soon done."""
     code = f"""
-log_probs, targets = make_case(200_000, 79_999)
-lengths = ([80_000, 200_000], [79_999, 20_000]) if {one_is_quick} else ([200_000] * 2, [20_000] * 2)
+log_probs, targets = make_case(600_000, 79_999)
+lengths = ([80_000, 600_000], [79_999, 2_000]) if {one_is_quick} else ([600_000] * 2, [2_000] * 2)
 press_after(2)
 print(what_ends(lambda: torch_ctc_align.class_posteriors(log_probs.expand(2, -1, -1), targets.expand(2, -1), *lengths)))
 """
-    assert fresh_python(start(2) + code) == "KeyboardInterrupt()\n"
+    assert fresh_python(start(2) + code, CTC_ALIGN_CPU="portable") == "KeyboardInterrupt()\n"
 
 
 def test_what_another_handler_raises_comes_out_as_it_is(fresh_python):

@@ -267,6 +267,34 @@ def test_vmap_over_nothing_to_align():
         assert not paths.any()
 
 
+@pytest.mark.parametrize("dims", [(0, 0), (1, 0), (2, None), (None, 0)], ids=str)
+def test_vmap_over_no_calls(dims):
+    """A mapped dimension of size 0: results of size 0, which still know the shape of the others."""
+    B, T, L, C = 2, 5, 3, 4
+    log_probs, targets = torch.zeros(0, B, T, C), torch.ones(0, B, L, dtype=torch.int64)
+    mapped = [
+        x.new_ones(x.shape[1:]) if dim is None else x.movedim(0, dim)
+        for x, dim in zip((log_probs, targets), dims, strict=True)
+    ]
+    operators = torch.ops.ctc_align
+    starts = torch.zeros(B, L, dtype=torch.int64)
+    for function, shapes in (
+        (operators.forced_align, [(0, B, T), (0, B, T)]),
+        (operators.posteriors, [(0, B, T, L + 1), (0, B)]),
+        (operators.class_posteriors, [(0, B, T, C), (0, B)]),
+        (lambda x, y: operators.span_posteriors(x, y, starts, starts + 1), [(0, B, L), (0, B)]),
+        (lambda x, y: (operators.posteriors_backward(torch.ones(B, T, L + 1), x, y),), [(0, B, T, C)]),
+    ):
+        assert [tuple(result.shape) for result in torch.vmap(function, in_dims=dims)(*mapped)] == shapes
+
+
+def test_vmap_of_a_gradient_over_no_calls():
+    def loss(log_probs):
+        return forced_align(log_probs[None], torch.tensor([[1]]))[1].sum()
+
+    assert torch.vmap(torch.func.grad(loss))(torch.zeros(0, 5, 4)).shape == (0, 5, 4)
+
+
 # Other ways to call
 
 

@@ -101,3 +101,32 @@ def test_random_cases(align, random_case, generator, dtype):
     B, T, L, C = 300, 6, 4, 4
     log_probs, targets = random_case(B, T, L, C, blank=3, dtype=dtype)
     check_against_enumeration(align, log_probs, targets, torch.randint(0, L + 1, (B,), generator=generator), blank=3)
+
+
+@pytest.mark.parametrize("deviation, labels", [(0.01, 150), (0.01, 600), (1.0, 600)])
+def test_float32_loses_no_more_of_the_best_total_than_is_said(generator, deviation, labels):
+    """docs/semantics.md, section 6: paths of float32 may lie below the best total, float64's may not.
+
+    2^-22 of the total is a unit in the last place of a float32 or two; what is told there is less.
+    """
+    T, B, C = 1500, 12, 32
+    log_probs = (deviation * torch.randn(B, T, C, generator=generator)).log_softmax(-1)
+    targets = torch.randint(1, C, (B, labels), generator=generator)
+    wide = log_probs.double()
+    narrow_totals, best_totals = (
+        wide.gather(2, torch.ops.ctc_align.forced_align(x, targets)[0][..., None]).sum((1, 2))
+        for x in (log_probs, wide)
+    )
+    gaps = best_totals - narrow_totals
+    assert (gaps >= -1e-9).all()
+    assert (gaps <= 2.0**-22 * best_totals.abs()).all()
+    if deviation < 1:
+        assert (gaps > 1e-5).any()  # the other half of the claim
+
+
+def test_equal_emissions_give_the_earliest_labels(align):
+    """The example of docs/semantics.md, section 3, over two frame blocks and two columns."""
+    labels, T = 260, 520
+    targets = torch.arange(labels)[None] % 2 + 1
+    paths, _ = align(torch.zeros(1, T, 3), targets, None, None, 0)
+    assert paths[0].tolist() == targets[0].tolist() + [int(targets[0, -1])] * (T - labels)

@@ -133,15 +133,45 @@ def test_emissions_of_any_size(random_case, level):
     torch.testing.assert_close(log_likelihoods.double(), total, rtol=1e-7, atol=1e-5)
 
 
-@pytest.mark.parametrize("mask, times", [(-1e5, 90), (-30_000.0, 280), (-1e4, 280)])
+@pytest.mark.parametrize("mask, times", [(-2e5, 290), (-1e5, 290), (-1e5, 90), (-30_000.0, 280), (-1e4, 280)])
 def test_a_masked_class_that_the_target_needs(random_case, mask, times):
-    """States of a frame then lie up to 9 million nats apart, and all of them are needed."""
+    """States of a frame then lie up to 58 million nats apart, and all of them are needed."""
     log_probs, _ = random_case(1, 600, 0, 6)
     log_probs[..., 3] = mask
     targets = torch.tensor([[3, 1]]).repeat(1, times)
     tokens, _ = posteriors(log_probs, targets)
     expected, _ = posteriors(log_probs.double(), targets)
     torch.testing.assert_close(tokens.double(), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+def test_a_target_of_masked_classes(random_case, dtype):
+    """More bits apart than float32 exponents can tell, and right all the same. ctc_loss is the judge: its gradient in
+    float64 is exp(log_probs) - occupancies."""
+    log_probs, targets = random_case(2, 1100, 900, 6)
+    log_probs[..., 1:] -= 60_000  # -40 million nats a path
+    log_probs, lengths = log_probs.to(dtype), (torch.tensor([1100, 1000]), torch.tensor([400, 500]))
+    exact = log_probs.double().requires_grad_()
+    loss = double_ctc(exact, targets, *lengths)
+    loss.sum().backward()
+    expected = exact.detach().exp() - exact.grad
+    expected[1, 1000:] = 0
+    occupancies, log_likelihoods = class_posteriors(log_probs, targets, *lengths)
+    # ctc_loss adds logarithms of 30 million in float64: it is off by some T * 2e-16 of that, about 1e-6.
+    torch.testing.assert_close(occupancies.double(), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(log_likelihoods.double(), -loss.detach(), rtol=1e-7, atol=0)
+
+    # The other three operators, where exponents have room from the beginning.
+    borders = torch.zeros_like(targets), torch.full_like(targets, 300)
+    for function in (posteriors, lambda *x: span_posteriors(*x[:2], *borders, *x[2:])):
+        narrow = log_probs.clone().requires_grad_()
+        (found, _), (wide, _) = function(narrow, targets, *lengths), function(exact, targets, *lengths)
+        torch.testing.assert_close(found.double(), wide, atol=1e-6, rtol=0)
+        weights = torch.linspace(-1, 1, found[0].numel()).view_as(found[0])
+        gradient = torch.autograd.grad((found * weights).sum(), narrow)[0]
+        expected = torch.autograd.grad((wide * weights).sum(), exact)[0]
+        epsilon = torch.finfo(dtype).eps
+        torch.testing.assert_close(gradient.double(), expected, atol=1e-6, rtol=epsilon)
 
 
 def test_tokens_and_classes_tell_the_same(random_case):
@@ -261,6 +291,60 @@ def test_flushing_subnormals_changes_nothing(random_case, soft):
     finally:
         torch.set_flush_denormal(False)
     assert supported
+
+
+# By number as in x86-64's and aarch64's <fenv.h>; libm takes the platform's own.
+ROUNDING = """
+import ctypes, itertools, platform, torch
+from torch_ctc_align.config import _forced, config
+
+libm = ctypes.CDLL("libm.so.6")
+x86 = platform.machine() == "x86_64"
+modes = {"down": 0x400, "up": 0x800, "zero": 0xC00} if x86 else {"down": 0x800000, "up": 0x400000, "zero": 0xC00000}
+operators = torch.ops.ctc_align
+generator = torch.Generator().manual_seed(0)
+tiny = 1e-41  # subnormal in float32
+
+def results(log_probs, targets, starts, grad):
+    found = [*operators.forced_align(log_probs, targets), *operators.posteriors(log_probs, targets)]
+    found += operators.class_posteriors(log_probs, targets)
+    found += operators.span_posteriors(log_probs, targets, starts, starts + 7)
+    found += [operators.posteriors_backward(grad, log_probs, targets)]
+    return found
+
+cases = []
+for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+    for B, T, L, scale in [(1, 60, 20, 1), (4, 700, 200, 1), (2, 60, 20, 1e-39)]:
+        log_probs = torch.randn(B, T, 9, generator=generator, dtype=torch.float64).log_softmax(-1) * scale
+        targets = torch.randint(1, 9, (B, L), generator=generator)
+        starts = torch.randint(0, T - 7, (B, L), generator=generator)
+        sums = torch.float64 if dtype == torch.float64 else torch.float32
+        grad = torch.randn(B, T, L + 1, generator=generator, dtype=sums) * (tiny if scale < 1 else 1)
+        cases.append((log_probs.to(dtype), targets, starts, grad))
+expected = [results(*case) for case in cases]
+assert cases[8][3].count_nonzero() and expected[8][-1].count_nonzero()  # float32, subnormal
+for name, threads, cpu in itertools.product([*modes, "flush"], [1, 2], config().cpus):
+    torch.set_num_threads(threads)
+    with _forced(cpu=cpu):
+        for i, case in enumerate(cases):
+            if name == "flush":
+                torch.set_flush_denormal(True)
+            else:
+                assert libm.fesetround(modes[name]) == 0
+            found = results(*case)
+            assert libm.fegetround() == modes.get(name, 0)  # as it was
+            libm.fesetround(0)
+            torch.set_flush_denormal(False)
+            for j, (x, y) in enumerate(zip(found, expected[i])):
+                if not torch.equal(x, y):
+                    print(name, threads, cpu, case[0].dtype, tuple(case[0].shape), "result", j)
+print("done")
+"""
+
+
+def test_the_rounding_of_the_caller_changes_nothing(fresh_python):
+    """Of no operator: not the sums, nor the last rounding of a result."""
+    assert fresh_python(ROUNDING) == "done\n"
 
 
 # ---------------------------------------------------------------------------------------------------------- gradients

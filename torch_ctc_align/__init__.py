@@ -1,6 +1,9 @@
-"""CTC forced alignment (exact Viterbi) as a PyTorch operator: ``torch.ops.ctc_align.forced_align``."""
+"""CTC forced alignment (Viterbi, no beam) as a PyTorch operator: ``torch.ops.ctc_align.forced_align``."""
+
+from types import FunctionType
 
 from torch_ctc_align import _operator as _operator
+from torch_ctc_align._torchscript import explain_to_torchscript
 from torch_ctc_align.aligner import Alignment, ForcedAligner, token_durations
 from torch_ctc_align.config import Config, config, set_memory_budget
 from torch_ctc_align.drop_in import TorchaudioInstallation, install_in_torchaudio
@@ -14,6 +17,7 @@ from torch_ctc_align.functional import (
     token_indices,
     token_spans,
 )
+from torch_ctc_align.sharding import register_sharding
 from torch_ctc_align.soft_alignment import class_posteriors, posteriors, span_posteriors
 from torch_ctc_align.words import Pauses, WordBorders, WordSpan, merge_words, word_borders
 
@@ -39,6 +43,7 @@ __all__ = [
     "merge_words",
     "min_frames",
     "posteriors",
+    "register_sharding",
     "set_memory_budget",
     "span_posteriors",
     "token_durations",
@@ -46,3 +51,5 @@ __all__ = [
     "token_spans",
     "word_borders",
 ]
+
+explain_to_torchscript(function for name in __all__ if isinstance(function := globals()[name], FunctionType))

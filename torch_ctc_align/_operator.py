@@ -5,12 +5,16 @@ The checks, the vmap helpers and :func:`refuse_cuda` serve every operator of the
 """
 
 import ctypes
+import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+
+from torch_ctc_align.errors import AlignmentWarning
 
 
 def _load(name: str) -> Path | None:
@@ -131,6 +135,20 @@ def check_arguments(
     )
 
 
+def warn_in_onnx_export(name: str) -> None:
+    """Says what to do when ``torch.onnx.export`` traces ``ctc_align::name``, before torch says that it cannot.
+
+    A warning, because ``custom_translation_table`` may hold a translation; where it does not, torch raises.
+    """
+    if "torch.onnx" in sys.modules and torch.onnx.is_in_onnx_export():
+        warnings.warn(
+            f"{name}: ONNX has no such operator. Export the model up to log_probs and align what it returns with "
+            f"torch_ctc_align (docs/exporting.md), unless custom_translation_table names ctc_align::{name}",
+            AlignmentWarning,
+            stacklevel=2,
+        )
+
+
 @torch.library.register_fake("ctc_align::forced_align")
 def _forced_align_fake(
     log_probs: Tensor,
@@ -139,6 +157,7 @@ def _forced_align_fake(
     target_lengths: Tensor | None = None,
     blank: int = 0,
 ) -> tuple[Tensor, Tensor]:
+    warn_in_onnx_export("forced_align")
     check_arguments("forced_align", log_probs, targets, input_lengths, target_lengths, blank)
     batch, frames, _ = log_probs.shape
     return targets.new_empty((batch, frames)), log_probs.new_empty((batch, frames))
@@ -172,8 +191,8 @@ def _forced_align_autograd(*arguments: Any) -> tuple[Tensor, Tensor]:
     input_lengths = arguments[2] if len(arguments) > 2 else None
     on_path = paths >= 0
     if input_lengths is not None:
-        frame = torch.arange(paths.shape[1], device=paths.device)
-        on_path = on_path & (frame < input_lengths[:, None])
+        count = paths.new_ones(paths.shape[1]).cumsum(0)  # 1, 2, ...; of a DTensor it is one, which arange() is not
+        on_path = on_path & (count <= input_lengths[:, None])
     entries = log_probs.gather(2, paths.clamp(min=0).long().unsqueeze(2)).squeeze(2)
     # Padding and marked items get no gradient, whatever comes from above: 0 * inf would be NaN, where() is 0.
     return paths, torch.where(on_path, entries, scores)
@@ -226,9 +245,15 @@ def join_batch(size: int, in_dims: tuple[int | None, ...], *tensors: Tensor | No
     return [join(tensor, dim) for tensor, dim in zip(tensors, dims, strict=True)]
 
 
-def split_batch(size: int, *tensors: Tensor) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-    """The way back from :func:`join_batch`: what a vmap rule returns for these ``(size * B, ...)`` outputs."""
-    outputs = tuple(tensor.reshape(size, tensor.shape[0] // size, *tensor.shape[1:]) for tensor in tensors)
+def split_batch(
+    size: int, first: Tensor, first_dim: int | None, *tensors: Tensor
+) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    """The way back from :func:`join_batch`: what a vmap rule returns for these ``(size * B, ...)`` outputs.
+
+    B is that of the first argument: nothing else tells it where the mapped dimension is empty.
+    """
+    batch = first.shape[1 if first_dim == 0 else 0]
+    outputs = tuple(tensor.reshape(size, batch, *tensor.shape[1:]) for tensor in tensors)
     return outputs, (0,) * len(tensors)
 
 
@@ -245,4 +270,4 @@ def _forced_align_vmap(
     """Items are independent, so the mapped dimension joins the batch and one call serves all of it."""
     size = info.batch_size
     joined = join_batch(size, in_dims, log_probs, targets, input_lengths, target_lengths)
-    return split_batch(size, *torch.ops.ctc_align.forced_align(*joined, blank))
+    return split_batch(size, log_probs, in_dims[0], *torch.ops.ctc_align.forced_align(*joined, blank))

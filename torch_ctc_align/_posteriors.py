@@ -16,7 +16,15 @@ from torch import Tensor
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 
-from torch_ctc_align._operator import as_raised, check_arguments, dtype_name, join_batch, refuse_cuda, split_batch
+from torch_ctc_align._operator import (
+    as_raised,
+    check_arguments,
+    dtype_name,
+    join_batch,
+    refuse_cuda,
+    split_batch,
+    warn_in_onnx_export,
+)
 
 _operators = torch.ops.ctc_align
 _library = torch.library.Library("ctc_align", "IMPL")  # a registration lasts as long as its library
@@ -58,6 +66,7 @@ def _posteriors_fake(
     target_lengths: Tensor | None = None,
     blank: int = 0,
 ) -> tuple[Tensor, ...]:
+    warn_in_onnx_export("posteriors")
     check_arguments("posteriors", log_probs, targets, input_lengths, target_lengths, blank)
     batch, frames, _ = log_probs.shape
     return _sums(log_probs, (batch, frames, targets.shape[1] + 1), (batch,))
@@ -71,6 +80,7 @@ def _class_posteriors_fake(
     target_lengths: Tensor | None = None,
     blank: int = 0,
 ) -> tuple[Tensor, ...]:
+    warn_in_onnx_export("class_posteriors")
     check_arguments("class_posteriors", log_probs, targets, input_lengths, target_lengths, blank)
     return _sums(log_probs, tuple(log_probs.shape), (log_probs.shape[0],))
 
@@ -86,6 +96,7 @@ def _span_posteriors_fake(
     blank: int = 0,
 ) -> tuple[Tensor, ...]:
     name = "span_posteriors"
+    warn_in_onnx_export(name)
     check_arguments(name, log_probs, targets, input_lengths, target_lengths, blank)
     shape = tuple(targets.shape)
     for argument, borders in (("starts", starts), ("ends", ends)):
@@ -281,7 +292,7 @@ def _span_posteriors_backward(
         frames = log_probs.shape[1]
         last = ends.clamp(max=frames) if lengths[0] is None else ends.minimum(lengths[0][:, None])
         first = starts.clamp(min=0)
-        frame = torch.arange(frames, device=log_probs.device)[:, None]
+        frame = starts.new_ones(frames).cumsum(0)[:, None] - 1  # of DTensors it is one, which arange() is not
         inside = (first[:, None] <= frame) & (frame < last[:, None])
         grad = torch.where(inside, (grad_spans / (last - first).clamp(min=1))[:, None], 0)
         grad = torch.nn.functional.pad(grad, (0, 1))  # the blank has no span
@@ -325,9 +336,9 @@ def _register_vmap(name: str, tensors: int) -> None:
         joined = join_batch(size, in_dims, *arguments[:tensors])
         outputs = operator(*joined, *arguments[tensors:])
         if isinstance(outputs, Tensor):
-            (output,), (dim,) = split_batch(size, outputs)
+            (output,), (dim,) = split_batch(size, arguments[0], in_dims[0], outputs)
             return output, dim
-        return split_batch(size, *outputs)
+        return split_batch(size, arguments[0], in_dims[0], *outputs)
 
     torch.library.register_vmap(f"ctc_align::{name}", rule)
 

@@ -175,6 +175,13 @@ class ForcedAligner(torch.nn.Module):
         """What ``print`` shows between the brackets."""
         return f"blank={self.blank}, blanks={self.blanks!r}"
 
+    def __prepare_scriptable__(self) -> None:
+        """Called by torch.jit.script, of this module and of all that contain it."""
+        raise NotImplementedError(
+            "ForcedAligner: TorchScript cannot compile this module; call torch.ops.ctc_align.forced_align in the "
+            "scripted code, or use torch.jit.trace or torch.export (docs/exporting.md)"
+        )
+
     def forward(
         self,
         log_probs: Tensor,
@@ -190,6 +197,10 @@ class ForcedAligner(torch.nn.Module):
             input_lengths (Tensor or sequence of int, optional): ``(B,)`` frames in use. Default: all ``T``.
             target_lengths (Tensor or sequence of int, optional): ``(B,)`` labels in use. Default: all ``L``.
         """
+        if isinstance(log_probs, torch.fx.Proxy) and log_probs.tracer.root is not self:
+            # torch.fx.symbolic_trace: a leaf, as the modules of torch.nn are.
+            arguments = log_probs, targets, input_lengths, target_lengths
+            return log_probs.tracer.create_proxy("call_module", log_probs.tracer.path_of_module(self), arguments, {})
         if input_lengths is not None:
             input_lengths = as_lengths("forced_align", "input_lengths", input_lengths, log_probs)
         if target_lengths is not None:

@@ -300,8 +300,8 @@ def merge_tokens(tokens: Tensor, scores: Tensor, blank: int = 0) -> list[TokenSp
             f"tokens and scores must have the same length, found {len(tokens)} and {len(scores)}",
         )
     # All at once to Python: an element of a tensor costs as much as a hundred of a list.
-    classes, counts = torch.unique_consecutive(tokens, return_counts=True)
-    runs = list(zip(classes.tolist(), counts.tolist(), strict=True))
+    first, counts = torch.unique_consecutive(tokens, return_counts=True)
+    runs = list(zip(first.tolist(), counts.tolist(), strict=True))
     values = scores.tolist()
     spans = []
     start = 0

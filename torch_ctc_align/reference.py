@@ -24,6 +24,7 @@ path is marked: path -1, scores -inf.
 Sums are float32 for half, bfloat16 and float32 emissions and float64 for float64. A float32 sum of many frames would
 round away what tells two paths apart, so float32 alphas are kept small by a *rebase* every 512 frames. The grid decides
 the last bit of every sum and therefore belongs to the contract; ``rebase`` and ``move_right`` below are its definition.
+The path is the best one of these sums; ``docs/semantics.md``, section 6, has how far below the best total it can lie.
 """
 
 import math

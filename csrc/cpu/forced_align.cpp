@@ -56,8 +56,8 @@ STABLE_TORCH_LIBRARY_IMPL(ctc_align, CPU, library) {
 }
 
 // What this thread's last call saw, if `paths` is where its paths lie: 1 any item is marked, 2 any score is positive, 3
-// both, 0 neither. -1: that call made other paths.
+// both, 0 neither. -1: that call made other paths, or these are empty.
 extern "C" __attribute__((visibility("default"))) int ctc_align_report(const void* paths) {
   const ctc_align::Report& report = ctc_align::last_report;
-  return report.paths == paths ? int{report.any_marked} + 2 * int{report.any_positive} : -1;
+  return paths && report.paths == paths ? int{report.any_marked} + 2 * int{report.any_positive} : -1;
 }

@@ -40,9 +40,9 @@ struct VectorLanes {
   // `current` moved up one lane; the last lane of `previous` enters at lane 0.
   CTC_ALIGN_FN static Value shift_in(Value previous, Value current) {
     if constexpr (kWidth == 4) {
-      return __builtin_shufflevector(previous, current, 3, 4, 5, 6);
+      return shuffle<3, 4, 5, 6>(previous, current);
     } else {
-      return __builtin_shufflevector(previous, current, 7, 8, 9, 10, 11, 12, 13, 14);
+      return shuffle<7, 8, 9, 10, 11, 12, 13, 14>(previous, current);
     }
   }
 
@@ -53,11 +53,11 @@ struct VectorLanes {
       for (int r = 0; r < kWidth / 2; ++r) {
         const Value a = square[r], b = square[r + kWidth / 2];
         if constexpr (kWidth == 4) {
-          next[2 * r] = __builtin_shufflevector(a, b, 0, 4, 1, 5);
-          next[2 * r + 1] = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+          next[2 * r] = shuffle<0, 4, 1, 5>(a, b);
+          next[2 * r + 1] = shuffle<2, 6, 3, 7>(a, b);
         } else {
-          next[2 * r] = __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
-          next[2 * r + 1] = __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+          next[2 * r] = shuffle<0, 8, 1, 9, 2, 10, 3, 11>(a, b);
+          next[2 * r + 1] = shuffle<4, 12, 5, 13, 6, 14, 7, 15>(a, b);
         }
       }
       for (int r = 0; r < kWidth; ++r) {
@@ -87,6 +87,16 @@ struct VectorLanes {
   }
 
  private:
+  // The lanes of `a` and then of `b`, counted from 0: those that kSources name, in that order.
+  template <int... kSources>
+  CTC_ALIGN_FN static Value shuffle(Value a, Value b) {
+#if __has_builtin(__builtin_shufflevector)
+    return __builtin_shufflevector(a, b, kSources...);
+#else  // GCC 11
+    return __builtin_shuffle(a, b, Mask{kSources...});
+#endif
+  }
+
   CTC_ALIGN_FN static Mask bit_of_lane() {
     if constexpr (kWidth == 4) {
       return Mask{1, 2, 4, 8};

@@ -52,6 +52,7 @@ std::tuple<Tensor, Tensor> run_soft(const char* name, const Arguments& arguments
   };
   const auto sum = [&](const auto& item, index_t b, const auto& outputs, const Options& options, const Crew& crew) {
     using Real = RealOf<decltype(item)>;
+    const StandardFloats standard_floats;  // for the results' last rounding too
     const index_t size = std::get<0>(outputs).numel() / arguments.batch();
     Real* part = static_cast<Real*>(std::get<0>(outputs).mutable_data_ptr()) + b * size;
     std::fill_n(part, size, Real{0});
@@ -62,7 +63,15 @@ std::tuple<Tensor, Tensor> run_soft(const char* name, const Arguments& arguments
     }
     if (item.labels <= item.frames) {  // before anything is sized by a target that cannot fit
       const CompactTarget target(item, kPairsPerWord);
-      log_likelihood = sum_over_paths(item, target, gains, options, crew, keep(item, target, b, part));
+      const auto sum_in = [&](auto real) {
+        return sum_over_paths<decltype(real)>(item, target, gains, options, crew, keep(item, target, b, part));
+      };
+      std::optional<double> sum = sum_in(Real{});
+      if (!sum) {
+        std::fill_n(part, size, Real{0});
+        sum = sum_in(double{});
+      }
+      log_likelihood = *sum;
     }
     static_cast<Real*>(std::get<1>(outputs).mutable_data_ptr())[b] = static_cast<Real>(log_likelihood);
   };
@@ -80,12 +89,12 @@ index_t end_of_labels(const FrameSums<Real>& sums, index_t labels) {
 struct KeepClasses {
   template <class I, class Real>
   auto operator()(const I& item, const CompactTarget& target, index_t, Real* part) const {
-    return [&item, &target, part](index_t t, const FrameSums<Real>& sums) {
+    return [&item, &target, part](index_t t, const auto& sums) {
       Real* row = part + t * item.classes;
       for (index_t k = sums.first; k < end_of_labels(sums, item.labels); ++k) {
-        row[target.class_of(k)] += sums.labels[k] * sums.factor;
+        row[target.class_of(k)] += static_cast<Real>(sums.labels[k] * sums.factor);
       }
-      row[item.blank] = sums.blank * sums.factor;
+      row[item.blank] = static_cast<Real>(sums.blank * sums.factor);
     };
   }
 };
@@ -97,11 +106,12 @@ std::tuple<Tensor, Tensor> posteriors(const Tensor& log_probs, const Tensor& tar
   const auto sizes = [&] { return std::array{arguments.batch(), arguments.frames(), arguments.labels() + 1}; };
   const auto keep = [&](const auto& item, const CompactTarget&, index_t, auto* part) {
     return [&item, part, padded = arguments.labels()](index_t t, const auto& sums) {
-      auto* row = part + t * (padded + 1);
+      using Real = std::decay_t<decltype(*part)>;
+      Real* row = part + t * (padded + 1);
       for (index_t k = sums.first; k < end_of_labels(sums, item.labels); ++k) {
-        row[k] = sums.labels[k] * sums.factor;
+        row[k] = static_cast<Real>(sums.labels[k] * sums.factor);
       }
-      row[padded] = sums.blank * sums.factor;
+      row[padded] = static_cast<Real>(sums.blank * sums.factor);
     };
   };
   return run_soft("posteriors", arguments, sizes, NoGains(), keep);
@@ -141,7 +151,7 @@ std::tuple<Tensor, Tensor> span_posteriors(const Tensor& log_probs, const Tensor
         if (start[k] <= t && t < end[k]) {
           using Real = std::decay_t<decltype(*part)>;
           const index_t frames = std::min(end[k], item.frames) - std::max<index_t>(start[k], 0);
-          part[k] += sums.labels[k] * sums.factor / static_cast<Real>(frames);
+          part[k] += static_cast<Real>(sums.labels[k] * sums.factor / static_cast<Real>(frames));
         }
       }
     };

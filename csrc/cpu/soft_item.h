@@ -5,6 +5,8 @@
 #include <cmath>
 #include <limits>
 #include <memory>
+#include <optional>
+#include <type_traits>
 #include <vector>
 
 #include "item.h"
@@ -65,18 +67,26 @@ struct Gains {
 
 // Sums over the paths of an item of at least one frame. `see(t, sums)` is told of every frame, from the last to the first,
 // unless there is no path: of posteriors, or with gains of what forward_backward.h says of them.
-template <class scalar_t, class See>
+//
+// Real is the type that sums of scalar_t are in, or a wider one. Exponents are whole numbers in a Real, relative to the
+// best state of their frame. Those of alpha and beta of a state that paths with any weight go through add up to
+// -`over_z`, see backward_frame, so they are exact as long as that is below kWidest. Where a target holds many classes
+// that are all but impossible it is not, and the sums have to be done again in float64.
+template <class Real, class scalar_t, class See>
 class ForwardBackward {
  public:
-  using Real = AccumulationType<scalar_t>;
   using Row = NumberRow<Real>;
+  using Narrow = AccumulationType<scalar_t>;
+  static constexpr bool kWidens =
+      !std::is_same_v<Real, Narrow>;  // frame by frame, to `wide_classes_` and `wide_gains_`
 
   template <class label_t>
-  ForwardBackward(const Item<scalar_t, label_t>& item, const CompactTarget& target, const Gains<Real>& gains,
+  ForwardBackward(const Item<scalar_t, label_t>& item, const CompactTarget& target, const Gains<Narrow>& gains,
                   const Options& options, const Crew& crew, const See& see)
-      : kernels_(options.isa->kernels<scalar_t>()),
+      : kernels_(options.isa->kernels<Loaded>()),
         frame_(gains.values.data ? kernels_.gains : kernels_.posteriors),
         emissions_(item.emissions),
+        gains_(gains),
         classes_(target.classes.empty() ? nullptr : target.classes.data()),
         crew_(crew),
         see_(see),
@@ -89,7 +99,8 @@ class ForwardBackward {
     row_size_ = Row::size_for(words, frame_.parts);
     width_ = Row::width_for(words);
     constexpr index_t kRealBytes = sizeof(Real);
-    const index_t for_frame = 2 * classes + 4 * pairs;
+    const index_t narrow_frame = 2 * classes + 4 * pairs;
+    const index_t for_frame = narrow_frame + kWidens * (target.class_count + item.labels + 1);
     const index_t spent = (for_frame + kLooseRows * row_size_) * kRealBytes + target.bytes();
     const index_t limit = options.memory_budget > 0 ? options.memory_budget - spent : default_soft_bytes(item.frames);
     levels_ = SoftLevels::choose(item.frames, row_size_ * kRealBytes + sizeof(Row), limit);
@@ -98,40 +109,53 @@ class ForwardBackward {
     std::fill_n(at, for_frame, Real{0});  // padding takes part in sums, with weight 0
     rows_ = at + for_frame;
     sums_ = at + 2 * classes + 3 * pairs;
+    wide_classes_ = at + narrow_frame;
+    wide_gains_ = wide_classes_ + target.class_count;
     lattice_ = {Band{item.frames, item.labels},
                 target.class_ids.data(),
                 target.skip_bits.data(),
                 words,
                 target.class_count,
                 target.blank,
-                gains.values,
+                {},
                 gains.blank_column,
                 at,
                 at + classes,
                 at + 2 * classes,
                 at + 2 * classes + pairs,
                 at + 2 * classes + 2 * pairs};
+    if constexpr (!kWidens) {
+      lattice_.gains = gains.values;
+    } else if (gains.values.data) {
+      lattice_.gains = {wide_gains_, 0, 1};
+      lattice_.blank_gain = labels_;
+    }
   }
 
-  // The log-likelihood in nats; -inf if there is no path.
-  double run() {
-    const StandardFloats standard_floats;
+  // The log-likelihood in nats; -inf if there is no path. Nothing if exponents do not fit into a Real: then `see` may have
+  // been told of some frames, and wrongly.
+  std::optional<double> run() {
     Row start = row(0);
     begin_row(start, lattice_.words, 0);
     later_ = row(1);
     begin_row(later_, lattice_.words, labels_);
     earlier_ = row(2);
-    return run(0, frames_, levels_.levels - 1, start) ? std::log(total_.mantissa) + total_.exponent * std::log(2.0)
-                                                      : -std::numeric_limits<double>::infinity();
+    if (!run(0, frames_, levels_.levels - 1, start)) {
+      return too_wide_ ? std::nullopt : std::make_optional(-std::numeric_limits<double>::infinity());
+    }
+    return std::log(total_.mantissa) + total_.exponent * std::log(2.0);
   }
 
  private:
+  using Loaded = std::conditional_t<kWidens, Real, scalar_t>;  // what load_classes reads
+  // Half of 2^24, to which float32 counts: the other half is for what exponents gain in kFramesToNormalize frames.
+  static constexpr double kWidest = sizeof(Real) == sizeof(float) ? 0x1p23 : std::numeric_limits<double>::infinity();
   static constexpr index_t kLooseRows = 5;  // before the frames, two of q, two of a sweep that forgets
 
   Row row(index_t number) const { return {rows_ + number * row_size_, width_, frame_.parts}; }
   Row kept_row(int level, index_t i) const { return row(kLooseRows + level * levels_.rows + i); }
 
-  // Frames begin..end-1, `start` the alphas of the frame before. False if the item has no path.
+  // Frames begin..end-1, `start` the alphas of the frame before. False if the item has no path, or is too wide.
   bool run(index_t begin, index_t end, int level, const Row& start) {
     if (level == 0) {
       return run_kept(begin, end, start);
@@ -175,8 +199,13 @@ class ForwardBackward {
       }
     }
     for (index_t t = end - 1; t >= begin; --t) {
+      const Row& alpha = alphas[t - begin + 1];
+      if (alpha.base + later_.base - total_.exponent > kWidest) {
+        too_wide_ = true;
+        return false;
+      }
       prepare(t, later_);
-      see_(t, frame_.backward(lattice_, t, alphas[t - begin + 1], total_, later_, earlier_, sums_));
+      see_(t, frame_.backward(lattice_, t, alpha, total_, later_, earlier_, sums_));
       std::swap(later_, earlier_);
     }
     return true;
@@ -189,7 +218,24 @@ class ForwardBackward {
 
   void prepare(index_t t, const Row& from) {
     look_for_a_stop();
-    kernels_.load_classes(lattice_, emissions_, classes_, t, from.shift);
+    if constexpr (kWidens) {
+      widen_frame(t);
+      kernels_.load_classes(lattice_, {wide_classes_, 0, 1}, nullptr, t, from.shift);
+    } else {
+      kernels_.load_classes(lattice_, emissions_, classes_, t, from.shift);
+    }
+  }
+
+  void widen_frame(index_t t) {
+    for (index_t c = 0; c < lattice_.class_count; ++c) {
+      wide_classes_[c] = widen(emissions_.at(t, classes_ ? classes_[c] : c));
+    }
+    if (gains_.values.data) {
+      for (index_t k = 0; k < labels_; ++k) {
+        wide_gains_[k] = gains_.values.at(t, k);
+      }
+      wide_gains_[labels_] = gains_.values.at(t, gains_.blank_column);
+    }
   }
 
   // Over the last frame: paths end in blank L or in label L-1.
@@ -218,9 +264,10 @@ class ForwardBackward {
     }
   }
 
-  const SweepKernels<scalar_t>& kernels_;
+  const SweepKernels<Loaded>& kernels_;
   const FrameKernels<Real>& frame_;
   const Emissions<scalar_t> emissions_;
+  const Gains<Narrow> gains_;
   const int64_t* const classes_;
   const Crew& crew_;
   const See& see_;
@@ -233,20 +280,24 @@ class ForwardBackward {
   SoftLattice<Real> lattice_;
   Real* rows_;
   Real* sums_;
+  Real* wide_classes_;
+  Real* wide_gains_;
+  bool too_wide_ = false;
   Row later_, earlier_;
   Total total_ = {};
   index_t pairs_ = 0;
 };
 
-// The log-likelihood of an item whose lengths and labels are in range; `see` as above.
-template <class scalar_t, class label_t, class See>
-double sum_over_paths(const Item<scalar_t, label_t>& item, const CompactTarget& target,
-                      const Gains<AccumulationType<scalar_t>>& gains, const Options& options, const Crew& crew,
-                      const See& see) {
+// The log-likelihood of an item whose lengths and labels are in range; `see`, and nothing for a result, as above. Call it
+// under StandardFloats.
+template <class Real, class scalar_t, class label_t, class See>
+std::optional<double> sum_over_paths(const Item<scalar_t, label_t>& item, const CompactTarget& target,
+                                     const Gains<AccumulationType<scalar_t>>& gains, const Options& options,
+                                     const Crew& crew, const See& see) {
   if (item.frames == 0 || shortest_path(item.labels, target.repeats) > item.frames) {
     return item.frames == 0 && item.labels == 0 ? 0 : -std::numeric_limits<double>::infinity();
   }
-  return ForwardBackward<scalar_t, See>(item, target, gains, options, crew, see).run();
+  return ForwardBackward<Real, scalar_t, See>(item, target, gains, options, crew, see).run();
 }
 
 }  // namespace ctc_align

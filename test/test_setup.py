@@ -1,0 +1,208 @@
+"""What setup.py decides before anything is compiled: for which GPUs, with which compiler. Compiles nothing."""
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import setuptools
+from setuptools import Distribution
+from setuptools.errors import SetupError
+from torch.utils import cpp_extension
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def setup(monkeypatch):
+    """setup.py as a module, in an environment without its variables."""
+    for name in ("CTC_ALIGN_CUDA", "TORCH_CUDA_ARCH_LIST", "CUDA_HOME", "CXX", "MAX_JOBS"):
+        monkeypatch.delenv(name, raising=False)
+    spec = importlib.util.spec_from_file_location("setup_of_the_package", ROOT / "setup.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def tool(tmp_path):
+    """tool(name, shell code) -> path of a program."""
+
+    def make(name, code):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"#!/bin/sh\n{code}\n")
+        path.chmod(0o755)
+        return str(path)
+
+    return make
+
+
+@pytest.fixture
+def toolkit(tool, tmp_path):
+    """toolkit("75 90 103") -> a CUDA_HOME whose nvcc knows these architectures."""
+
+    def make(known):
+        tool("cuda/bin/nvcc", f'[ "$1" = --list-gpu-arch ] && for a in {known}; do echo compute_$a; done')
+        (tmp_path / "cuda" / "include").mkdir(exist_ok=True)
+        (tmp_path / "cuda" / "include" / "cuda_runtime.h").touch()
+        return str(tmp_path / "cuda")
+
+    return make
+
+
+ALL = ["7.5", "8.0", "8.6", "8.7", "8.9", "9.0", "10.0", "10.3", "11.0", "12.0", "12.1"]
+
+
+@pytest.mark.parametrize(
+    "asked, gpus, known, chosen",
+    [
+        (None, 0, ALL, "7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX"),
+        ("", 0, ALL, "7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX"),
+        (None, 0, ["5.2", "6.0", "7.0", "7.5", "8.0", "8.6"], "7.5;8.0;8.6+PTX"),  # nvcc 11.5
+        (None, 2, ALL, None),  # torch takes those of the GPUs
+        ("native", 2, ALL, "native"),
+        ("9.0", 0, ALL, "9.0"),
+        ("Hopper 8.6+PTX", 1, [], "Hopper 8.6+PTX"),
+    ],
+)
+def test_architectures(setup, asked, gpus, known, chosen):
+    assert setup.choose_architectures(asked, gpus, known) == chosen
+
+
+def test_architectures_that_cannot_be_chosen(setup):
+    with pytest.raises(SetupError, match=r"TORCH_CUDA_ARCH_LIST=native, but no GPU is visible; .*CTC_ALIGN_CUDA=0"):
+        setup.choose_architectures("native", 0, ALL)
+    with pytest.raises(SetupError, match=r"compiles for none of 7\.5, .*; TORCH_CUDA_ARCH_LIST="):
+        setup.choose_architectures(None, 0, ["3.5", "7.0"])
+
+
+def test_what_nvcc_can_compile_for(setup, toolkit):
+    assert setup.architectures_of(toolkit("75 90 103 120")) == ["7.5", "9.0", "10.3", "12.0"]
+
+
+def test_torch_takes_the_choice(setup, monkeypatch):
+    """Without it torch fails where no GPU is visible, and that only when the C++ has been compiled."""
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    with pytest.raises(IndexError):
+        cpp_extension._get_cuda_arch_flags()
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", setup.choose_architectures(None, 0, ALL))
+    flags = cpp_extension._get_cuda_arch_flags()
+    assert len(flags) == len(setup.ARCHITECTURES) + 1
+    assert "-gencode=arch=compute_120,code=compute_120" in flags
+
+
+@pytest.fixture
+def build(setup, monkeypatch, capfd):
+    """build(**environment): what is said before compiling, and TORCH_CUDA_ARCH_LIST while it would be compiled."""
+    compiled = []
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setattr(
+        cpp_extension.BuildExtension,
+        "build_extensions",
+        lambda self: compiled.append(os.environ.get("TORCH_CUDA_ARCH_LIST")),
+    )
+
+    def run(**environment):
+        monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "")  # so that what is set here does not outlive the test
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        setup.BuildLibraries(Distribution()).build_extensions()
+        return capfd.readouterr().out, compiled.pop()
+
+    return run
+
+
+def test_it_says_what_is_built(build, toolkit):
+    home = toolkit("75 90 103")
+    said, architectures = build(CTC_ALIGN_CUDA="1", CUDA_HOME=home)
+    assert architectures == "7.5;9.0+PTX"
+    assert said == (
+        "torch_ctc_align: building the CPU library, and the CUDA library for 7.5;9.0+PTX with "
+        f"{home}: minutes (TORCH_CUDA_ARCH_LIST names the architectures, CTC_ALIGN_CUDA=0 leaves CUDA out)\n"
+    )
+    said, architectures = build(CTC_ALIGN_CUDA="1", CUDA_HOME=home, TORCH_CUDA_ARCH_LIST="8.6")
+    assert "the CUDA library for 8.6 with" in said
+    assert architectures == "8.6"
+    said, architectures = build(CTC_ALIGN_CUDA="0", CUDA_HOME=home)
+    assert said == "torch_ctc_align: building the CPU library alone: CTC_ALIGN_CUDA=0\n"
+
+
+def test_it_says_why_cuda_is_left_out(build, monkeypatch):
+    monkeypatch.setattr("torch.version.cuda", None)
+    said, _ = build()
+    assert said.startswith("torch_ctc_align: building the CPU library alone: this torch has no CUDA (CTC_ALIGN_CUDA=1")
+
+
+def test_a_toolkit_without_nvcc_is_none(setup, toolkit, monkeypatch):
+    home = Path(toolkit("90"))
+    monkeypatch.setenv("CTC_ALIGN_CUDA", "1")
+    monkeypatch.setenv("CUDA_HOME", str(home))
+    assert setup.find_cuda() == str(home)
+    (home / "bin" / "nvcc").unlink()
+    assert setup.find_cuda() != str(home)
+
+
+@pytest.mark.parametrize(
+    "says, fits",
+    [
+        ("GCC 10", False),
+        ("GCC 11", True),
+        ("GCC 14", True),
+        ("Clang 12", False),
+        ("Clang 13", True),
+        ("Borland 3", True),  # not known: let it try
+        ("", True),
+    ],
+)
+def test_compilers(setup, tool, says, fits):
+    compiler = tool("old g++", f"echo {says}")
+    command = f"env '{compiler}'"  # CXX may hold several words
+    if fits:
+        setup.check_compiler(command)
+    else:
+        expected = (
+            "the C++ compiler must be GCC 11 or newer or Clang 13 or newer, "
+            f"found {command}, which is {says}; CXX names another"
+        )
+        with pytest.raises(SetupError, match=re.escape(expected)):
+            setup.check_compiler(command)
+
+
+def test_a_real_compiler(setup, monkeypatch, missing):
+    """Guards the probe: a compiler that is here is told by it."""
+    command = os.environ.get("CXX", "c++")
+    if not shutil.which(command.split()[0]):
+        missing("c++", "no C++ compiler")
+    setup.check_compiler(command)
+    monkeypatch.setattr(setup, "OLDEST_COMPILERS", {"GCC": 1000, "Clang": 1000})
+    with pytest.raises(SetupError, match=r"which is (GCC|Clang) \d+;"):
+        setup.check_compiler(command)
+
+
+def test_no_compiler(setup):
+    with pytest.raises(SetupError, match=re.escape("no C++ compiler no-such-compiler; on Debian")):
+        setup.check_compiler("no-such-compiler")
+
+
+def test_an_old_compiler_ends_the_build_at_once(tool, tmp_path, missing):
+    """The whole way: setup.py as pip calls it. The compiler is asked for its version, and for nothing else."""
+    if int(setuptools.__version__.split(".")[0]) < 77:
+        missing("setuptools", "setuptools is older than pyproject.toml asks for")
+    compiler = tool("c++", f'echo "$@" >> "{tmp_path}/calls"; echo GCC 9')
+    command = [sys.executable, "setup.py", "--quiet", "build_ext", "--build-temp", tmp_path, "--build-lib", tmp_path]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"CXX": compiler, "CTC_ALIGN_CUDA": "0"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    assert "error: torch_ctc_align: the C++ compiler must be GCC 11 or newer" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "calls").read_text() == "-E -P -x c++ -\n"

@@ -1,0 +1,44 @@
+"""DTensor: what ``torch.distributed.tensor`` has to know of the operators."""
+
+from typing import Any
+
+import torch
+
+
+def register_sharding() -> None:
+    """Tells ``torch.distributed.tensor`` that the items of a batch may lie on different devices.
+
+    Without it an operator refuses a DTensor. Afterwards ``torch.ops.ctc_align.forced_align`` and the operators of soft
+    alignment take DTensors that are sharded over the batch, or replicated, and return such DTensors, as their gradients
+    are; nothing is communicated. Arguments of other placements are redistributed first, as by every operator. A
+    function of its own, because importing ``torch.distributed.tensor`` takes a second.
+
+    Uses ``torch.distributed.tensor.experimental.register_sharding``, which torch may change. May be called again.
+
+    Raises:
+        NotImplementedError: this torch has no such function, or none of torch.distributed.
+    """
+    try:
+        from torch.distributed.tensor import Replicate, Shard
+        from torch.distributed.tensor.experimental import register_sharding as register
+    except (ImportError, RuntimeError) as error:
+        raise NotImplementedError(
+            "register_sharding: this torch has no torch.distributed.tensor.experimental.register_sharding; "
+            "give the operators local tensors (DTensor.to_local)"
+        ) from error
+
+    def register_one(operator: torch._ops.OpOverload) -> None:
+        results = len(operator._schema.returns)
+
+        def placements(*arguments: Any) -> Any:
+            """Acceptable placements of results and arguments: every tensor has the batch for its first dimension."""
+            tensors = [hasattr(argument, "placements") for argument in arguments]  # None, and the blank, have none
+            return [
+                ([placement] * results, [placement if is_tensor else None for is_tensor in tensors])
+                for placement in (Shard(0), Replicate())
+            ]
+
+        register(operator)(placements)
+
+    for name in ("forced_align", "posteriors", "class_posteriors", "span_posteriors", "posteriors_backward"):
+        register_one(getattr(torch.ops.ctc_align, name).default)

@@ -13,6 +13,8 @@ from torch.torch_version import TorchVersion
 
 import torch_ctc_align
 from torch_ctc_align import AlignmentError, ForcedAligner
+from torch_ctc_align._operator import as_raised
+from torch_ctc_align._refusals import explain
 
 FUNCTIONS = ["forced_align", "posteriors", "class_posteriors", "span_posteriors"]
 TOO_MANY_FRAMES = 2**58  # an output would take more bytes than an address can count
@@ -199,3 +201,30 @@ def test_kinds_of_a_backward_pass(name):
         error = error_of(lambda result=result: result.sum().backward(retain_graph=True))
         assert type(error) is MemoryError
         assert str(error) == f"{operator}: no memory for a tensor of shape (1, 3, {TOO_MANY_FRAMES})"
+
+
+# What is not a refusal
+
+
+def test_a_failure_of_cuda_is_not_taken_for_a_refusal():
+    """Whoever skips the items that cannot be aligned must not skip a broken device."""
+    failed = RuntimeError("forced_align: CUDA failed in launching the sweep: an illegal memory access was encountered")
+    raised = explain("forced_align", failed, *arguments_of("forced_align"), None, 0)
+    assert raised is failed
+
+
+def test_an_interrupt_without_an_exception_stays_what_it_is():
+    """Another thread has taken it, say."""
+    interrupted = RuntimeError("forced_align: interrupted")
+    assert as_raised(interrupted) is interrupted
+    assert explain("forced_align", interrupted, *arguments_of("forced_align"), None, 0) is interrupted
+
+
+def test_kinds_in_a_compiled_graph():
+    compiled = torch.compile(lambda *x: operators.forced_align(*x), backend="aot_eager", fullgraph=True)
+    assert torch.equal(
+        compiled(*arguments_of("forced_align"))[0], operators.forced_align(*arguments_of("forced_align"))[0]
+    )
+    error = error_of(compiled, *bad_label("forced_align"))
+    assert isinstance(error, ValueError | RuntimeError)
+    assert str(error).startswith(f"forced_align: {BAD_LABEL}")

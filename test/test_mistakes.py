@@ -73,7 +73,8 @@ def test_negative_log_likelihoods_are_refused(model, dtype):
         forced_align(-logits.log_softmax(-1), targets)
     assert str(caught.value) == (
         "forced_align: log_probs must be natural-log probabilities, found their negatives: "
-        "item 0 has no entry below 0; pass -log_probs"
+        "item 0 has no entry below 0; pass -log_probs. Where it is meant, torch.ops.ctc_align.forced_align adds up any "
+        "numbers"
     )
 
 
@@ -371,3 +372,39 @@ def test_graphs_and_fake_tensors_look_at_nothing(generator):
     assert forced_align(probs.to("meta"), targets.to("meta"), strict=False)[0].shape == (2, 20)
     compiled = torch.compile(forced_align, backend="eager", fullgraph=True)
     assert torch.equal(compiled(probs, targets, strict=False)[0], operator(probs, targets)[0])
+
+
+# Those who look on
+
+
+def test_a_trace_is_the_same_whatever_came_before(fresh_python):
+    """A look at the values, in the first call, the second, the fourth and so on, must not get into a graph."""
+    code = """
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch_ctc_align import ForcedAligner, forced_align
+
+log_probs, targets = torch.randn(1, 9, 5).log_softmax(-1), torch.tensor([[1, 2]])
+graph = make_fx(lambda x, y: forced_align(x, y, strict=False))(log_probs, targets)
+called = [str(node.target) for node in graph.graph.nodes if node.op == "call_function"]
+assert called[0] == "ctc_align.forced_align.default", called
+for _ in range(9):
+    torch.jit.trace(ForcedAligner(), (log_probs, targets))
+print("traced")
+"""
+    assert fresh_python(code) == "traced\n"
+
+
+def test_a_function_mode_gets_its_gradient():
+    """What it makes of the arguments may need a gradient where they themselves do not."""
+    factor = torch.ones(1, requires_grad=True)
+
+    class Multiply(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            if function in (torch.ops.ctc_align.forced_align, torch.ops.ctc_align.forced_align.default):
+                args = (args[0] * factor, *args[1:])
+            return function(*args, **(kwargs or {}))
+
+    with Multiply():
+        _, scores = forced_align(torch.randn(1, 9, 5).log_softmax(-1), torch.tensor([[1, 2]]))
+    assert scores.requires_grad

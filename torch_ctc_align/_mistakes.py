@@ -66,14 +66,15 @@ def _raise_for_other_numbers(name: str, log_probs: Tensor, b: int, input_lengths
             name,
             None,
             f"log_probs must be natural-log probabilities, found probabilities: item {b} has entries from 0 to 1 "
-            "that sum to 1 at every frame; pass log_probs.log(), or log_softmax in place of softmax",
+            "that sum to 1 at every frame; pass log_probs.log(), or log_softmax in place of softmax. Where it is "
+            "meant, torch.ops.ctc_align.forced_align adds up any numbers",
         )
     if bool((emission.neg().logsumexp(-1).abs() < _tolerance(log_probs)).all()):
         raise refusal(
             name,
             None,
             f"log_probs must be natural-log probabilities, found their negatives: item {b} has no entry below 0; "
-            "pass -log_probs",
+            "pass -log_probs. Where it is meant, torch.ops.ctc_align.forced_align adds up any numbers",
         )
 
 

@@ -6,7 +6,6 @@ The checks, the vmap helpers and :func:`refuse_cuda` serve every operator of the
 
 import ctypes
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from torch_ctc_align.errors import AlignmentWarning
+from torch_ctc_align.errors import warn_once
 
 
 def _load(name: str) -> Path | None:
@@ -47,9 +46,19 @@ if torch.version.cuda is not None and not HAS_CUDA_LIBRARY:
 
 # Functions that need Python's lock, or are too short to let go of it.
 _with_lock = ctypes.PyDLL(str(CPU_LIBRARY))  # the library that torch has loaded: the same handle
-_with_lock.ctc_align_take_exception.restype = ctypes.py_object
+_with_lock.ctc_align_take_exception.restype = ctypes.c_void_p
 report = _with_lock.ctc_align_report  # report(paths.data_ptr()): what csrc/cpu/forced_align.cpp says of its last call
 report.argtypes = [ctypes.c_void_p]
+
+
+def _take_exception() -> BaseException | None:
+    """What a signal handler raised during the last call that it ended, if nobody has taken it yet."""
+    address = _with_lock.ctc_align_take_exception()
+    if address is None:
+        return None
+    exception: BaseException = ctypes.cast(address, ctypes.py_object).value
+    ctypes.pythonapi.Py_DecRef(ctypes.py_object(exception))  # the reference that the library held
+    return exception
 
 
 def as_raised(error: RuntimeError) -> BaseException:
@@ -64,11 +73,7 @@ def as_raised(error: RuntimeError) -> BaseException:
     if not hasattr(torch.ops.ctc_align, name):
         return error
     if text == "interrupted":
-        try:
-            raised: BaseException = _with_lock.ctc_align_take_exception()
-        except ValueError:  # there is none
-            return error
-        return raised
+        return _take_exception() or error
     if text.startswith("no memory"):
         return MemoryError(str(error))
     if text.startswith("CUDA failed"):
@@ -77,7 +82,7 @@ def as_raised(error: RuntimeError) -> BaseException:
 
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_INTEGERS = (torch.int32, torch.int64)
+INTEGERS = (torch.int32, torch.int64)
 
 
 def _shape(tensor: Tensor) -> str:
@@ -114,7 +119,7 @@ def check_arguments(
         targets.dim() == 2 and targets.shape[0] == batch,
         f"targets must have shape (B, L) with B = {batch} as in log_probs, found {_shape(targets)}",
     )
-    check(targets.dtype in _INTEGERS, f"targets must be int32 or int64, found {dtype_name(targets)}")
+    check(targets.dtype in INTEGERS, f"targets must be int32 or int64, found {dtype_name(targets)}")
     arguments = (("targets", targets), ("input_lengths", input_lengths), ("target_lengths", target_lengths))
     for argument, tensor in arguments:
         if tensor is None:
@@ -124,7 +129,7 @@ def check_arguments(
                 tensor.dim() == 1 and tensor.shape[0] == batch,
                 f"{argument} must have shape (B,) = ({batch},), found {_shape(tensor)}",
             )
-            check(tensor.dtype in _INTEGERS, f"{argument} must be int32 or int64, found {dtype_name(tensor)}")
+            check(tensor.dtype in INTEGERS, f"{argument} must be int32 or int64, found {dtype_name(tensor)}")
         check(
             tensor.device == log_probs.device,
             f"{argument} must be on the device of log_probs, expected {log_probs.device}, found {tensor.device}",
@@ -141,11 +146,10 @@ def warn_in_onnx_export(name: str) -> None:
     A warning, because ``custom_translation_table`` may hold a translation; where it does not, torch raises.
     """
     if "torch.onnx" in sys.modules and torch.onnx.is_in_onnx_export():
-        warnings.warn(
+        warn_once(
+            f"{name}: ONNX",
             f"{name}: ONNX has no such operator. Export the model up to log_probs and align what it returns with "
             f"torch_ctc_align (docs/exporting.md), unless custom_translation_table names ctc_align::{name}",
-            AlignmentWarning,
-            stacklevel=2,
         )
 
 
@@ -168,6 +172,8 @@ _forced_align = torch.ops.ctc_align.forced_align.default._op
 _below_autograd = torch._C._AutoDispatchBelowAutograd
 _transform = torch._C._functorch.peek_interpreter_stack
 _dispatch_modes = torch._C._len_torch_dispatch_stack
+_function_modes = torch._C._is_torch_function_mode_enabled
+_tracer = torch._C._get_tracing_state
 
 
 def _forced_align_autograd(*arguments: Any) -> tuple[Tensor, Tensor]:
@@ -198,19 +204,28 @@ def _forced_align_autograd(*arguments: Any) -> tuple[Tensor, Tensor]:
     return paths, torch.where(on_path, entries, scores)
 
 
-def call_forced_align(log_probs: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
-    """The operator, past its autograd kernel where nobody differentiates: a quarter of the time of a small call.
-
-    Whoever else may look on - transforms of torch.func, dispatch modes, subclasses of Tensor - gets the whole of it.
-    """
-    plain = (
+def is_plain(
+    log_probs: Tensor, targets: Tensor, input_lengths: Tensor | None = None, target_lengths: Tensor | None = None
+) -> bool:
+    """Are these plain tensors, of no subclass, and is no transform of torch.func, no mode and no tracer at work?"""
+    return (
         type(log_probs) is Tensor
-        and not log_probs.requires_grad
-        and forward_ad._current_level < 0
+        and type(targets) is Tensor
+        and (input_lengths is None or type(input_lengths) is Tensor)
+        and (target_lengths is None or type(target_lengths) is Tensor)
         and _transform() is None
         and not _dispatch_modes()
+        and not _function_modes()
+        and _tracer() is None
     )
-    if not plain:
+
+
+def call_forced_align(log_probs: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    """The operator for plain tensors, past its autograd kernel where nobody differentiates.
+
+    That is a quarter of the time of a small call.
+    """
+    if log_probs.requires_grad or forward_ad._current_level >= 0:
         return _forced_align(log_probs, *others)  # type: ignore[no-any-return]
     with _below_autograd():
         return _forced_align(log_probs, *others)  # type: ignore[no-any-return]

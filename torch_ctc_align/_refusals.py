@@ -60,7 +60,7 @@ def explain(
     except TypeError as mistake:
         return mistake
     ours, _, text = str(raised).partition(": ")
-    if ours != name:
+    if ours != name or type(raised) is RuntimeError:  # torch's own words; or no refusal: CUDA failed
         return raised
     phrase, text = find_bad_label(log_probs, targets, target_lengths, blank) or (
         _phrase_for(text, log_probs, targets),
@@ -79,7 +79,7 @@ def check_tensor(name: str, argument: str, value: object, shape: str) -> None:
 
 def check_blank(name: str, blank: object) -> None:
     """Raises if the argument is not an int of 64 bits, nor a scalar of numpy or torch that stands for one."""
-    index = index_of(blank)
+    index = blank if isinstance(blank, int) else index_of(blank)
     if index is None or not -(2**63) <= index < 2**63:
         raise TypeError(f"{name}: blank must be an int, the index of a class, found {brief(blank)}")
 

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 import warnings
 
 import torch
@@ -10,7 +11,7 @@ __all__ = ["AlignmentError", "AlignmentWarning"]
 
 
 class AlignmentError(ValueError, RuntimeError):
-    """An item cannot be aligned, or an argument is one that :func:`~torch_ctc_align.forced_align` cannot take.
+    """An item cannot be aligned, or an argument is one that the function called cannot take.
 
     It is a ValueError, and a RuntimeError too, which is what clients of torchaudio catch. Where torchaudio has a phrase
     for the mistake, the message begins with it.
@@ -39,16 +40,17 @@ class AlignmentError(ValueError, RuntimeError):
 
 
 class AlignmentWarning(UserWarning):
-    """An argument looks like a mistake, but may be meant: probabilities for logarithms, milliseconds for seconds.
+    """Something looks like a mistake, but may be meant: logits for log-probabilities, milliseconds for seconds.
 
-    Every kind is shown once a process. ``warnings.filterwarnings("ignore", category=AlignmentWarning)`` turns them
-    off, ``"error"`` makes them exceptions.
+    Every kind is shown once a process, or not at all where it is ignored when it is first met.
+    ``warnings.filterwarnings("ignore", category=AlignmentWarning)`` turns them off, ``"error"`` makes them exceptions.
     """
 
 
 # The files that lie between a mistake and the caller: our own, and torch's where it calls a module's forward.
 _BETWEEN = tuple(os.path.dirname(file) + os.sep for file in (__file__, torch.__file__))
 _shown: set[str] = set()
+_lock = threading.Lock()
 
 
 def was_shown(kind: str) -> bool:
@@ -63,10 +65,15 @@ def warn_once(kind: str, message: str) -> None:
         kind: under which the warning is remembered as shown.
         message: begins with the name of the public function.
     """
-    if kind in _shown:
-        return
+    with _lock:
+        if kind in _shown:
+            return
+        _shown.add(kind)
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_BETWEEN):
         level, frame = level + 1, frame.f_back
-    warnings.warn(message, AlignmentWarning, stacklevel=level)
-    _shown.add(kind)  # behind the warning: one that is made an error is raised every time
+    try:
+        warnings.warn(message, AlignmentWarning, stacklevel=level)
+    except AlignmentWarning:  # made an error, which is raised every time
+        _shown.discard(kind)
+        raise

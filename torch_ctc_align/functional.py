@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from torch_ctc_align import _mistakes
-from torch_ctc_align._operator import call_forced_align, dtype_name, report
+from torch_ctc_align._operator import INTEGERS, call_forced_align, dtype_name, is_plain, report
 from torch_ctc_align._refusals import (
     TOO_LONG,
     brief,
+    check_blank,
     check_tensor,
     explain,
     find_bad_label,
@@ -94,19 +95,14 @@ def forced_align(
         input_lengths = as_lengths("forced_align", "input_lengths", input_lengths, log_probs)
     if target_lengths is not None:
         target_lengths = as_lengths("forced_align", "target_lengths", target_lengths, log_probs)
-    in_graph = torch.compiler.is_compiling()
-    align = torch.ops.ctc_align.forced_align if in_graph else call_forced_align
+    plain = not torch.compiler.is_compiling() and is_plain(log_probs, targets, input_lengths, target_lengths)
+    align = call_forced_align if plain else torch.ops.ctc_align.forced_align
     try:
         paths, scores = align(log_probs, targets, input_lengths, target_lengths, blank)
     except Exception as error:
         raise explain("forced_align", error, log_probs, targets, target_lengths, blank) from None
-    if in_graph or type(paths) is not Tensor or not paths.is_cpu:
-        seen = _UNKNOWN  # a graph looks at no value, and a fake tensor has none; with strict it ends below
-    else:
-        try:
-            seen = report(paths.data_ptr())
-        except RuntimeError:  # under vmap
-            seen = _UNKNOWN
+    # A graph or a tracer looks at no value, and a fake tensor has none; with strict they end below.
+    seen = report(paths.data_ptr()) if plain and paths.is_cpu else _UNKNOWN
     if seen >= _ANY_POSITIVE or (seen != _UNKNOWN and _mistakes.is_due()):
         _mistakes.look_at("forced_align", seen >= _ANY_POSITIVE, log_probs, scores, input_lengths)
     if strict and seen & _ANY_MARKED:
@@ -211,7 +207,8 @@ def min_frames(targets: Tensor, target_lengths: Lengths | None = None) -> Tensor
 
     Args:
         targets (Tensor): ``(B, L)`` int32 or int64; entries behind the target length may hold anything.
-        target_lengths (Tensor or sequence of int, optional): ``(B,)`` labels in use. Default: all ``L``.
+        target_lengths (Tensor or sequence of int, optional): ``(B,)`` labels in use. Default: all ``L``. The values are
+            not checked.
 
     Returns:
         Tensor: ``(B,)`` int64, L + R of each item: labels, and labels that equal the one before them.
@@ -227,6 +224,8 @@ def min_frames(targets: Tensor, target_lengths: Lengths | None = None) -> Tensor
     check_tensor("min_frames", "targets", targets, "(B, L)")
     if targets.dim() != 2:
         raise refusal("min_frames", None, f"targets must have shape (B, L), found {tuple(targets.shape)}")
+    if targets.dtype not in INTEGERS:
+        raise refusal("min_frames", None, f"targets must be int32 or int64, found {dtype_name(targets)}")
     batch, labels = targets.shape
     repeats = targets[:, 1:] == targets[:, :-1]
     if target_lengths is None:
@@ -236,7 +235,7 @@ def min_frames(targets: Tensor, target_lengths: Lengths | None = None) -> Tensor
         raise refusal(
             "min_frames", None, f"target_lengths must have shape (B,) = ({batch},), found {tuple(lengths.shape)}"
         )
-    if lengths.is_floating_point() or lengths.dtype == torch.bool:
+    if lengths.dtype not in INTEGERS:
         raise refusal("min_frames", None, f"target_lengths must be int32 or int64, found {dtype_name(lengths)}")
     position = torch.arange(labels, device=targets.device)[1:]
     return (repeats & (position < lengths[:, None])).sum(1) + lengths.long()
@@ -287,6 +286,7 @@ def merge_tokens(tokens: Tensor, scores: Tensor, blank: int = 0) -> list[TokenSp
     """
     check_tensor("merge_tokens", "tokens", tokens, "(T,)")
     check_tensor("merge_tokens", "scores", scores, "(T,)")
+    check_blank("merge_tokens", blank)
     if tokens.dim() != 1 or scores.dim() != 1:
         raise refusal(
             "merge_tokens",
@@ -358,6 +358,7 @@ def token_spans(paths: Tensor, scores: Tensor, targets: Tensor, blank: int = 0) 
             f"paths and scores must have the same shape (B, T), found {tuple(paths.shape)} and {tuple(scores.shape)}",
         )
     token, marked = _find_tokens("token_spans", paths, targets, blank)
+    _raise_for_wrong_path("token_spans", paths, marked, blank)
     return _spans_of(token, marked, scores, targets.shape[1])
 
 
@@ -385,11 +386,17 @@ def token_indices(paths: Tensor, targets: Tensor, blank: int = 0) -> Tensor:
         >>> token_indices(torch.tensor([[0, 3, 3, 0, 3, 5, 0]]), torch.tensor([[3, 3, 5]]))
         tensor([[-1,  0,  0, -1,  1,  2, -1]])
     """
-    return _find_tokens("token_indices", paths, targets, blank)[0]
+    token, marked = _find_tokens("token_indices", paths, targets, blank)
+    _raise_for_wrong_path("token_indices", paths, marked, blank)
+    return token
 
 
 def _find_tokens(name: str, paths: Tensor, targets: Tensor, blank: int) -> tuple[Tensor, Tensor]:
-    """The token of every frame, (B, T), -1 where there is none; and which items are marked, (B, 1)."""
+    """The token of every frame, (B, T), -1 where there is none; and which items are marked, (B, 1).
+
+    An item whose path does not spell its target is marked as well.
+    """
+    check_blank(name, blank)
     check_tensor(name, "paths", paths, "(B, T)")
     check_tensor(name, "targets", targets, "(B, L)")
     if paths.dim() != 2:
@@ -407,16 +414,15 @@ def _find_tokens(name: str, paths: Tensor, targets: Tensor, blank: int) -> tuple
     # Of another blank, or of other targets, the path spells something else: more labels than there are, or others.
     spelled = torch.nn.functional.pad(targets, (0, 1)).gather(1, token.clamp(0, labels))
     wrong = (spoken & ((token >= labels) | (spelled != paths))).any(1, keepdim=True)
-    if paths.is_cpu and not torch.compiler.is_compiling():
-        _raise_for_wrong_path(name, paths, wrong, blank)
     return torch.where(wrong, -1, token), wrong | (paths < 0).any(1, keepdim=True)
 
 
-def _raise_for_wrong_path(name: str, paths: Tensor, wrong: Tensor, blank: int) -> None:
-    try:
-        if not bool(wrong.any()):
-            return
-    except RuntimeError:  # a fake tensor, or one under vmap, has no values
+def _raise_for_wrong_path(name: str, paths: Tensor, marked: Tensor, blank: int) -> None:
+    """Raises if an item is marked that has a path. On the CPU alone: elsewhere that would be to wait."""
+    if torch.compiler.is_compiling() or not (paths.is_cpu and is_plain(paths, marked)):
+        return
+    wrong = marked & (paths >= 0).any(1, keepdim=True)
+    if not bool(wrong.any()):
         return
     item = int(wrong.nonzero()[0, 0])
     raise refusal(

@@ -72,9 +72,9 @@ bool any_positive(const scalar_t* scores, index_t count) {
 }
 
 template <class scalar_t, class label_t>
-void mark_infeasible(const AlignedRows<scalar_t, label_t>& rows) {
-  std::fill_n(rows.path, rows.padded_frames, static_cast<label_t>(-1));
-  std::fill_n(rows.scores, rows.padded_frames, minus_infinity(scalar_t{}));
+void mark_infeasible(const AlignedRows<scalar_t, label_t>& rows, const Crew& crew) {
+  fill(rows.path, rows.padded_frames, static_cast<label_t>(-1), crew);
+  fill(rows.scores, rows.padded_frames, minus_infinity(scalar_t{}), crew);
 }
 
 // Finds the best path of an item of at least one frame and writes it. Returns false if there is none.
@@ -138,11 +138,11 @@ bool align_item(const Item<scalar_t, label_t>& item, const Options& options, con
     return shortest_path(item.labels, target.repeats) <= item.frames && trace_item(item, target, options, crew, rows);
   };
   if (!finds_path()) {
-    mark_infeasible(rows);
+    mark_infeasible(rows, crew);
     return false;
   }
-  std::fill_n(rows.path + item.frames, rows.padded_frames - item.frames, static_cast<label_t>(item.blank));
-  std::fill_n(rows.scores + item.frames, rows.padded_frames - item.frames, scalar_t{});
+  fill(rows.path + item.frames, rows.padded_frames - item.frames, static_cast<label_t>(item.blank), crew);
+  fill(rows.scores + item.frames, rows.padded_frames - item.frames, scalar_t{}, crew);
   return true;
 }
 

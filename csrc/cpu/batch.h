@@ -1,8 +1,9 @@
 // A batch on its way from tensors to items: values checked, dtypes resolved.
 #pragma once
 
+#include <array>
+#include <optional>
 #include <stdexcept>
-#include <vector>
 
 #include "../arguments.h"
 #include "../torch_seam.h"

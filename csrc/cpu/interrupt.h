@@ -20,11 +20,13 @@ class StopSignal {
  public:
   // To be asked every few milliseconds or less often, by any thread of the call; it costs next to nothing.
   bool stopped() {
-    if (!stopped_.load(std::memory_order_relaxed) && is_caller()) {
+    if (!was_stopped() && is_caller()) {
       look();
     }
-    return stopped_.load(std::memory_order_relaxed);
+    return was_stopped();
   }
+  // The last answer.
+  bool was_stopped() const { return stopped_.load(std::memory_order_relaxed); }
   bool is_caller() const { return std::this_thread::get_id() == caller_; }
 
  private:

@@ -55,7 +55,7 @@ std::tuple<Tensor, Tensor> run_soft(const char* name, const Arguments& arguments
     const StandardFloats standard_floats;  // for the results' last rounding too
     const index_t size = std::get<0>(outputs).numel() / arguments.batch();
     Real* part = static_cast<Real*>(std::get<0>(outputs).mutable_data_ptr()) + b * size;
-    std::fill_n(part, size, Real{0});
+    fill(part, size, Real{0}, crew);
     double log_likelihood = -std::numeric_limits<double>::infinity();
     const Gains<Real> gains = gains_of(item, b);
     if (gains.values.data && all_zero(gains, item)) {
@@ -68,7 +68,7 @@ std::tuple<Tensor, Tensor> run_soft(const char* name, const Arguments& arguments
       };
       std::optional<double> sum = sum_in(Real{});
       if (!sum) {
-        std::fill_n(part, size, Real{0});
+        fill(part, size, Real{0}, crew);
         sum = sum_in(double{});
       }
       log_likelihood = *sum;

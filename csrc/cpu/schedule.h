@@ -19,6 +19,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <mutex>
 #include <stdexcept>
@@ -44,6 +45,18 @@ struct Crew {
 
   bool must_stop() const { return interrupted && interrupted(); }
 };
+
+// std::fill_n for what may be many GB: that takes seconds, too.
+template <class T>
+void fill(T* to, index_t count, T value, const Crew& crew) {
+  constexpr index_t kBetweenLooks = 1 << 24;
+  for (index_t begin = 0; begin < count; begin += kBetweenLooks) {
+    if (begin > 0 && crew.must_stop()) {
+      throw Interrupted();
+    }
+    std::fill_n(to + begin, std::min(kBetweenLooks, count - begin), value);
+  }
+}
 
 // Sizes that change no result: 0 means chosen by the code.
 struct Tiling {

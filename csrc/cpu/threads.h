@@ -60,8 +60,14 @@ void for_each_item(index_t count, const Size& size, const Splits& splits, const 
   }
   const index_t useful = std::max<index_t>(1, cells / kWorthAThread);
   const int most = useful > 1 ? static_cast<int>(std::min<index_t>(torch::stable::get_num_threads(), useful)) : 1;
+  const auto end_if_stopped = [](bool stopped) {
+    if (stopped) {
+      throw Interrupted();
+    }
+  };
   if (most <= 1) {
     for (index_t b = 0; b < count; ++b) {
+      end_if_stopped(stop.stopped());
       align(b, alone, 1);
     }
     return;
@@ -86,6 +92,7 @@ void for_each_item(index_t count, const Size& size, const Splits& splits, const 
   const auto work = [&](int) {
     try {
       for (index_t i = next++; i < count; i = next++) {
+        end_if_stopped(stop.stopped());
         align(order[i], alone, workers);
       }
     } catch (...) {
@@ -102,6 +109,9 @@ void for_each_item(index_t count, const Size& size, const Splits& splits, const 
   if (error) {
     std::rethrow_exception(error);
   }
+  // The calling thread may have heard it when the others had asked for the last time. Python has an exception then, so
+  // the call must not seem to have gone well.
+  end_if_stopped(stop.was_stopped());
 }
 
 }  // namespace ctc_align

@@ -15,7 +15,7 @@ from torch_ctc_align.errors import AlignmentError
 
 # How the operator's text begins, and torchaudio's phrase for the same mistake. Clients of torchaudio look for the
 # phrase at the beginning of the message.
-_PHRASES = {
+PHRASES = {
     "log_probs must be float16": "log_probs must be float64, float32 or float16 (half) type",
     "targets must be int32": "targets must be int32 or int64 type",
     "log_probs must have shape": "log_probs must be 3-D (batch_size, input length, num classes)",
@@ -30,7 +30,7 @@ _PHRASES = {
 IS_BLANK = "targets Tensor shouldn't contain blank index"
 IS_NO_CLASS = "targets values must be less than the CTC dimension"
 TOO_LONG = "targets length is too long for CTC"
-_BATCH_OF = "The batch dimension for {} must be 1 at the current version"
+BATCH_OF = "The batch dimension for {} must be 1 at the current version"
 
 
 def refusal(name: str, phrase: str | None, text: str, **sizes: int) -> AlignmentError:
@@ -108,8 +108,8 @@ def brief(value: object) -> str:
 
 def _phrase_for(text: str, log_probs: Tensor, targets: Tensor) -> str | None:
     if text.startswith("targets must have shape") and log_probs.dim() == 3 and targets.dim() == 2:
-        return _BATCH_OF.format("log_probs" if log_probs.shape[0] != 1 else "targets")
-    return next((phrase for start, phrase in _PHRASES.items() if text.startswith(start)), None)
+        return BATCH_OF.format("log_probs" if log_probs.shape[0] != 1 else "targets")
+    return next((phrase for start, phrase in PHRASES.items() if text.startswith(start)), None)
 
 
 def _hint(text: str, log_probs: Tensor, targets: Tensor) -> str:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree
 
+from torch_ctc_align._operator import dtype_name
 from torch_ctc_align._refusals import check_blank
 from torch_ctc_align.functional import Lengths, TokenSpans, _find_tokens, _spans_of, as_lengths, forced_align
 
@@ -83,9 +84,7 @@ def token_durations(spans: TokenSpans, input_lengths: Lengths | int, *, blanks: 
             f"found {tuple(lengths.shape)}"
         )
     if lengths.dtype not in (torch.int32, torch.int64):
-        raise ValueError(
-            f"token_durations: input_lengths must be int32 or int64, found {str(lengths.dtype).removeprefix('torch.')}"
-        )
+        raise ValueError(f"token_durations: input_lengths must be int32 or int64, found {dtype_name(lengths)}")
     if blanks == "drop":
         return ends - starts  # -1 - -1 for padding and for marked items
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from torch_ctc_align import functional
 from torch_ctc_align._operator import HAS_CUDA_LIBRARY
-from torch_ctc_align.errors import AlignmentError
+from torch_ctc_align._refusals import BATCH_OF, PHRASES, refusal
 
 
 def install_in_torchaudio() -> "TorchaudioInstallation":
@@ -207,19 +207,22 @@ def _kernel(
     """Keeps the contract of torchaudio's operator, which its Python function relies on: one item, of full length."""
     for argument, tensor, dims in (("log_probs", log_probs, 3), ("targets", targets, 2)):
         if tensor.dim() == dims and tensor.shape[0] != 1:
-            raise AlignmentError(
-                f"The batch dimension for {argument} must be 1 at the current version. torchaudio::forced_align: "
+            raise refusal(
+                "torchaudio::forced_align",
+                BATCH_OF.format(argument),
                 f"{argument} must hold one item, found shape {tuple(tensor.shape)}; torch_ctc_align.forced_align takes "
-                "batches"
+                "batches",
             )
     paths, _ = functional.forced_align(log_probs, targets, input_lengths, target_lengths, blank)
     for argument, lengths, extent in (
-        ("input", input_lengths, log_probs.shape[1]),
-        ("target", target_lengths, targets.shape[1]),
+        ("input_lengths", input_lengths, log_probs.shape[1]),
+        ("target_lengths", target_lengths, targets.shape[1]),
     ):
         if int(lengths) != extent:
-            raise AlignmentError(
-                f"{argument} length mismatch. torchaudio::forced_align: {argument}_lengths must be the length of the "
-                f"tensor, expected {extent}, found {int(lengths)}; torch_ctc_align.forced_align takes shorter ones"
+            raise refusal(
+                "torchaudio::forced_align",
+                PHRASES[f"{argument}["],
+                f"{argument} must be the length of the tensor, expected {extent}, found {int(lengths)}; "
+                "torch_ctc_align.forced_align takes shorter ones",
             )
     return paths, log_probs  # torchaudio's operator returns its argument, and the function gathers from it

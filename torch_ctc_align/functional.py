@@ -10,6 +10,7 @@ from torch import Tensor
 from torch_ctc_align import _mistakes
 from torch_ctc_align._operator import INTEGERS, call_forced_align, dtype_name, is_plain, report
 from torch_ctc_align._refusals import (
+    PHRASES,
     TOO_LONG,
     brief,
     check_blank,
@@ -190,14 +191,14 @@ def _raise_for_bad_lengths(
     name: str, frames: int, labels: int, input_lengths: Tensor | None, target_lengths: Tensor | None
 ) -> None:
     """What the CPU operator refuses and the CUDA operator marks, in the words of csrc/cpu."""
-    for argument, lengths, letter, extent, phrase in (
-        ("input_lengths", input_lengths, "T", frames, "input length mismatch"),
-        ("target_lengths", target_lengths, "L", labels, "target length mismatch"),
+    for argument, lengths, letter, extent in (
+        ("input_lengths", input_lengths, "T", frames),
+        ("target_lengths", target_lengths, "L", labels),
     ):
         for b, length in enumerate([] if lengths is None else lengths.tolist()):
             if not 0 <= length <= extent:
                 text = f"{argument}[{b}] must be between 0 and {letter} = {extent}, found {length}"
-                raise refusal(name, phrase, text)
+                raise refusal(name, PHRASES[f"{argument}["], text)
 
 
 def min_frames(targets: Tensor, target_lengths: Lengths | None = None) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree
 
+from torch_ctc_align._operator import dtype_name
 from torch_ctc_align.aligner import Blanks, borders_between, check_blanks
 from torch_ctc_align.errors import warn_once
 from torch_ctc_align.functional import TokenSpan, TokenSpans
@@ -373,8 +374,7 @@ def word_borders(
             f"word_indices of {found}"
         )
     if word_indices.dtype not in (torch.int32, torch.int64):
-        found = str(word_indices.dtype).removeprefix("torch.")
-        raise ValueError(f"word_borders: word_indices must be int32 or int64, found {found}")
+        raise ValueError(f"word_borders: word_indices must be int32 or int64, found {dtype_name(word_indices)}")
     if num_words < 0:
         raise ValueError(f"word_borders: num_words must be at least 0, found {num_words}")
     batch = starts.shape[0]

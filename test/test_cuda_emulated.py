@@ -568,8 +568,8 @@ def message_of(function, *arguments):
     ids=str,
 )
 @pytest.mark.parametrize("integer", [torch.int32, torch.int64], ids=str)
-def test_function_says_of_marked_items_what_the_cpu_operator_says(random_case, emulated, change, integer):
-    """On CUDA bad values are marked at first; the strict function then names the one that the CPU operator names."""
+def test_function_says_of_marked_items_what_it_says_on_the_cpu(random_case, emulated, change, integer):
+    """On CUDA bad values are marked at first; the strict function then names the one that it names on the CPU."""
     arguments = dict(zip(["log_probs", "targets"], random_case(4, 20, 6, 5), strict=True))
     arguments |= {"input_lengths": torch.tensor([1, 20, 19, 20]), "target_lengths": torch.tensor([6, 5, 6, 6])}
     for name, (place, value) in change.items():
@@ -578,7 +578,7 @@ def test_function_says_of_marked_items_what_the_cpu_operator_says(random_case, e
     paths, _ = emulated(log_probs, *others)
     assert (paths[:, 0] < 0).any()
     said = message_of(torch_ctc_align.functional._raise_for_marked_items, paths, log_probs, *others, 0)
-    assert said == message_of(forced_align, log_probs, *others)
+    assert said == message_of(torch_ctc_align.forced_align, log_probs, *others)
 
 
 def test_function_says_it_of_batches_without_frames():
@@ -586,7 +586,7 @@ def test_function_says_it_of_batches_without_frames():
     for lengths in (([0, 1], [0, 0]), ([0, 0], [0, -1]), ([0, 0], [0, 3])):
         others = torch.ones(2, 2, dtype=torch.int64), *map(torch.tensor, lengths)
         said = message_of(torch_ctc_align.functional._raise_for_marked_items, torch.zeros(2, 0), log_probs, *others, 0)
-        assert said == message_of(forced_align, log_probs, *others)
+        assert said == message_of(torch_ctc_align.forced_align, log_probs, *others)
 
 
 WITHOUT_LIBRARY = """

@@ -408,3 +408,12 @@ def test_a_function_mode_gets_its_gradient():
     with Multiply():
         _, scores = forced_align(torch.randn(1, 9, 5).log_softmax(-1), torch.tensor([[1, 2]]))
     assert scores.requires_grad
+
+
+def test_energies_of_0_and_1_are_meant(generator):
+    """Every frame sums to 1, as a frame of probabilities does."""
+    energies = torch.nn.functional.one_hot(torch.randint(0, 5, (1, 30), generator=generator), 5).float()
+    targets = torch.tensor([[1, 2, 3]])
+    assert len(warnings_of(forced_align, energies, targets)) == 1
+    for _ in range(4):
+        assert torch.equal(forced_align(energies, targets)[0], torch.ops.ctc_align.forced_align(energies, targets)[0])

@@ -61,7 +61,8 @@ def _raise_for_other_numbers(name: str, log_probs: Tensor, b: int, input_lengths
     emission = log_probs[b, : frames : frames // 64 + 1].double()  # of some frames: they are enough to tell
     if not bool((emission >= 0).all()) or not bool((emission > 0).any()):
         return
-    if bool(((emission.sum(-1) - 1).abs() < _tolerance(log_probs)).all()):
+    between = bool(((emission > 0) & (emission < 1)).any())  # energies of 0 and 1 may be meant
+    if between and bool(((emission.sum(-1) - 1).abs() < _tolerance(log_probs)).all()):
         raise refusal(
             name,
             None,

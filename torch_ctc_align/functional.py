@@ -161,10 +161,11 @@ def _raise_for_marked_items(
     if not bool(marked.any()):
         return
     name = "forced_align"
-    _raise_for_bad_lengths(name, log_probs.shape[1], targets.shape[1], input_lengths, target_lengths)
-    mistake = find_bad_label(log_probs, targets, target_lengths, blank)  # the CUDA operator marks it
+    # The CUDA operator marks what the CPU operator refuses. In the order of `explain`: the labels first.
+    mistake = find_bad_label(log_probs, targets, target_lengths, blank)
     if mistake is not None:
         raise refusal(name, *mistake)
+    _raise_for_bad_lengths(name, log_probs.shape[1], targets.shape[1], input_lengths, target_lengths)
     item = int(marked.nonzero()[0, 0])
     t = frames if input_lengths is None else int(input_lengths[item])
     labels = targets.shape[1] if target_lengths is None else int(target_lengths[item])

@@ -135,7 +135,7 @@ $(TORCHES)/%/.ready: test/requirements-torch-%.txt
 
 build/ceiling: benchmarks/ceiling.cpp $(NATIVE)
 	@mkdir -p $(@D)
-	$${CXX:-c++} -std=c++17 -O3 -march=native -ffp-contract=off -w $< -o $@
+	$${CXX:-c++} -std=c++20 -O3 -march=native -ffp-contract=off -w $< -o $@
 
 $(BUILT): $(NATIVE) $(TOOLS)
 	$(BIN)/python setup.py --quiet build_ext --inplace

@@ -1,9 +1,9 @@
 // How many states of the lattice can one core of this machine sweep in a second, if it does nothing but that?
 //
-//     c++ -std=c++17 -O3 -march=native -ffp-contract=off benchmarks/ceiling.cpp -o build/ceiling
+//     c++ -std=c++20 -O3 -march=native -ffp-contract=off benchmarks/ceiling.cpp -o build/ceiling
 //     build/ceiling 50000 25000        (T and L; make bench does both)
 //
-// The recurrence of csrc/lattice/pair_step.h over the band, in tiles whose alphas stay in registers for a block of
+// The recurrence of csrc/lattice/viterbi/pair_step.h over the band, in tiles whose alphas stay in registers for a block of
 // frames. Left out is all else that an alignment is made of: records, checkpoints, the second sweep, the rebase of sums,
 // the emissions' way through memory (32 classes of a block of frames lie in the first cache), the traceback. What the
 // package reaches of this number is what all of that costs it.
@@ -18,13 +18,13 @@
 #include <vector>
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__)
-#include "../csrc/cpu/lanes_avx512.h"
+#include "../csrc/cpu/lanes/avx512.h"
 using Native = ctc_align::Avx512Lanes<void>;
 #elif defined(__AVX2__)
-#include "../csrc/cpu/lanes_avx2.h"
+#include "../csrc/cpu/lanes/avx2.h"
 using Native = ctc_align::Avx2Lanes<void>;
 #else
-#include "../csrc/cpu/lanes_vector.h"
+#include "../csrc/cpu/lanes/vector.h"
 using Native = ctc_align::VectorLanes<float, 4, void>;
 #endif
 

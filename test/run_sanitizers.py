@@ -20,10 +20,10 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCES = [
     ROOT / "test" / "csrc" / "kernel_test.cpp",
     ROOT / "csrc" / "cpu" / "options.cpp",
-    *sorted(ROOT.glob("csrc/cpu/sweep_*.cpp")),
+    *sorted(ROOT.glob("csrc/cpu/lanes/isa_*.cpp")),
 ]
 COMPILER = os.environ.get("CXX", "c++").split()
-FLAGS = ["-std=c++17", "-ffp-contract=off", "-pthread", "-Wall", "-Wextra", "-Wno-psabi"]
+FLAGS = ["-std=c++20", "-ffp-contract=off", "-pthread", "-Wall", "-Wextra", "-Wno-psabi"]
 WATCHED = ["-O1", "-g", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all"]
 BUILDS = {
     "plain": ["-O2"],

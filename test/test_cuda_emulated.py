@@ -36,7 +36,7 @@ INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 forced_align = torch.ops.ctc_align.forced_align
 
 HARNESS = Path(__file__).parent / "csrc" / "emulated_align.cpp"
-KERNELS = Path(__file__).parents[1] / "csrc" / "cuda" / "kernels.cuh"
+KERNELS = Path(__file__).parents[1] / "csrc" / "cuda" / "viterbi" / "kernels.cuh"
 
 UNDER_ASAN = os.environ.get("CTC_ALIGN_ASAN", "0") == "1"
 MORE = int(os.environ.get("CTC_ALIGN_LAUNCHES", "1"))
@@ -108,7 +108,7 @@ def compile_harness(output: Path, real: str, pairs: list[int], kernels: Path = K
         "CTC_ALIGN_PAIRS": ",".join(map(str, pairs)),
         "CTC_ALIGN_KERNELS": f'"{kernels}"',
     }
-    command = [*os.environ.get("CXX", "g++").split(), "-std=c++17", "-Wall", "-Wextra", *flags, "-ffp-contract=off"]
+    command = [*os.environ.get("CXX", "g++").split(), "-std=c++20", "-Wall", "-Wextra", *flags, "-ffp-contract=off"]
     command += ["-Wno-missing-field-initializers", *(f"-D{name}={value}" for name, value in definitions.items())]
     command += ["-shared", "-fPIC", str(HARNESS), "-o", str(output)]
     environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
@@ -647,7 +647,7 @@ MISTAKES = {
         r"Device::take_ticket\(pass\.ticket\) \+ 1",
         r"({broken} ? Device::block() : \g<0>)",
     ),
-    "the first rebase is left out": (r"kRebases && q > 0", r"kRebases && q > ({broken} ? 1 : 0)"),
+    "the first rebase is left out": (r"kRebases<Real> && q > 0", r"kRebases<Real> && q > ({broken} ? 1 : 0)"),
     "edges cross without the difference of bases": (
         r"settle_base\(q, frames.has_left\)\.offset",
         r"\g<0> * ({broken} ? 0 : 1)",

@@ -19,7 +19,7 @@ def program(request, tmp_path_factory):
     """The compiled program; None where the compiler has no AddressSanitizer."""
     path = tmp_path_factory.mktemp(request.param) / "emulator_test"
     compiler = os.environ.get("CXX", "c++").split()
-    command = [*compiler, "-std=c++17", "-Wall", "-Wextra", *FLAGS[request.param], str(SOURCE), "-o", str(path)]
+    command = [*compiler, "-std=c++20", "-Wall", "-Wextra", *FLAGS[request.param], str(SOURCE), "-o", str(path)]
     result = subprocess.run(command, capture_output=True, text=True)
     if request.param == "asan" and "asan" in result.stderr:
         return None

@@ -18,7 +18,7 @@ def posteriors(
     r"""How probable it is, at every frame, to be in each target token, over all CTC paths that spell the target.
 
     The forward-backward algorithm, in a number format that neither underflows nor loses precision over many frames
-    (``csrc/lattice/scaled.h``). Items of a batch are independent, as in :func:`forced_align`.
+    (``csrc/lattice/forward_backward/scaled.h``). Items of a batch are independent, as in :func:`forced_align`.
 
     Args:
         log_probs (Tensor): ``(B, T, C)`` float16, bfloat16, float32 or float64, natural-log probabilities; any

@@ -2,8 +2,8 @@
 #include <atomic>
 #include <tuple>
 
-#include "align_item.h"
 #include "batch.h"
+#include "viterbi/align_item.h"
 
 namespace ctc_align {
 namespace {

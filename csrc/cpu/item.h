@@ -5,7 +5,7 @@
 #include <limits>
 #include <vector>
 
-#include "sweep_kernels.h"
+#include "lanes/isa.h"
 
 namespace ctc_align {
 
@@ -60,10 +60,9 @@ struct CompactTarget {
     skip_bits.assign(padded / kPairsPerWord, 0);
     for (index_t k = 0; k < labels; ++k) {
       class_ids[k] = panel_class(static_cast<int64_t>(item.target[k]));
-      if (k > 0 && class_ids[k] != class_ids[k - 1]) {
-        skip_bits[k / kPairsPerWord] |= static_cast<uint16_t>(1u << (k % kPairsPerWord));
-      }
-      repeats += k > 0 && class_ids[k] == class_ids[k - 1];
+      const bool may_skip = may_skip_into(k, class_ids[k], k > 0 ? class_ids[k - 1] : blank);
+      skip_bits[k / kPairsPerWord] |= static_cast<uint16_t>((may_skip ? 1u : 0u) << (k % kPairsPerWord));
+      repeats += k > 0 && !may_skip;
     }
   }
 

@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "schedule.h"
+#include "viterbi/schedule.h"
 
 namespace ctc_align {
 

@@ -3,7 +3,7 @@
 #include <tuple>
 
 #include "batch.h"
-#include "soft_item.h"
+#include "forward_backward/sum_item.h"
 
 namespace ctc_align {
 namespace {

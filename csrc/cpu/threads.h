@@ -13,7 +13,7 @@
 
 #include "../torch_seam.h"
 #include "interrupt.h"
-#include "schedule.h"
+#include "viterbi/schedule.h"
 
 namespace ctc_align {
 

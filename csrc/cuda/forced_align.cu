@@ -12,7 +12,7 @@
 #include "../arguments.h"
 #include "../torch_seam.h"
 #include "device.cuh"
-#include "kernels.cuh"
+#include "viterbi/kernels.cuh"
 
 namespace ctc_align {
 namespace {

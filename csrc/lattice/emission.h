@@ -12,8 +12,6 @@
 // lattice, and cells that no path can reach yet stay at -inf.
 #pragma once
 
-#include <limits>
-
 #include "lattice.h"
 
 namespace ctc_align {
@@ -29,12 +27,6 @@ struct StoredBFloat16 {
   uint16_t bits;
 };
 
-CTC_ALIGN_FN float float_of_bits(uint32_t bits) {
-  float value;
-  __builtin_memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
 // Widening is exact. Without a branch, so that it becomes vector code: masks instead of choices.
 CTC_ALIGN_FN float widen(StoredHalf stored) {
   constexpr uint32_t kRebias = 112u << 23;  // of the exponent: 15 -> 127
@@ -44,11 +36,9 @@ CTC_ALIGN_FN float widen(StoredHalf stored) {
   const uint32_t is_special = 0u - static_cast<uint32_t>(magnitude >= 0x7C00);   // infinity, NaN: exponent 31 -> 255
   const uint32_t normal = (magnitude << 13) + kRebias + (kRebias & is_special);
   const float small = static_cast<float>(static_cast<int32_t>(magnitude)) * 0x1p-24f;
-  uint32_t small_bits;
-  __builtin_memcpy(&small_bits, &small, sizeof small_bits);
-  return float_of_bits(sign | (small_bits & is_subnormal) | (normal & ~is_subnormal));
+  return same_bits<float>(sign | (same_bits<uint32_t>(small) & is_subnormal) | (normal & ~is_subnormal));
 }
-CTC_ALIGN_FN float widen(StoredBFloat16 stored) { return float_of_bits(static_cast<uint32_t>(stored.bits) << 16); }
+CTC_ALIGN_FN float widen(StoredBFloat16 stored) { return same_bits<float>(static_cast<uint32_t>(stored.bits) << 16); }
 template <class scalar_t>
 CTC_ALIGN_FN scalar_t widen(scalar_t stored) {
   return stored;
@@ -72,9 +62,8 @@ struct Emissions {
 template <class Real, class scalar_t>
 CTC_ALIGN_FN Real load_emission(const scalar_t& stored) {
   constexpr Real kTooLarge = static_cast<Real>(0x1p100);
-  constexpr Real kMinusInfinity = -std::numeric_limits<Real>::infinity();
   const Real value = static_cast<Real>(widen(stored));
-  return value < kTooLarge ? value : kMinusInfinity;  // NaN is not less either
+  return value < kTooLarge ? value : kMinusInfinity<Real>;  // NaN is not less either
 }
 
 // ------------------------------------------------------------------------------------------------------- the panel

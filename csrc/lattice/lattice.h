@@ -1,6 +1,6 @@
 // The CTC lattice of one item: its pairs, its band, and how a state is reached.
 //
-// Contents: 1 names  2 the band  3 the target  4 states and backpointers
+// Contents: 1 names  2 the band  3 the target  4 states and backpointers  5 where a path starts and ends
 //
 // A target of L labels gives 2L+1 states: blank 0, label 0, blank 1, label 1, ..., label L-1, blank L.
 // Blank k and label k are one PAIR, pair k = 0..L; the last pair has only its blank:
@@ -12,6 +12,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 
 // Every function of the lattice is meant to be compiled into its caller: so the copies made for different
 // instruction sets never meet in the linker, and the same text serves host and device.
@@ -27,6 +28,18 @@ namespace ctc_align {
 
 // Counts of frames, pairs and record words, and every product of them: T * L passes 2^31 in half an hour of speech.
 using index_t = int64_t;
+
+template <class Real>
+constexpr Real kMinusInfinity = -std::numeric_limits<Real>::infinity();
+
+// std::bit_cast would be a function of the library: the linker could take the copy of one instruction set for all.
+template <class To, class From>
+CTC_ALIGN_FN To same_bits(From from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  __builtin_memcpy(&to, &from, sizeof to);
+  return to;
+}
 
 template <class T>
 CTC_ALIGN_FN T smaller(T a, T b) {
@@ -73,6 +86,11 @@ struct Band {
 
 // --------------------------------------------------------------------------------------------- 3 the target
 
+// The SKIP RULE: a path may go from label k-1 to label k without the blank between them if they are different classes.
+CTC_ALIGN_FN bool may_skip_into(index_t pair, index_t label_class, index_t class_before) {
+  return pair > 0 && label_class != class_before;
+}
+
 // The fewest frames that spell a target: one for each label, and one for the blank between equal neighbours.
 CTC_ALIGN_FN index_t shortest_path(index_t labels, index_t repeats) { return labels + repeats; }
 
@@ -105,6 +123,43 @@ CTC_ALIGN_FN State previous_state(State state, Record record, bool skip_allowed)
     return state;
   }
   return record.from_left && skip_allowed ? State{state.pair - 1, true} : State{state.pair, false};
+}
+
+// ------------------------------------------------------------------------- 5 where a path starts and ends
+
+// The START RULE: before frame 0 a path stands in blank 0. So at frame 0 it is in blank 0 (stay) or, where the target
+// has one, in label 0 (advance).
+constexpr State kBeforeFirstFrame = {0, false};
+
+// Alphas of frame 0 in a row that is -inf otherwise: `emission_of(is_label)` reads the emission of blank 0 or label 0.
+template <class Real, class EmissionOf>
+CTC_ALIGN_FN void start_paths(index_t labels, const EmissionOf& emission_of, Real& blank_alpha, Real& label_alpha) {
+  blank_alpha = emission_of(false);
+  if (labels > 0) {
+    label_alpha = emission_of(true);
+  }
+}
+
+// The END RULE: a path ends in blank L or, where the target has labels, in label L-1.
+struct PathEnds {
+  State blank, label;  // the label's pair is -1 where there is none
+};
+CTC_ALIGN_FN PathEnds path_ends(index_t labels) { return {{labels, false}, {labels - 1, true}}; }
+
+// The better end. The label wins a tie. label_alpha counts only where the target has labels.
+template <class Real>
+struct PathEnd {
+  State state;
+  Real alpha;
+
+  // A path through no emission of -inf ends here.
+  CTC_ALIGN_FN bool is_finite() const { return alpha - alpha == 0; }
+};
+template <class Real>
+CTC_ALIGN_FN PathEnd<Real> best_path_end(index_t labels, Real blank_alpha, Real label_alpha) {
+  const PathEnds ends = path_ends(labels);
+  return labels == 0 || blank_alpha > label_alpha ? PathEnd<Real>{ends.blank, blank_alpha}
+                                                  : PathEnd<Real>{ends.label, label_alpha};
 }
 
 }  // namespace ctc_align

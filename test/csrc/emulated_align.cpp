@@ -1,4 +1,4 @@
-// The CUDA aligner on the host: the text of csrc/cuda/kernels.cuh, run by the emulator, behind C functions.
+// The CUDA aligner on the host: the text of csrc/cuda/viterbi/kernels.cuh, run by the emulator, behind C functions.
 // test_cuda_emulated.py compiles this file, once for each of
 //
 //     CTC_ALIGN_REAL     float or double, of log_probs and of the sums

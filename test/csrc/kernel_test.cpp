@@ -23,8 +23,8 @@
 #include <string>
 #include <thread>
 
-#include "../../csrc/cpu/align_item.h"
-#include "../../csrc/cpu/soft_item.h"
+#include "../../csrc/cpu/viterbi/align_item.h"
+#include "../../csrc/cpu/forward_backward/sum_item.h"
 
 using namespace ctc_align;
 

@@ -15,20 +15,20 @@
 #include <cstddef>
 #include <initializer_list>
 
-#include "../lattice/rebase.h"
+#include "../../lattice/viterbi/rebase.h"
 
 namespace ctc_align {
 
 constexpr int32_t kSegmentFrames = 128;
 constexpr int32_t kStretchFrames = 16;  // frames between two hand-overs of edges
-static_assert(kBlockFrames % kSegmentFrames == 0 && kSegmentFrames % kStretchFrames == 0, "the grids are nested");
+static_assert(kFrameBlock % kSegmentFrames == 0 && kSegmentFrames % kStretchFrames == 0, "the grids are nested");
 
 constexpr uint32_t kNoPath = 0xffffffffu;
 // Frames are counted in 32 bits, and some behind the last are thought of.
 constexpr index_t kMostFrames = index_t{1} << 30;
 
 // A column's edges of one block of frames: one for each frame, one for the pseudo-frame behind the last, and padding.
-constexpr index_t kEdgesPerBlock = kBlockFrames + kStretchFrames;
+constexpr index_t kEdgesPerBlock = kFrameBlock + kStretchFrames;
 
 // One pass over a batch.
 struct Plan {
@@ -45,19 +45,19 @@ struct Plan {
   // What is divided by a variable has 32 bits: a division of 64 bits is a call, behind which the compiler does not know
   // any more that a value is the same in the whole warp, and guards every shuffle.
   CTC_ALIGN_FN index_t columns() const { return labels / kColumnPairs + 1; }
-  CTC_ALIGN_FN index_t blocks() const { return (frames + kBlockFrames - 2) / kBlockFrames; }
+  CTC_ALIGN_FN index_t blocks() const { return (frames + kFrameBlock - 2) / kFrameBlock; }
   CTC_ALIGN_FN index_t regions() const {
     return larger<int32_t>(1, static_cast<int32_t>(blocks() + region_blocks - 1) / static_cast<int32_t>(region_blocks));
   }
   CTC_ALIGN_FN index_t blocks_of_region() const { return smaller(blocks(), region_blocks); }
   CTC_ALIGN_FN int32_t segments() const {  // of a region
-    const int32_t region_frames = static_cast<int32_t>(smaller(frames - 1, region_blocks * kBlockFrames));
+    const int32_t region_frames = static_cast<int32_t>(smaller(frames - 1, region_blocks * kFrameBlock));
     return (region_frames + segment_frames - 1) / segment_frames;
   }
 
   // Columns that a region's part of the path may touch: it moves right by one pair a frame at most.
   CTC_ALIGN_FN index_t columns_of_region() const {
-    return regions() == 1 ? columns() : smaller(columns(), region_blocks * kBlockFrames / kColumnPairs + 2);
+    return regions() == 1 ? columns() : smaller(columns(), region_blocks * kFrameBlock / kColumnPairs + 2);
   }
   // Neighbouring regions share one column at most, so column j of region r has place j + r for itself.
   CTC_ALIGN_FN index_t places() const { return columns() + regions() - 1; }
@@ -118,12 +118,12 @@ struct RegionSizes {
 };
 
 inline Passes cut_into(index_t batch, index_t frames, index_t labels, RegionSizes sizes) {
-  const index_t blocks = larger<index_t>(1, (frames + kBlockFrames - 2) / kBlockFrames);
+  const index_t blocks = larger<index_t>(1, (frames + kFrameBlock - 2) / kFrameBlock);
   const index_t regions[kMostPasses + 1] = {blocks, sizes.second, sizes.third, 0};
   Passes passes{};
   do {
     const index_t within = regions[passes.count + 1];  // a row is kept at the end of each region of the next pass
-    const index_t segment_frames = within > 0 ? within * kBlockFrames : kSegmentFrames;
+    const index_t segment_frames = within > 0 ? within * kFrameBlock : kSegmentFrames;
     const Plan plan{batch, frames, labels, static_cast<int32_t>(segment_frames), regions[passes.count], 1, 1, 1};
     passes.plans[passes.count++] = with_tasks(plan);
   } while (regions[passes.count] > 0);
@@ -134,7 +134,7 @@ inline Passes cut_into(index_t batch, index_t frames, index_t labels, RegionSize
 // sizes alone. pair_bytes: of a pair in a row, two alphas and two origins.
 constexpr index_t kRowBytes = index_t{1} << 30;
 constexpr index_t kMostRegionBlocks = 60;
-static_assert(kMostRegionBlocks * kBlockFrames < 32768, "an origin is within 15 bits of pairs");
+static_assert(kMostRegionBlocks * kFrameBlock < 32768, "an origin is within 15 bits of pairs");
 
 inline Passes plan_passes(index_t batch, index_t frames, index_t labels, index_t pair_bytes) {
   const auto row_bytes = [&](const Passes& passes) {
@@ -186,7 +186,7 @@ CTC_ALIGN_FN Task task_of_ticket(const Plan& plan, uint32_t ticket) {
 // The band in units of the grid: does column j meet it during block q? The block that holds the last frame also holds
 // the pseudo-frame T behind it, where the last label and the last blank are compared.
 CTC_ALIGN_FN bool column_in_band(int32_t frames, int32_t labels, int32_t j, int32_t q) {
-  constexpr int32_t kFrames = static_cast<int32_t>(kBlockFrames), kPairs = static_cast<int32_t>(kColumnPairs);
+  constexpr int32_t kFrames = static_cast<int32_t>(kFrameBlock), kPairs = static_cast<int32_t>(kColumnPairs);
   const int32_t frame_before = q * kFrames;
   const int32_t last_frame = frame_before + kFrames >= frames - 1 ? frames : frame_before + kFrames;
   return 0 <= j && j <= labels / kPairs && frame_before + 1 < frames && j * kPairs <= last_frame &&

@@ -8,8 +8,8 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "../lattice/pair_step.h"
-#include "../lattice/records.h"
+#include "../../lattice/viterbi/pair_step.h"
+#include "../../lattice/viterbi/records.h"
 
 namespace ctc_align {
 

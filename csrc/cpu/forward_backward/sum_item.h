@@ -9,8 +9,8 @@
 #include <type_traits>
 #include <vector>
 
-#include "item.h"
-#include "options.h"
+#include "../item.h"
+#include "../options.h"
 
 namespace ctc_align {
 

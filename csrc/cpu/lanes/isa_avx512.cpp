@@ -7,8 +7,8 @@
 #pragma GCC diagnostic ignored "-Wuninitialized"  // GCC 12 warns of its own _mm512_undefined_ps
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
-#include "lanes_avx512.h"
-#include "sweep_kernels.h"
+#include "avx512.h"
+#include "isa.h"
 
 namespace ctc_align {
 namespace {

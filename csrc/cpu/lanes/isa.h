@@ -5,8 +5,8 @@
 // a library, compiled there, could be the copy that the linker takes for the whole package.
 #pragma once
 
-#include "../lattice/forward_backward.h"
-#include "../lattice/sweep.h"
+#include "../../lattice/forward_backward/frame.h"
+#include "../../lattice/viterbi/sweep.h"
 
 namespace ctc_align {
 

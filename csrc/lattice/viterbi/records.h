@@ -11,7 +11,7 @@
 // Offsets are exact for every T >= L, in 64 bits: 43,000 frames of 25,000 labels take 112 MB and pass 2^31 states.
 #pragma once
 
-#include "lattice.h"
+#include "../lattice.h"
 
 namespace ctc_align {
 

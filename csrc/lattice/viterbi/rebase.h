@@ -30,19 +30,23 @@
 
 #include <limits>
 
-#include "lattice.h"
+#include "../lattice.h"
 
 namespace ctc_align {
 
 constexpr index_t kColumnPairs = 256;
-constexpr index_t kBlockFrames = 512;
+constexpr index_t kFrameBlock = 512;
 constexpr double kLargestDrop = 1024;  // nats; float32 still tells 1e-4 nats apart there
 
+// float64 needs no bases.
+template <class Real>
+constexpr bool kRebases = sizeof(Real) == sizeof(float);
+
 // Is there a border between frame t-1 and frame t?
-CTC_ALIGN_FN bool starts_new_block(index_t t) { return t > kBlockFrames && (t - 1) % kBlockFrames == 0; }
+CTC_ALIGN_FN bool starts_frame_block(index_t t) { return t > kFrameBlock && (t - 1) % kFrameBlock == 0; }
 
 // The first frame behind the block that frame t >= 1 lies in.
-CTC_ALIGN_FN index_t end_of_block(index_t t) { return (t - 1) / kBlockFrames * kBlockFrames + kBlockFrames + 1; }
+CTC_ALIGN_FN index_t end_of_frame_block(index_t t) { return (t - 1) / kFrameBlock * kFrameBlock + kFrameBlock + 1; }
 
 // A column's new base. `best` is -inf where nothing lives; base_left is the left neighbour's NEW base, if it has one.
 CTC_ALIGN_FN double next_base(double base, float best, bool has_left, double base_left) {

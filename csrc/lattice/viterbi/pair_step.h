@@ -14,7 +14,7 @@
 // Cost per pair: 2 additions, 2 comparisons, 3 selects.
 #pragma once
 
-#include "lattice.h"
+#include "../lattice.h"
 
 namespace ctc_align {
 

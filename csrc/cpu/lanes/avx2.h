@@ -3,7 +3,7 @@
 
 #include <immintrin.h>
 
-#include "lanes_vector.h"
+#include "vector.h"
 
 namespace ctc_align {
 

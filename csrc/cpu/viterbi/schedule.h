@@ -25,9 +25,9 @@
 #include <stdexcept>
 #include <vector>
 
-#include "../lattice/ladder.h"
-#include "float_state.h"
-#include "sweep_kernels.h"
+#include "../../lattice/viterbi/ladder.h"
+#include "../float_state.h"
+#include "../lanes/isa.h"
 
 namespace ctc_align {
 
@@ -83,7 +83,7 @@ class Sweeper {
       : kernels_(kernels), crew_(crew), tiling_(tiling), source_(source), desks_(std::max(crew.workers, 1)) {
     constexpr index_t kRealBytes = sizeof(Real);
     by_frame_ = source.class_count <= kernels.table_classes;
-    index_t most = std::min(kBlockFrames, std::max<index_t>(frames - 1, 1));
+    index_t most = std::min(kFrameBlock, std::max<index_t>(frames - 1, 1));
     if (tiling.stretch_frames > 0) {
       most = std::min(most, tiling.stretch_frames);
     }
@@ -206,7 +206,7 @@ class Sweeper {
 
   Stretch<Real> next_stretch(const Run& run, const Desk& desk) const {
     const index_t t = run.next_frame;
-    index_t end = std::min({t + stretch_frames_, end_of_block(t), run.to + 1});
+    index_t end = std::min({t + stretch_frames_, end_of_frame_block(t), run.to + 1});
     if (run.checkpoints) {
       end = std::min(end, run.checkpoints->next_frame(t) + 1);
     }

@@ -29,8 +29,8 @@
 #include <limits>
 #include <type_traits>
 
-#include "../lattice/emission.h"
-#include "../lattice/pair_step.h"
+#include "../../lattice/emission.h"
+#include "../../lattice/viterbi/pair_step.h"
 #include "plan.h"
 
 namespace ctc_align {
@@ -42,14 +42,6 @@ constexpr int kWarp = 32;
 #else
 #define CTC_ALIGN_UNROLL
 #endif
-
-template <class To, class From>
-CTC_ALIGN_FN To same_bits(From from) {
-  static_assert(sizeof(To) == sizeof(From), "the same size");
-  To to;
-  __builtin_memcpy(&to, &from, sizeof to);
-  return to;
-}
 
 // ---------------------------------------------------------------------------------- 1 what a launch gets
 
@@ -277,7 +269,7 @@ struct OwnColumns {
       const index_t step = p < behind ? frame_stride : 0;
       CTC_ALIGN_UNROLL
       for (int n = 0; n < N; ++n) {
-        frames.value[p][n] = static_cast<scalar_t>(-std::numeric_limits<Real>::infinity());
+        frames.value[p][n] = static_cast<scalar_t>(kMinusInfinity<Real>);
         if (is_wanted[n]) {
           frames.value[p][n] = *from[n];
         }
@@ -506,9 +498,7 @@ struct Sweep {
   static constexpr int kThreads = 2 * kWarps * kWarp;
   static constexpr int kStretch = ctc_align::kStretch<Real>;
   static constexpr int kGroupFrames = 2;  // emissions and edges come into registers so many frames at a time
-  static constexpr bool kRebases = sizeof(Real) == sizeof(float);
   static constexpr int kWords = EdgeWords<Device>::count(Real{});
-  static constexpr Real kMinusInfinity = -std::numeric_limits<Real>::infinity();
   using Courier = EmissionCourier<Device, Real, scalar_t, R, kWarps, kWholeRows>;
   using Shared = SweepShared<Real, kWarps, typename Courier::Shared>;
   using Found = typename EdgeWords<Device>::Found;
@@ -585,7 +575,7 @@ struct Sweep {
 
   // The columns between the states in which the path enters and leaves the region, if it comes there.
   CTC_ALIGN_FN bool find_columns() {
-    const index_t frame_before = first_block * kBlockFrames;
+    const index_t frame_before = first_block * kFrameBlock;
     if (work.path_ends[task.item] == kNoPath || frame_before + 1 >= end_frame) {
       return false;
     }
@@ -672,7 +662,7 @@ struct Sweep {
     for (int r = 0; r < R; ++r) {
       const index_t k = first_pair + r;
       const index_t c = k < last_pair ? in.label(task.item, k) : in.blank;
-      skip_allowed[r] = Choice<Device>::of(k > 0 && c != before);
+      skip_allowed[r] = Choice<Device>::of(may_skip_into(k, c, before));
       classes[r] = static_cast<int>(in.is_label(c) ? c : in.blank);
       is_bad = is_bad || (k < last_pair && !in.is_label(c));
       before = c;
@@ -700,8 +690,8 @@ struct Sweep {
         label_origin[r] = pass.live_origins[at + plan.pairs() + r];
       } else {
         const index_t k = first_pair + r;
-        blank[r] = starts_region ? before.pass->kept_alphas[before.at(task.item, k, false)] : kMinusInfinity;
-        label[r] = starts_region ? before.pass->kept_alphas[before.at(task.item, k, true)] : kMinusInfinity;
+        blank[r] = starts_region ? before.pass->kept_alphas[before.at(task.item, k, false)] : kMinusInfinity<Real>;
+        label[r] = starts_region ? before.pass->kept_alphas[before.at(task.item, k, true)] : kMinusInfinity<Real>;
         reset_origins(r);
       }
     }
@@ -738,12 +728,12 @@ struct Sweep {
     bool has_left;
     bool rebases;  // at its start
   };
-  CTC_ALIGN_FN static int32_t first_frame_of(int32_t q) { return q * static_cast<int32_t>(kBlockFrames) + 1; }
+  CTC_ALIGN_FN static int32_t first_frame_of(int32_t q) { return q * static_cast<int32_t>(kFrameBlock) + 1; }
   CTC_ALIGN_FN Frames frames_of(int32_t q) const {
     const int32_t first = first_frame_of(q);
-    const int32_t last = smaller<int32_t>(first + static_cast<int32_t>(kBlockFrames) - 1, end_frame - 1);
+    const int32_t last = smaller<int32_t>(first + static_cast<int32_t>(kFrameBlock) - 1, end_frame - 1);
     const int count = last - first + (last == end_frame - 1 ? 2 : 1);
-    return {first, count, (count + kStretch - 1) / kStretch, in_band(task.column - 1, q), kRebases && q > 0};
+    return {first, count, (count + kStretch - 1) / kStretch, in_band(task.column - 1, q), kRebases<Real> && q > 0};
   }
 
   // Warps run one stretch behind one another, and a step behind the couriers, so each finds its edges and emissions in
@@ -845,7 +835,7 @@ struct Sweep {
   // Waits for the stretch's edges, of which `found` has been seen so far, and lays them into shared memory, in this
   // column's units. Then it looks for those of the next.
   CTC_ALIGN_FN void receive_edges(uint64_t* words, int stretch, const Frames& frames, Real offset, Found& found) {
-    Edge<Real> edge{kMinusInfinity, 0};
+    Edge<Real> edge{kMinusInfinity<Real>, 0};
     if (frames.has_left) {
       while (Device::any(!EdgeWords<Device>::is_there(found))) {
         Device::pause();
@@ -968,7 +958,7 @@ struct Sweep {
   CTC_ALIGN_FN void begin_segment(int32_t segment) {
     row_pairs = plan.pairs();
     kept_at = pass.kept(task.item, task.region, segment, {first_pair, false});
-    segment_end = first_block * static_cast<int32_t>(kBlockFrames) + (segment + 1) * plan.segment_frames;
+    segment_end = first_block * static_cast<int32_t>(kFrameBlock) + (segment + 1) * plan.segment_frames;
   }
 
   // At a segment's end.
@@ -1009,15 +999,12 @@ struct Sweep {
     CTC_ALIGN_UNROLL
     for (int r = 0; r < R; ++r) {
       if (first_pair + r == last_pair && pass_number == 0) {
-        const Real last_label = last_pair == 0 ? kMinusInfinity : r > 0 ? label[r - 1] : left;
-        const bool ends_in_blank = last_pair == 0 || blank[r] > last_label;
-        const Real total = ends_in_blank ? blank[r] : last_label;
-        const State end = {ends_in_blank ? last_pair : last_pair - 1, !ends_in_blank};
-        bool is_good = total - total == 0;
+        const PathEnd<Real> end = best_path_end<Real>(last_pair, blank[r], r > 0 ? label[r - 1] : left);
+        bool is_good = end.is_finite();
         for (int w = 0; w < kWarps; ++w) {
           is_good = is_good && !shared.has_bad_label[w];
         }
-        work.path_ends[task.item] = is_good ? pack_state(end) : kNoPath;
+        work.path_ends[task.item] = is_good ? pack_state(end.state) : kNoPath;
       }
     }
   }
@@ -1025,8 +1012,8 @@ struct Sweep {
   // At the start of block q >= 1: moves the column's maximum into its base (lattice/rebase.h).
   CTC_ALIGN_FN void move_base(index_t q, bool has_left) {
     if (pass_number == 0) {
-      const index_t t = q * kBlockFrames;
-      float best = -std::numeric_limits<float>::infinity();
+      const index_t t = q * kFrameBlock;
+      float best = kMinusInfinity<float>;
       CTC_ALIGN_UNROLL
       for (int r = 0; r < R; ++r) {
         const index_t k = first_pair + r;
@@ -1078,7 +1065,7 @@ struct Sweep {
                       : same_bits<double>(Device::load_relaxed(work.bases + block_slot(task.column, q - 1)));
     const double next = next_base(base, best, has_left, base_left);
     float moved = 0;
-    if (next > -std::numeric_limits<double>::infinity()) {
+    if (next > kMinusInfinity<double>) {
       // A column that nothing has reached stays at -inf. (Its base may be below what a float32 holds, and -inf less
       // -inf is NaN.)
       moved = is_first_block ? 0 : base_move(base, next);
@@ -1123,8 +1110,8 @@ struct Hops {
 // The path's state at every segment border of a region, from the state at the region's end back to its start.
 template <class Real>
 CTC_ALIGN_FN void hop_back(const Pass<Real>& pass, index_t item, index_t region, const Band& band, uint32_t state) {
-  const index_t frame_before = region * pass.plan.region_blocks * kBlockFrames;
-  const index_t frames = smaller(band.frames - 1 - frame_before, pass.plan.region_blocks * kBlockFrames);
+  const index_t frame_before = region * pass.plan.region_blocks * kFrameBlock;
+  const index_t frames = smaller(band.frames - 1 - frame_before, pass.plan.region_blocks * kFrameBlock);
   const index_t segments = (frames + pass.plan.segment_frames - 1) / pass.plan.segment_frames;
   uint32_t* states = pass.states(item) + region * pass.plan.segments();
   states[segments] = state;
@@ -1258,7 +1245,7 @@ CTC_ALIGN_FN void run_hop_in_region(const Inputs<scalar_t>& in, const Workspace<
   const index_t region = Device::block() % static_cast<uint32_t>(regions);
   const Band band = lattice_of(in, work.whole(), b).band;
   if (Device::thread() == 0 && work.path_ends[b] != kNoPath &&
-      region * pass.plan.region_blocks * kBlockFrames + 1 < band.frames) {
+      region * pass.plan.region_blocks * kFrameBlock + 1 < band.frames) {
     hop_back(pass, b, region, band, work.passes[pass_number - 1].states(b)[region + 1]);
   }
 }
@@ -1304,9 +1291,7 @@ struct TraceShared {
 // One warp a segment. Threads of the block beyond its warp do not exist.
 template <class Device, class Real, class scalar_t>
 struct Trace {
-  static constexpr bool kRebases = sizeof(Real) == sizeof(float);
   static constexpr int kGroups = kSegmentFrames / kWarp;  // of 32 frames
-  static constexpr Real kMinusInfinity = -std::numeric_limits<Real>::infinity();
 
   const Inputs<scalar_t>& in;
   const Workspace<Real>& work;
@@ -1328,7 +1313,7 @@ struct Trace {
     const Band band = lattice_of(in, plan, trace.item).band;
     const uint32_t path_end = work.has_hop() ? work.path_ends[trace.item] : path_end_of(in, work, trace.item);
     if (path_end == kNoPath) {
-      trace.fill(0, -1, -std::numeric_limits<Real>::infinity());
+      trace.fill(0, -1, kMinusInfinity<Real>);
       return;
     }
     if (trace.first_frame() < band.frames) {
@@ -1394,7 +1379,7 @@ struct Trace {
   CTC_ALIGN_FN void sweep(const Band& band) {
     constexpr int kAhead = R == 1 ? 8 : R == 2 ? 4 : sizeof(Real) == sizeof(float) ? 2 : 1;
     const index_t begin = first_frame(), end = smaller(end_frame(), band.frames);
-    const index_t block = (begin - 1) / kBlockFrames;
+    const index_t block = (begin - 1) / kFrameBlock;
     const index_t left_pair = unpack_state(state_before).pair;
     const index_t right_pair = unpack_state(state_after).pair;
     const index_t first_pair = left_pair + Device::lane() * R;
@@ -1416,11 +1401,11 @@ struct Trace {
       const index_t k = first_pair + r;
       const index_t c = k < band.labels ? in.label(item, k) : in.blank;
       aim(r, k <= right_pair ? c : in.blank, begin - 1 + k - left_pair, end - 1 - (right_pair - k));
-      skip_allowed[r] = Choice<Device>::of(k > 0 && c != before);
+      skip_allowed[r] = Choice<Device>::of(may_skip_into(k, c, before));
       before = c;
       load_alphas(band, before_row, k, c, blank[r], label[r]);
       const bool crosses = block > 0 && k > left_pair && k % kColumnPairs == 0 && k <= band.last(end - 1);
-      offset[r] = kRebases && crosses ? offset_into(k / kColumnPairs, block) : Real{0};
+      offset[r] = kRebases<Real> && crosses ? offset_into(k / kColumnPairs, block) : Real{0};
     }
 
     uint32_t from_left_bits[R] = {}, enters_bits[R] = {};  // of 32 frames, the last one lowest
@@ -1429,7 +1414,7 @@ struct Trace {
       CTC_ALIGN_UNROLL
       for (int p = 0; p < kAhead; ++p) {
         const Real incoming = Device::shuffle_up(label[R - 1], 1);
-        const Real left = is_first.select(kMinusInfinity, incoming);
+        const Real left = is_first.select(kMinusInfinity<Real>, incoming);
         CTC_ALIGN_UNROLL
         for (int r = R - 1; r >= 0; --r) {
           const auto record = pair_step<ThreadLanes<Device, Real>>(
@@ -1468,18 +1453,18 @@ struct Trace {
   // Alphas of pair k at the frame before the segment, as the first sweep had them on entering it.
   CTC_ALIGN_FN void load_alphas(const Band& band, const KeptRow<Real>& before, index_t k, index_t klass, Real& blank,
                                 Real& label) const {
-    blank = label = kMinusInfinity;
+    blank = label = kMinusInfinity<Real>;
     const index_t t = first_frame() - 1;
     if (segment == 0) {
       if (k == 0) {
         blank = load_emission<Real>(in.emissions(item).at(0, in.blank));
-        label = band.labels > 0 ? load_emission<Real>(in.emissions(item).at(0, klass)) : kMinusInfinity;
+        label = band.labels > 0 ? load_emission<Real>(in.emissions(item).at(0, klass)) : kMinusInfinity<Real>;
       }
     } else if (k <= band.last(t)) {
       blank = before.pass->kept_alphas[before.at(item, k, false)];
       label = before.pass->kept_alphas[before.at(item, k, true)];
-      if (kRebases && t % kBlockFrames == 0) {
-        const float moved = work.moved[block_slot(k / kColumnPairs, t / kBlockFrames)];
+      if (kRebases<Real> && t % kFrameBlock == 0) {
+        const float moved = work.moved[block_slot(k / kColumnPairs, t / kFrameBlock)];
         blank -= static_cast<Real>(moved);
         label -= static_cast<Real>(moved);
       }

@@ -5,8 +5,8 @@
 #else
 #pragma GCC target("avx2")
 #endif
-#include "lanes_avx2.h"
-#include "sweep_kernels.h"
+#include "avx2.h"
+#include "isa.h"
 
 namespace ctc_align {
 namespace {

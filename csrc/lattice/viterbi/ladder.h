@@ -77,12 +77,11 @@ class Checkpoints {
 
   // Fills a row from checkpoint n. Pairs that are not in it are -inf.
   void restore(index_t n, const AlphaRow<Real>& row) const {
-    constexpr Real kMinusInfinity = -std::numeric_limits<Real>::infinity();
     const index_t first = band_.first(frame(n));
     const index_t begin = std::max(row.first_pair, first);
     const index_t end = std::min(row.first_pair + row.pairs, band_.last(frame(n)) + 1);
-    std::fill_n(row.blanks, row.pairs, kMinusInfinity);
-    std::fill_n(row.labels, row.pairs, kMinusInfinity);
+    std::fill_n(row.blanks, row.pairs, kMinusInfinity<Real>);
+    std::fill_n(row.labels, row.pairs, kMinusInfinity<Real>);
     if (begin < end) {
       std::copy(blanks(n) + (begin - first), blanks(n) + (end - first), &row.blank(begin));
       std::copy(labels(n) + (begin - first), labels(n) + (end - first), &row.label(begin));
@@ -128,7 +127,7 @@ index_t plan_pieces(const Band& band, index_t from, index_t to, const LadderLimi
   const index_t share = std::max<index_t>(limits.bytes / 4 * 3, 1);
   index_t every = band.cells(from, to) / share * kCellBytes + band.cells(from, to) % share * kCellBytes / share + 1;
   // Whole frame blocks, or halves of one and so on: stretches end at both, and those of one length keep threads in step.
-  index_t step = kBlockFrames;
+  index_t step = kFrameBlock;
   while (step / 2 >= every) {
     step /= 2;
   }
@@ -138,27 +137,17 @@ index_t plan_pieces(const Band& band, index_t from, index_t to, const LadderLimi
 
 // ---------------------------------------------------------------------------------------------- 3 the recursion
 
-// Where the best path ends, and whether there is one.
-struct PathEnd {
-  State state;
-  bool feasible;
-};
-
-// `row` holds the last frame. The last label wins a tie with the last blank. Where a column border lies between them
-// the label crosses it.
+// `row` holds the last frame. Where a column border lies between the last label and the last blank the label crosses it.
 template <class Real>
-PathEnd find_path_end(const Band& band, const AlphaRow<Real>& row, const BaseGrid& bases) {
+PathEnd<Real> find_path_end(const Band& band, const AlphaRow<Real>& row, const BaseGrid& bases) {
   const index_t labels = band.labels;
-  const Real blank = row.blank(labels);
-  Real label = labels > 0 ? row.label(labels - 1) : -std::numeric_limits<Real>::infinity();
-  if (sizeof(Real) == sizeof(float) && labels > 0 && labels % kColumnPairs == 0 && band.frames > 1) {
-    const index_t block = (band.frames - 2) / kBlockFrames;
+  Real label = labels > 0 ? row.label(labels - 1) : kMinusInfinity<Real>;
+  if (kRebases<Real> && labels > 0 && labels % kColumnPairs == 0 && band.frames > 1) {
+    const index_t block = (band.frames - 2) / kFrameBlock;
     const index_t j = labels / kColumnPairs;
     label += crossing_offset(bases.at(block, j - 1), bases.at(block, j));
   }
-  const bool ends_in_blank = labels == 0 || blank > label;
-  const Real total = ends_in_blank ? blank : label;
-  return {{ends_in_blank ? labels : labels - 1, !ends_in_blank}, total - total == 0};  // neither an infinity nor NaN
+  return best_path_end(labels, row.blank(labels), label);
 }
 
 // Traces the best path of an item.
@@ -226,9 +215,9 @@ class Ladder {
   }
 
   bool find_end(const SweepJob<Real>& job, State& state) const {
-    const PathEnd end = find_path_end(job.whole, job.row, job.bases);
+    const PathEnd<Real> end = find_path_end(job.whole, job.row, job.bases);
     state = end.state;
-    return end.feasible;
+    return end.is_finite();
   }
 
   RecordWord* reserve_records(index_t words) {

@@ -16,7 +16,7 @@
 // now and then, and what has to be exact is the distance of two states of a frame, not their size.
 #pragma once
 
-#include "lattice.h"
+#include "../lattice.h"
 
 namespace ctc_align {
 

@@ -1,7 +1,7 @@
 // Walks the records of a stretch of frames, from the state that the best path has at its end to the one at its start.
 #pragma once
 
-#include "lattice.h"
+#include "../lattice.h"
 #include "records.h"
 
 namespace ctc_align {

@@ -12,7 +12,7 @@
 //
 // Each tile replaces the edges it has read by its own, so one array of edges serves the whole row of tiles.
 // Dependencies only come from the left and from the past, so this order, or any other one of rectangles, is legal:
-// another thread may sweep the next stretch as soon as this one has gone far enough to the right (csrc/cpu/schedule.h).
+// another thread may sweep the next stretch as soon as this one has gone far enough to the right (csrc/cpu/viterbi/schedule.h).
 //
 // The band decides which tiles are visited, in which of their frames, and which records are stored. There every pair of
 // the tile is computed. What stands outside the band is never read by a result: pairs not reached yet are -inf, pairs
@@ -23,8 +23,8 @@
 
 #include <limits>
 
-#include "emission.h"
-#include "lattice.h"
+#include "../emission.h"
+#include "../lattice.h"
 #include "pair_step.h"
 #include "rebase.h"
 #include "records.h"
@@ -60,12 +60,12 @@ struct BaseGrid {
 
   CTC_ALIGN_FN double& at(index_t block, index_t column) const { return values[row_begins[block] + column]; }
   CTC_ALIGN_FN static index_t first_column(const Band& band, index_t block) {
-    return band.first(block * kBlockFrames) / kColumnPairs;
+    return band.first(block * kFrameBlock) / kColumnPairs;
   }
   CTC_ALIGN_FN static index_t last_column(const Band& band, index_t block) {
-    return band.last(smaller((block + 1) * kBlockFrames + 1, band.frames)) / kColumnPairs;
+    return band.last(smaller((block + 1) * kFrameBlock + 1, band.frames)) / kColumnPairs;
   }
-  CTC_ALIGN_FN static index_t blocks(index_t frames) { return (frames + kBlockFrames - 2) / kBlockFrames; }
+  CTC_ALIGN_FN static index_t blocks(index_t frames) { return (frames + kFrameBlock - 2) / kFrameBlock; }
 };
 
 // What is swept, and what is kept of it.
@@ -99,7 +99,7 @@ struct Stretch {
 template <class Lanes, int kVectors, bool kInRegisters>
 struct TileEmissions {
   using Real = typename Lanes::Real;
-  static constexpr index_t kGroup = kBlockFrames;  // frames between two calls of prepare
+  static constexpr index_t kGroup = kFrameBlock;  // frames between two calls of prepare
 
   const EmissionPanel<Real>& panel;
   typename Lanes::Index ids[kVectors];
@@ -214,11 +214,10 @@ CTC_ALIGN_FN void sweep_tile(const SweepJob<typename Lanes::Real>& job, const St
 template <class Lanes>
 CTC_ALIGN_FN typename Lanes::Real largest(const typename Lanes::Real* alphas, index_t count) {
   using Real = typename Lanes::Real;
-  constexpr Real kMinusInfinity = -std::numeric_limits<Real>::infinity();
-  Real best = kMinusInfinity;
+  Real best = kMinusInfinity<Real>;
   index_t k = 0;
   if (count >= Lanes::kWidth) {
-    auto bests = Lanes::broadcast(kMinusInfinity);
+    auto bests = Lanes::broadcast(kMinusInfinity<Real>);
     for (; k + Lanes::kWidth <= count; k += Lanes::kWidth) {
       bests = Lanes::greater(Lanes::load(alphas + k), bests);
     }
@@ -238,7 +237,7 @@ CTC_ALIGN_FN typename Lanes::Real largest(const typename Lanes::Real* alphas, in
 // before. With the bases settled already it only moves the alphas.
 template <class Lanes>
 CTC_ALIGN_FN void rebase_column(const SweepJob<float>& job, index_t block, index_t j) {
-  const index_t t = block * kBlockFrames;
+  const index_t t = block * kFrameBlock;
   const bool known =
       BaseGrid::first_column(job.whole, block - 1) <= j && j <= BaseGrid::last_column(job.whole, block - 1);
   const double base = known ? job.bases.at(block - 1, j) : 0;  // 0: nothing lives there yet, so it has no say
@@ -246,7 +245,7 @@ CTC_ALIGN_FN void rebase_column(const SweepJob<float>& job, index_t block, index
     const index_t begin = larger(j * kColumnPairs, job.whole.first(t));
     const index_t end = smaller((j + 1) * kColumnPairs, job.whole.last(t) + 1);
     const index_t label_end = smaller(end, job.whole.labels);  // pair L has no label
-    float best = -std::numeric_limits<float>::infinity();
+    float best = kMinusInfinity<float>;
     if (begin < end) {
       best = largest<Lanes>(&job.row.blank(begin), end - begin);
     }
@@ -256,7 +255,7 @@ CTC_ALIGN_FN void rebase_column(const SweepJob<float>& job, index_t block, index
     }
     const bool has_left = j > BaseGrid::first_column(job.whole, block);
     const double next = next_base(base, best, has_left, has_left ? job.bases.at(block, j - 1) : 0);
-    job.bases.at(block, j) = next > -std::numeric_limits<double>::infinity() ? next : base;
+    job.bases.at(block, j) = next > kMinusInfinity<double> ? next : base;
   }
   // A column that nothing has reached stays at -inf. (Its base may be below what a float32 holds: -inf less -inf is NaN.)
   const float moved = known ? base_move(base, job.bases.at(block, j)) : 0;
@@ -273,12 +272,11 @@ CTC_ALIGN_FN void rebase_column(const SweepJob<float>& job, index_t block, index
 // Makes the edges and the offsets of the records ready for the tiles of a stretch.
 template <class Real>
 CTC_ALIGN_FN void begin_stretch(const SweepJob<Real>& job, const Stretch<Real>& stretch) {
-  constexpr Real kMinusInfinity = -std::numeric_limits<Real>::infinity();
   const RecordRows rows{job.band};
   index_t row_begin = job.records ? rows.begin(stretch.first_frame) - job.record_begin : 0;
   for (index_t i = 0; i < stretch.frames; ++i) {
     const index_t t = stretch.first_frame + i;
-    stretch.edges[i] = kMinusInfinity;
+    stretch.edges[i] = kMinusInfinity<Real>;
     if (job.records) {
       stretch.row_offsets[i] = row_begin - rows.first_word(t);
       row_begin += rows.last_word(t) - rows.first_word(t) + 1;
@@ -332,9 +330,9 @@ CTC_ALIGN_FN void sweep_columns(const SweepJob<typename Lanes::Real>& job, const
   const index_t last_tile = job.band.last(stretch.last_frame()) / kTilePairs;
 
   for (index_t j = columns.first; j <= columns.last; ++j) {
-    if constexpr (sizeof(Real) == sizeof(float)) {
-      const index_t block = (t - 1) / kBlockFrames;
-      if (starts_new_block(t)) {
+    if constexpr (kRebases<Real>) {
+      const index_t block = (t - 1) / kFrameBlock;
+      if (starts_frame_block(t)) {
         rebase_column<Lanes>(job, block, j);
       }
       if (j > all.first) {
@@ -358,9 +356,9 @@ CTC_ALIGN_FN void sweep_columns(const SweepJob<typename Lanes::Real>& job, const
   }
 
   // A later stretch of this block may go further to the right; the border is here.
-  if constexpr (sizeof(Real) == sizeof(float)) {
-    if (job.settle_bases && starts_new_block(t) && columns.last == all.last) {
-      const index_t block = (t - 1) / kBlockFrames;
+  if constexpr (kRebases<Real>) {
+    if (job.settle_bases && starts_frame_block(t) && columns.last == all.last) {
+      const index_t block = (t - 1) / kFrameBlock;
       for (index_t j = all.last + 1; j <= BaseGrid::last_column(job.whole, block); ++j) {
         rebase_column<Lanes>(job, block, j);
       }

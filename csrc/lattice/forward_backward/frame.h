@@ -36,9 +36,9 @@
 // result is the same for every width of vectors.
 #pragma once
 
-#include "emission.h"
-#include "lattice.h"
-#include "records.h"
+#include "../emission.h"
+#include "../lattice.h"
+#include "../viterbi/records.h"
 #include "scaled.h"
 
 namespace ctc_align {

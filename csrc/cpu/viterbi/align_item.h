@@ -6,8 +6,8 @@
 #include <memory>
 #include <vector>
 
-#include "item.h"
-#include "options.h"
+#include "../item.h"
+#include "../options.h"
 
 namespace ctc_align {
 
@@ -19,8 +19,8 @@ struct AlignedRows {
   index_t padded_frames;
 };
 
-inline float minus_infinity(float) { return -std::numeric_limits<float>::infinity(); }
-inline double minus_infinity(double) { return -std::numeric_limits<double>::infinity(); }
+inline float minus_infinity(float) { return kMinusInfinity<float>; }
+inline double minus_infinity(double) { return kMinusInfinity<double>; }
 inline StoredHalf minus_infinity(StoredHalf) { return {0xFC00}; }
 inline StoredBFloat16 minus_infinity(StoredBFloat16) { return {0xFF80}; }
 
@@ -82,20 +82,18 @@ template <class scalar_t, class label_t>
 bool trace_item(const Item<scalar_t, label_t>& item, const CompactTarget& target, const Options& options,
                 const Crew& crew, const AlignedRows<scalar_t, label_t>& rows) {
   using Real = AccumulationType<scalar_t>;
-  constexpr Real kMinusInfinity = -std::numeric_limits<Real>::infinity();
   const SweepKernels<scalar_t>& kernels = options.isa->kernels<scalar_t>();
   const StandardFloats standard_floats;
   const Band band{item.frames, item.labels};
 
-  // Frame 0: blank 0 or label 0.
   const index_t pairs = static_cast<index_t>(target.class_ids.size());
   const auto alphas = uninitialized<Real>(2 * pairs);
   const AlphaRow<Real> row{alphas.get(), alphas.get() + pairs, 0, pairs};
-  std::fill_n(alphas.get(), 2 * pairs, kMinusInfinity);
-  row.blank(0) = load_emission<Real>(item.emissions.at(0, item.blank));
-  if (item.labels > 0) {
-    row.label(0) = load_emission<Real>(item.emissions.at(0, item.target[0]));
-  }
+  std::fill_n(alphas.get(), 2 * pairs, kMinusInfinity<Real>);
+  const auto first_emission = [&](bool is_label) {
+    return load_emission<Real>(item.emissions.at(0, is_label ? static_cast<index_t>(item.target[0]) : item.blank));
+  };
+  start_paths(item.labels, first_emission, row.blank(0), row.label(0));
 
   const BaseMemory bases(band);
   Sweeper<scalar_t> sweep(

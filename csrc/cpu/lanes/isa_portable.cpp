@@ -1,6 +1,6 @@
 // The sweep for every processor.
-#include "lanes_vector.h"
-#include "sweep_kernels.h"
+#include "isa.h"
+#include "vector.h"
 
 namespace ctc_align {
 namespace {

@@ -9,7 +9,7 @@ float64, along the float32 emissions.
 import argparse
 
 import torch
-from common import table
+from page import table
 
 import torch_ctc_align
 

@@ -12,7 +12,7 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
-from common import ROOT
+from processes import ROOT
 
 try:
     import matplotlib

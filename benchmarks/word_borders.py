@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from common import ROOT, table
+from page import table
+from processes import ROOT
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 

@@ -1,4 +1,4 @@
-"""Seconds of a call, and what a row says of many of them."""
+"""Times calls, alone or in turns, and summarises many times in a row of numbers."""
 
 import statistics
 import time
@@ -8,7 +8,7 @@ SAMPLE_S = 0.01  # cpu.py repeats a shorter call until the runs fill this time; 
 
 
 def seconds(function, *arguments, calls=1):
-    """The mean of some calls in a row."""
+    """The mean time of a call, over `calls` calls."""
     start = time.perf_counter()
     for _ in range(calls):
         function(*arguments)

@@ -1,21 +1,21 @@
-"""What clients gain from our functions: alignment and spans of one clip, as the client computes them, before and after.
+"""Times alignment and spans of one clip as clients compute them, before and after they use our functions.
 
     make test-clients                                                            # sets .clients up
     LD_LIBRARY_PATH=.clients/stubs .clients/bin/python benchmarks/clients.py     # a minute, one thread
 
-The replacements are those of test/test_clients.py, which also shows that the results are equal. No acoustic model is
-timed: an emission is there already. Before and after take turns.
+The replacements are those of test/test_clients.py, which also shows that the results are equal. The emissions are made
+outside the clock, so no acoustic model is timed. Before and after take turns.
 """
 
 import argparse
 import statistics
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from timing import seconds
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "test")]
@@ -50,7 +50,7 @@ def load_clients(patches):
 
         return call
 
-    def pipeline(emission, text):  # and with it lhotse's MMS aligner
+    def pipeline(emission, text):  # lhotse's MMS aligner uses it, too
         tokens = [ids(text[i : i + 5]) for i in range(0, len(text), 5)]
         aligner = torchaudio.pipelines.MMS_FA.get_aligner()
         return lambda: aligner(emission, tokens)
@@ -120,18 +120,9 @@ def load_clients(patches):
     }
 
 
-def seconds(call, repeats):
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return times
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=15, help="before and after take turns so often (default: 15)")
+    parser.add_argument("--rounds", type=int, default=15, help="turns of before and after (default: 15)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
@@ -150,10 +141,10 @@ def main():
                 call = make(emission, text)
                 before, after = [], []
                 for _ in range(arguments.rounds):
-                    before += seconds(call, 3)
+                    before += [seconds(call) for _ in range(3)]
                     with replace():
                         call()  # the first call after an installation is not timed
-                        after += seconds(call, 10)
+                        after += [seconds(call) for _ in range(10)]
                 b, a = (1e3 * statistics.median(times) for times in (before, after))
                 print(f"| {name} | {frames} | {labels} | {b:.3f} | {a:.3f} | {b / a:.1f} |", flush=True)
 

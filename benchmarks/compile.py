@@ -1,18 +1,19 @@
-"""Times what a call costs in a compiled graph beyond a call in eager mode. Prints a table; takes half a minute.
+"""Times how much longer a call takes in a compiled graph than in eager mode. Prints a table; takes half a minute.
 
     .venv/bin/python benchmarks/compile.py
 
-Everybody has a turn in every round, of CALLS calls on one thread, and what is compared is subtracted round by round:
-a row shows medians over the rounds, and of the differences the quartiles too.
+Every function has a turn in every round: CALLS calls on one thread. Differences are taken round by round. A row shows
+medians over the rounds, and the quartiles of the difference.
 """
 
 import statistics
 import tempfile
-import time
 import warnings
 
 import torch
-from common import table
+from cases import make_inputs
+from page import table
+from timing import take_turns
 
 import torch_ctc_align  # loads the operator
 
@@ -25,20 +26,13 @@ def align(log_probs, targets, input_lengths, target_lengths):
 
 
 def model(log_probs, *_):
-    """The smallest one there is: one kernel."""
+    """The smallest possible model: one kernel."""
     return log_probs.neg()
 
 
 def model_and_align(log_probs, *rest):
     log_probs = log_probs.neg()
     return log_probs, *align(log_probs, *rest)
-
-
-def make_arguments(B, T, L, C):
-    generator = torch.Generator().manual_seed(0)
-    log_probs = torch.randn(B, T, C, generator=generator).log_softmax(-1)
-    targets = torch.randint(1, C, (B, L), generator=generator)
-    return log_probs, targets, torch.full((B,), T), torch.full((B,), L)
 
 
 def package_ahead_of_time(arguments):
@@ -55,26 +49,19 @@ def package_ahead_of_time(arguments):
     return lambda *arguments: runner.run(list(arguments))
 
 
-def microseconds(function, arguments):
-    start = time.perf_counter()
-    for _ in range(CALLS):
-        function(*arguments)
-    return (time.perf_counter() - start) / CALLS * 1e6
-
-
-def measure(sizes):
+def measure(B, T, L, C):
     """Name of a function -> its microseconds a call, one number for each round."""
-    arguments = make_arguments(*sizes)
+    arguments = *make_inputs(B, T, L, C), torch.full((B,), T), torch.full((B,), L)
     functions = {"align": align, "model": model, "model_and_align": model_and_align}
     torch.compiler.reset()
     for name, function in list(functions.items()):
         functions[f"compiled {name}"] = torch.compile(function, fullgraph=True)
     functions["ahead of time"] = package_ahead_of_time(arguments)
+    calls = dict.fromkeys(functions, CALLS)
     with torch.no_grad():
-        for function in functions.values():
-            microseconds(function, arguments)  # compiles and warms up
-        rounds = [{name: microseconds(f, arguments) for name, f in functions.items()} for _ in range(ROUNDS)]
-    return {name: [times[name] for times in rounds] for name in functions}
+        take_turns(functions, 1, *arguments, calls=calls)  # compiles and warms up
+        rounds = take_turns(functions, ROUNDS, *arguments, calls=calls)
+    return {name: [1e6 * times[name] for times in rounds] for name in functions}
 
 
 def subtract(left, right):
@@ -82,7 +69,7 @@ def subtract(left, right):
 
 
 def rows_of(sizes):
-    times = measure(sizes)
+    times = measure(*sizes)
     added = subtract(times["model_and_align"], times["model"])
     added_compiled = subtract(times["compiled model_and_align"], times["compiled model"])
     for what, eager, compiled in (

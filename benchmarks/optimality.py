@@ -1,15 +1,15 @@
-"""Measures how far below the best total a path lies whose sums were rounded to float32. Prints a page; two minutes.
+"""Measures how far a path that was found with float32 sums lies below the best total. Prints a page in two minutes.
 
     .venv/bin/python benchmarks/optimality.py > docs/measurements/optimality.md
 
-The same emissions are aligned twice, as float32 and widened to float64, which is exact. Both paths are added up in
-float64, along the float32 emissions.
+Each item is aligned twice: as float32, and widened to float64, which is exact. The emissions along both paths are added
+up in float64.
 """
 
 import argparse
 
 import torch
-from common import table
+from page import table
 
 import torch_ctc_align
 
@@ -23,7 +23,7 @@ PAGE = """\
 # Below the best total
 
 Made by `.venv/bin/python benchmarks/optimality.py > docs/measurements/optimality.md`{arguments}, package {version},
-torch {torch}. No speeds: on another machine only the last bits of torch's `log_softmax` differ.
+torch {torch}. The page has no speeds: on another machine only the last bits of torch's `log_softmax` differ.
 
 float32 emissions, {classes} classes, T frames, and a label every ten frames or two in five. Each item is aligned as
 float32 and, widened exactly, as float64. "Below": items whose float32 path has a smaller total than their float64 path,
@@ -39,7 +39,7 @@ both added up in float64. "Largest gap": how much smaller, in nats; "of the tota
 
 
 def make_arguments(deviation, items, frames, labels, generator):
-    """deviation: of the logits; None for emissions that are sure of a path."""
+    """deviation is that of the logits; None makes emissions that are sure of a path."""
     targets = torch.randint(1, CLASSES, (items, labels), generator=generator)
     logits = torch.randn(items, frames, CLASSES, generator=generator)
     if deviation is None:
@@ -53,7 +53,7 @@ def make_arguments(deviation, items, frames, labels, generator):
 
 
 def find_gaps(log_probs, targets):
-    """What the float32 path of each item lacks to the float64 path, and the total of the latter (nats, float64)."""
+    """How far each float32 path is below the float64 path, and the total of the latter (nats, float64)."""
     wide = log_probs.double()
 
     def totals(paths):

@@ -1,11 +1,11 @@
-"""The aligners that are compared, as functions of one kind, and what one of them costs.
+"""The aligners that are compared, as functions of one kind.
 
 An aligner is align(log_probs, targets) -> [(paths, scores), ...]. It gets float32 (B, T, C) and int64 (B, L), as users
-have them, and may return one pair for the batch or one for each item. A peer is called without the checks that its own
-Python function makes, where it has any; some of them would cost more than the alignment of a short item.
+have them, and may return one pair for the batch or one for each item. A peer is called without the checks of its own
+Python function, where this is possible; some checks would cost more than the alignment of a short item.
 
-Peers are looked for in the environment of the interpreter that runs this. Beside a CPU-only torch torchaudio cannot be
-imported, but its operator can be loaded: what has to be loaded first, if anything, lies in the folder `stubs` there.
+The Python that runs this file looks for peers in its own environment. Beside a CPU-only torch, torchaudio cannot be
+imported, but its operator can be loaded; the folder `stubs` of the environment holds the libraries that it needs first.
 """
 
 import ctypes
@@ -42,10 +42,17 @@ def load_torchaudio():
     return one_by_one(align)
 
 
+def load_torchaudio_functional():
+    """For CUDA tensors: the function that users call, checks included."""
+    from torchaudio.functional import forced_align
+
+    return one_by_one(forced_align)
+
+
 def load_ctc_forced_aligner():
     import torch
 
-    # Its one module that aligns. The package around it would want an acoustic model's runtime.
+    # Only the module that aligns: the package around it needs an acoustic model's runtime.
     spec = importlib.util.spec_from_file_location("aligner", find_library("ctc_forced_aligner", "ctc_aligner.py"))
     aligner = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(aligner)
@@ -64,7 +71,7 @@ def load_hirschberg_viterbi():
 
 
 def find_library(package, pattern):
-    """A file of an installed package, which is not imported."""
+    """A file of an installed package, found without importing the package."""
     spec = importlib.util.find_spec(package)
     if spec is None:
         raise ImportError(f"No module named {package!r}")
@@ -72,13 +79,14 @@ def find_library(package, pattern):
 
 
 def one_by_one(align):
-    """A batch for those who take one item a call."""
+    """Aligns a batch with a function that takes one item a call."""
     return lambda log_probs, targets: [align(log_probs[b : b + 1], targets[b : b + 1]) for b in range(len(targets))]
 
 
 LOADERS = {
     "ours": load_ours,
     "torchaudio": load_torchaudio,
+    "torchaudio.functional": load_torchaudio_functional,
     "ctc-forced-aligner": load_ctc_forced_aligner,
     "hirschberg-viterbi": load_hirschberg_viterbi,
 }

@@ -1,4 +1,4 @@
-"""Draws time and memory against the length of a recording, from what cpu.py has measured.
+"""Draws time and memory against the length of a recording, from the measurements of cpu.py.
 
     .venv/bin/python benchmarks/plot.py [--out PNG] [DIR or cpu_*.json ...]          (or: make bench-plot)
 
@@ -12,7 +12,7 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
-from common import ROOT
+from processes import ROOT
 
 try:
     import matplotlib
@@ -26,10 +26,10 @@ except ImportError as error:
 
 FRAMES_PER_SECOND = 50
 LENGTHS = {10: "10 s", 30: "30 s", 120: "2 min", 600: "10 min", 3_600: "1 h", 36_000: "10 h"}
-LEAST_MB = 0.1  # less than that cannot be told from other pages of the process
+LEAST_MB = 0.1  # less cannot be told from other pages of the process
 
 INK, GRID = "#1f2933", "#e4e7eb"
-STYLES = {  # colours of Okabe and Ito, which the colour-blind tell apart; shapes for everybody else
+STYLES = {  # the colours of Okabe and Ito, which the colour-blind can tell apart, and shapes
     "ours": ("#0072b2", "o"),
     "torchaudio": ("#d55e00", "s"),
     "ctc-forced-aligner": ("#b0578d", "^"),
@@ -38,7 +38,7 @@ STYLES = {  # colours of Okabe and Ito, which the colour-blind tell apart; shape
 
 
 def read_measurements(paths):
-    """All results, which must come from one machine."""
+    """All results. They must come from one machine."""
     files = []
     for path in paths:
         found = sorted(path.glob("cpu_*.json")) if path.is_dir() else [path]
@@ -56,7 +56,7 @@ def collect_curves(results):
     for result in results:
         for case in result["cases"]:
             for row in case["rows"] if case["scaling"] else []:
-                if not row["cpu"] and not row["budget"]:  # as the package comes
+                if not row["cpu"] and not row["budget"]:  # the package's defaults
                     curve = curves.setdefault((row["backend"], row["threads"]), {})
                     curve[case["frames"] / FRAMES_PER_SECOND] = row
     order = list(STYLES)
@@ -66,7 +66,7 @@ def collect_curves(results):
 
 
 def draw_panel(axes, curves, quantity, least=0.0):
-    """Lines with their names; a cross where a backend did not come to its end."""
+    """Draws lines with their names, and a cross where a backend failed."""
     lines = []
     for (backend, threads), curve in curves.items():
         colour, marker = STYLES[backend]
@@ -96,13 +96,13 @@ def draw_panel(axes, curves, quantity, least=0.0):
 
 
 def extend(before, last, x):
-    """The line through two points, in logarithms."""
+    """Extends the line through two points to x, in logarithms."""
     slope = math.log(last[1] / before[1]) / math.log(last[0] / before[0])
     return last[1] * (x / last[0]) ** slope
 
 
 def write_names(axes, lines):
-    """Names of lines, each at the end of its line, or along it, where neither lines nor other names are in the way."""
+    """Writes each name at the end of its line or along it, where it hides as little as possible."""
     figure = axes.figure
     figure.canvas.draw()  # from here on the transformation from data to pixels is fixed
     occupied = np.concatenate([trace(axes, points) for _, _, points in lines])
@@ -114,7 +114,7 @@ def write_names(axes, lines):
         half = np.array([box.width, box.height]) / 2
         place = min(
             possible_places(axes.transData.transform(points), half),
-            key=lambda place: count_inside(occupied, half + 3, *place),  # the first of those that hide least
+            key=lambda place: count_inside(occupied, half + 3, *place),
         )
         text.set_position(place[0])
         text.set_rotation(place[1])
@@ -139,12 +139,12 @@ def possible_places(corners, half):
 
 
 def count_inside(points, half, centre, angle):
-    """How many of the points lie in a rectangle that is turned."""
+    """Counts the points in a rotated rectangle."""
     return int((abs((points - centre) @ rotation(-angle)) < half).all(1).sum())
 
 
 def rotation(angle):
-    """The matrix that turns rows by degrees."""
+    """The matrix that rotates row vectors by degrees."""
     c, s = math.cos(math.radians(angle)), math.sin(math.radians(angle))
     return np.array([[c, s], [-s, c]])
 
@@ -179,31 +179,31 @@ def format_memory(mb):
 
 
 def describe(results, curves):
-    """What the picture does not say by itself: the machine, and what is missing."""
+    """The caption: inputs, machine, peers, and the points that are missing."""
     machine = results[0]["machine"]
     peers = [f"{name} {found['version']}" for name, found in machine["peers"].items() if "error" not in found]
     lines = [
         "Medians. Random emissions, 50 frames a second, a label every 4 frames, 32 classes, float32.",
         f"{machine['processor']}, {machine['cores']} cores, {machine['date']}; {', '.join(peers) or 'no peers'}.",
     ]
-    fates = [
+    failures = [
         f"{backend} at {LENGTHS.get(round(x), x)} {row['error']}"
         for (backend, _), curve in curves.items()
         for x, row in curve.items()
         if "error" in row
     ]
-    if fates:
-        lines.append(f"\N{MULTIPLICATION SIGN} {'; '.join(fates)}; dotted: as if it had gone on.")
+    if failures:
+        lines.append(f"\N{MULTIPLICATION SIGN} {'; '.join(failures)}; dotted: extrapolated.")
     longest = max(x for curve in curves.values() for x in curve)
     if {backend for (backend, _), curve in curves.items() if longest in curve} == {"ours"} and peers:
-        lines.append(f"{LENGTHS.get(round(longest), longest)}: ours alone was measured.")
+        lines.append(f"{LENGTHS.get(round(longest), longest)}: only ours was measured.")
     return "\n".join(lines)
 
 
 def draw(results, out):
     curves = collect_curves(results)
     if not curves:
-        sys.exit("plot: nothing to draw; make bench and make bench-long measure it")
+        sys.exit("plot: nothing to draw; run make bench and make bench-long first")
     lengths = sorted({x for curve in curves.values() for x in curve})
     plt.rcParams.update({"font.size": 10, "axes.edgecolor": INK, "text.color": INK, "axes.titlesize": 11.5})
     figure, panels = plt.subplots(1, 2, figsize=(11, 5.4), dpi=150)

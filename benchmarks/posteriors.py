@@ -1,19 +1,20 @@
-"""Times the sum over all paths beside torch's ctc_loss, and how precise both are. Prints two tables; some minutes.
+"""Times the sum over all paths beside torch's ctc_loss, and compares their precision. Prints two tables.
 
     .venv/bin/python benchmarks/posteriors.py          # utterances, against ctc_loss: half a minute
     .venv/bin/python benchmarks/posteriors.py --long   # recordings, ours alone, each in a process of its own
 
-Everybody has a turn in every round, on one thread; a row shows medians, and of the ratio the quartiles too.
+Every function has a turn in every round, on one thread. A row shows medians, and the quartiles of the ratio.
 """
 
 import argparse
 import statistics
 import subprocess
 import sys
-import time
 
 import torch
-from common import table
+from cases import make_inputs
+from page import table
+from timing import take_turns
 
 import torch_ctc_align  # loads the operators
 from torch_ctc_align import class_posteriors, config, posteriors
@@ -22,12 +23,6 @@ from torch_ctc_align.config import _forced
 ROUNDS = 15
 SIZES = [(32, 500, 60, 32), (1, 1500, 200, 32), (8, 500, 60, 5000)]  # B, T, L, C
 LONG_SIZES = [(20_000, 5_000, 32), (50_000, 25_000, 32), (178_572, 40_931, 191)]  # T, L, C
-
-
-def make_arguments(B, T, L, C):
-    generator = torch.Generator().manual_seed(0)
-    log_probs = torch.randn(B, T, C, generator=generator).log_softmax(-1)
-    return log_probs, torch.randint(1, C, (B, L), generator=generator)
 
 
 def ctc_log_likelihoods(log_probs, targets):
@@ -40,46 +35,38 @@ def log_likelihoods(log_probs, targets):
     return class_posteriors(log_probs, targets)[1]
 
 
-def forward_and_backward(function, log_probs, targets):
+def gradient_of(function, log_probs, targets):
     leaf = log_probs.detach().requires_grad_()
     function(leaf, targets).sum().backward()
     return leaf.grad
 
 
-def milliseconds(function, *arguments):
-    start = time.perf_counter()
-    function(*arguments)
-    return (time.perf_counter() - start) * 1e3
-
-
 def rows_of(cpu, sizes):
-    arguments = make_arguments(*sizes)
-    turns = {
-        "ctc_loss": lambda: forward_and_backward(ctc_log_likelihoods, *arguments),
-        "ours": lambda: forward_and_backward(log_likelihoods, *arguments),
+    arguments = make_inputs(*sizes)
+    functions = {
+        "ctc_loss": lambda: gradient_of(ctc_log_likelihoods, *arguments),
+        "ours": lambda: gradient_of(log_likelihoods, *arguments),
         "posteriors": lambda: posteriors(*arguments),
     }
     with _forced(cpu=cpu):
-        for turn in turns.values():
-            turn()  # warms up
-        rounds = [{name: milliseconds(turn) for name, turn in turns.items()} for _ in range(ROUNDS)]
-    medians = {name: statistics.median(times[name] for times in rounds) for name in turns}
+        take_turns(functions, 1)  # warms up
+        rounds = take_turns(functions, ROUNDS)
+    medians_ms = [1e3 * statistics.median(times[name] for times in rounds) for name in functions]
     low, middle, high = statistics.quantiles([times["ctc_loss"] / times["ours"] for times in rounds], n=4)
-    numbers = (f"{medians[name]:.2f}" for name in turns)
-    return *sizes, cpu, *numbers, f"{middle:.1f}", f"{low:.1f} to {high:.1f}"
+    return *sizes, cpu, *(f"{ms:.2f}" for ms in medians_ms), f"{middle:.1f}", f"{low:.1f} to {high:.1f}"
 
 
 def precision_of(sizes):
-    log_probs, targets = make_arguments(*sizes)
+    log_probs, targets = make_inputs(*sizes)
     exact = ctc_log_likelihoods(log_probs.double(), targets)
-    exact_gradient = forward_and_backward(log_likelihoods, log_probs.double(), targets)
+    exact_gradient = gradient_of(log_likelihoods, log_probs.double(), targets)
     softmax = log_probs.double().exp()
     rows = [*sizes, f"{exact.mean():.0f}"]
     for function in (ctc_log_likelihoods, log_likelihoods):
         rows.append(f"{(function(log_probs, targets).double() - exact).abs().max():.1e}")
-        gradient = forward_and_backward(function, log_probs, targets).double()
+        gradient = gradient_of(function, log_probs, targets).double()
         if function is ctc_log_likelihoods:
-            gradient = gradient + softmax  # it gives the gradient before log_softmax: less by the class probabilities
+            gradient = gradient + softmax  # ctc_loss differentiates before log_softmax: that subtracts them
         rows.append(f"{(gradient - exact_gradient).abs().max():.1e}")
     return rows
 

@@ -1,33 +1,28 @@
-"""Times calls so small that what is around the kernel takes the time. Prints a table; takes some ten seconds.
+"""Times small calls, where the code around the kernel takes most of the time. Prints a table in ten seconds.
 
     .venv/bin/python benchmarks/small_calls.py
 
-One thread. Every row has a turn in every round. Ratios are taken round by round, and medians over the rounds: to
-torch.neg of three elements, the smallest thing that torch can do, and of the rows about paths to the same by slices.
+One thread. Every row has a turn in every round. Ratios are taken round by round, and their medians over the rounds:
+to torch.neg of three elements, the smallest operation of torch, and for merging also to merging by slices.
 """
 
 import statistics
-import time
 from itertools import pairwise
 
 import torch
-from common import in_three_digits, table
+from cases import make_inputs
+from page import in_three_digits, table
+from timing import seconds, take_turns
 
 import torch_ctc_align
 from torch_ctc_align import TokenSpan, forced_align, merge_tokens, min_frames, token_indices, token_spans
 
-ROUNDS, SECONDS = 41, 0.005  # rounds, and what a row takes of each
+ROUNDS, SECONDS = 41, 0.005  # rounds, and a row's time in each
 NEG, SLICES = "`torch.neg`, 3 elements", "merging by slices of tensors, T = 300, L = 40"
 
 
-def make_case(T, L, C=32):
-    generator = torch.Generator().manual_seed(0)
-    log_probs = torch.randn(1, T, C, generator=generator).log_softmax(-1)
-    return log_probs, torch.randint(1, C, (1, L), generator=generator)
-
-
 def merge_by_slices(path, scores, blank=0):
-    """As it is usually written, in torchaudio too: the scores of every span are a slice of a tensor."""
+    """The usual way, also torchaudio's: the scores of every span are a slice of a tensor."""
     changes = (path[1:] != path[:-1]).nonzero().flatten() + 1
     borders = [0, *changes.tolist(), len(path)]
     tokens = path.tolist()
@@ -39,12 +34,12 @@ def merge_by_slices(path, scores, blank=0):
 
 
 def rows():
-    """What is timed, by name."""
+    """The calls to time, by name."""
     operator = torch.ops.ctc_align.forced_align
     three = torch.zeros(3)
-    log_probs, targets = make_case(50, 10)
+    log_probs, targets = make_inputs(1, 50, 10, 32)
     lengths, listed = (torch.tensor([50]), torch.tensor([10])), ([50], [10])
-    long_log_probs, long_targets = make_case(300, 40)
+    long_log_probs, long_targets = make_inputs(1, 300, 40, 32)
     paths, scores = forced_align(long_log_probs, long_targets)
     path, path_scores = paths[0], scores[0]
 
@@ -70,28 +65,21 @@ def rows():
     }
 
 
-def microseconds(function, calls):
-    start = time.perf_counter()
-    for _ in range(calls):
-        function()
-    return (time.perf_counter() - start) / calls * 1e6
-
-
 def main():
     torch.set_num_threads(1)
     functions = rows()
     calls = {}
     for name, function in functions.items():
-        microseconds(function, 20)  # warms up
-        calls[name] = max(1, round(SECONDS * 1e6 / microseconds(function, 20)))
-    rounds = [{name: microseconds(f, calls[name]) for name, f in functions.items()} for _ in range(ROUNDS)]
+        seconds(function, calls=20)  # warms up
+        calls[name] = max(1, round(SECONDS / seconds(function, calls=20)))
+    rounds = take_turns(functions, ROUNDS, calls=calls)
 
     def ratio(name, other):
         return statistics.median(times[name] / times[other] for times in rounds)
 
     lines = []
     for name in functions:
-        low, middle, high = statistics.quantiles([times[name] for times in rounds], n=4)
+        low, middle, high = statistics.quantiles([1e6 * times[name] for times in rounds], n=4)
         by_slices = in_three_digits(1 / ratio(name, SLICES)) if "40" in name and name.startswith("`") else ""
         spread = f"{in_three_digits(low)} to {in_three_digits(high)}"
         lines.append([name.strip(), in_three_digits(middle), spread, in_three_digits(ratio(name, NEG)), by_slices])

@@ -1,21 +1,21 @@
-"""What does alignment cost inside a training step?
+"""Times the alignment inside a training step.
 
     .venv/bin/python benchmarks/training_step.py [--case 32,500,60,32] [--parameters 5] [--steps 5]
 
-Compiles one training step twice (torch.compile, fullgraph, dynamic shapes): with an alignment in it, whose path is the
-target of the cross-entropy and whose token scores join the loss, and without, on given targets. The two steps take
-turns. Because their difference is smaller than the noise of either, the alignment is also timed alone: forced_align,
-token_spans, and the gradient of both. The model is the cheapest of its size: every parameter is used once a frame.
+Compiles a training step twice (torch.compile, fullgraph, dynamic shapes): with an alignment, whose path is the target
+of the cross-entropy and whose token scores join the loss, and without one, on given targets. The two steps take turns.
+Their difference is smaller than the noise of either, so the alignment is also timed alone: forced_align, token_spans,
+and the gradient of both. The model is the cheapest of its size: every parameter is used once a frame.
 """
 
 import argparse
 import datetime
 import statistics
-import time
 
 import torch
 import torch.nn.functional as F
-from common import in_three_digits, table
+from page import in_three_digits, table
+from timing import seconds
 from torch import nn
 
 from torch_ctc_align import ForcedAligner
@@ -45,7 +45,7 @@ aligner = ForcedAligner()
 
 
 def align(log_probs, targets, lengths, target_lengths):
-    """Cross-entropy on the path, and the mean score of the tokens: all gradients that an alignment can have."""
+    """Cross-entropy on the path, less the mean token score: every gradient that an alignment can have."""
     alignment = aligner(log_probs, targets, lengths, target_lengths)
     classes = torch.where(alignment.paths >= 0, alignment.paths, -100)
     token_scores = torch.where(alignment.spans.starts >= 0, alignment.spans.scores, 0)
@@ -95,19 +95,16 @@ def main():
         "alignment alone": (align_alone, align),
     }
     compiled = {name: torch.compile(step, fullgraph=True, dynamic=True) for name, (_, step) in kinds.items()}
-    seconds = {name: [] for name in kinds}
-    for turn in range(arguments.steps + 1):
+    times_of = {name: [] for name in kinds}
+    for name, (call, _) in kinds.items():
+        call(compiled[name])  # compiles
+    for _ in range(arguments.steps):
         for name, (call, _) in kinds.items():
-            repeats = 20 if call is align_alone and turn else 1
-            start = time.perf_counter()
-            for _ in range(repeats):
-                call(compiled[name])
-            if turn:  # the first one compiles
-                seconds[name].append((time.perf_counter() - start) / repeats)
+            times_of[name].append(seconds(call, compiled[name], calls=20 if call is align_alone else 1))
 
-    whole = statistics.median(seconds["step with alignment"])
+    whole = statistics.median(times_of["step with alignment"])
     rows = []
-    for name, times in seconds.items():
+    for name, times in times_of.items():
         middle = statistics.median(times)
         milliseconds = [in_three_digits(1000 * value) for value in (middle, min(times), max(times))]
         rows.append([name, *milliseconds, f"{100 * middle / whole:.2f} %"])

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""How far are the borders of words from those of an independent aligner, for each choice of merge_words?
+"""Compares the borders of words with those of an independent aligner, for each choice of merge_words.
 
     .venv/bin/python benchmarks/word_borders.py [--out docs/measurements]
 
 Aligns the prompts that the training examples learn from (examples/speech_data.py fetches them) with the acoustic model
-of examples/align_speech.py, and compares with pocketsphinx, another model, of phonemes, trained on other speech by
-other people. The prompts are split in two halves by their text. The parameters of Pauses are chosen on the first half;
-both halves are reported, and the two clips of another speaker in examples/data. Writes word_borders.md; two minutes on
-two cores. Nothing of the recordings is kept in it.
+of examples/align_speech.py. Compares with pocketsphinx, another model, of phonemes, which other people trained on other
+speech. The prompts are split in two halves by their text. The first half chooses the parameters of Pauses; the page
+reports both halves, and the two clips of another speaker in examples/data. Writes word_borders.md, which holds nothing
+of the recordings; takes two minutes on two cores.
 
 Needs examples/requirements.txt (make demo installs it), and apt-get to fetch the prompts the first time.
 """
@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from common import ROOT, table
+from page import table
+from processes import ROOT
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -38,7 +39,7 @@ from torch_ctc_align import Pauses, TokenSpans, forced_align, token_spans, word_
 CENTRED = -0.5  # frame t of the model is centred on sample 320 t
 NEAR = 0.05  # seconds
 
-# What is tried on the first half, all combinations in which neighbours cannot overlap.
+# The values to try on the first half: all combinations in which neighbours cannot overlap.
 GRID = {
     "max_pause": [0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, math.inf],
     "share": [0.2, 0.3, 0.4, 0.5, 0.6, 0.7],
@@ -48,7 +49,7 @@ GRID = {
 
 
 class Half(NamedTuple):
-    """Clips side by side, padded; ``reference`` is (B, W, 2), seconds, NaN behind the words of a clip."""
+    """Clips side by side, padded; ``reference`` is (B, W, 2), seconds, NaN after the last word of a clip."""
 
     spans: TokenSpans
     word_indices: Tensor
@@ -74,7 +75,7 @@ class Errors(NamedTuple):
 
 
 def align_all(clips, reference):
-    """Token spans, word of each token, borders of pocketsphinx and length of every clip that both can align."""
+    """The clips that both can align, with token spans, the word of each token and the borders of pocketsphinx."""
     model = hama.ASRModel()
     tokens, blank = model.decoder_tokens, model.blank_id
     boundary = tokens.index("<wb>")
@@ -90,7 +91,7 @@ def align_all(clips, reference):
         targets = torch.tensor([transcript.targets])
         paths, scores = forced_align(log_probs[None], targets, None, None, blank, strict=False)
         if (paths < 0).any():
-            continue  # one letter in fewer frames than it has phonemes
+            continue  # the name of one letter, with more phonemes than the clip has frames
         spans = token_spans(paths, scores, targets, blank)
         words = torch.arange(len(transcript.words)).repeat_interleave(torch.tensor(transcript.tokens_per_word))
         word_indices = torch.full_like(targets[0], -1)
@@ -117,7 +118,7 @@ def make_half(aligned, clips) -> Half:
 
 
 def measure(half: Half, borders, offset: float, outer: bool = False) -> Errors:
-    """Errors at the borders between two words; with ``outer`` at the two ends of a clip as well."""
+    """Errors at the borders between two words; with ``outer``, also at the two ends of a clip."""
     found = word_borders(
         half.spans,
         half.word_indices,
@@ -145,7 +146,7 @@ def grid():
 
 
 def choose(half: Half, offset: float) -> Pauses:
-    """The least mean error."""
+    """The parameters with the least mean error."""
     return min(
         speech_data.show_progress(list(grid()), "choosing"), key=lambda pauses: measure(half, pauses, offset).mean
     )
@@ -207,10 +208,10 @@ def write_page(path: Path, halves, others: Half, chosen: dict[float, Pauses], le
         "Recordings: the prompts of the Asterisk telephone exchange (one speaker, English; "
         "[more](../../examples/README.md#what-they-learn-from)), in two halves by a checksum of the text: "
         f"{first.clips} clips with {first.words:,} words, {second.clips} clips with {second.words:,} words. {left_out}",
-        "Starts and ends of words are compared one by one. The parameters of `Pauses` were chosen on the first half: "
-        f"of {len(list(grid())):,} combinations the one with the least mean error at the starts and ends between two "
-        "words, for each `frame_offset`. The second half had no say. The default of `merge_words` and `word_borders` "
-        "is the one for `frame_offset=-0.5`, which is the right offset for this model.",
+        "Starts and ends of words are compared one by one. The parameters of `Pauses` come from the first half alone: "
+        f"of {len(list(grid())):,} combinations, the one with the least mean error at the starts and ends between two "
+        "words, for each `frame_offset`. The default of `merge_words` and `word_borders` is the one for "
+        "`frame_offset=-0.5`, which is the right offset for this model.",
     ]
     introduction = "\n\n".join(
         textwrap.fill(text, 118, break_long_words=False, break_on_hyphens=False) for text in paragraphs
@@ -226,14 +227,15 @@ def write_page(path: Path, halves, others: Half, chosen: dict[float, Pauses], le
 
 {table([*header, *both], rows(halves))}
 
-Medians of the signed errors on the second half; + is later than pocketsphinx:
+Medians of the signed errors on the second half; + means later than pocketsphinx:
 
 {table([*header, "starts", "ends"], [[name_of(b), offsets[o], *medians(b, o)] for b, o in settings])}
 
 ## At the two ends of a clip as well
 
-Before two first words in three pocketsphinx hears no silence and puts their start near 0, which makes these rows worse
-for every choice. Nothing was chosen on them. `split`, `before` and `after` leave the frames outside of all words alone.
+In two clips of three, pocketsphinx hears no silence before the first word and puts its start near 0, which makes these
+rows worse for every choice. No parameter depends on them. `split`, `before` and `after` do not use the frames outside
+of all words.
 
 {table([*header, *both], rows(halves, outer=True))}
 
@@ -244,10 +246,10 @@ ends between two words.
 
 {table([*header, "mean error, ms", "within 50 ms"], rows([others]))}
 
-## How much depends on a parameter
+## The effect of each parameter
 
-The chosen parameters with one of them changed; `frame_offset=-0.5`, between two words. Some tenths of a millisecond
-mean nothing.
+The chosen parameters with one of them changed; `frame_offset=-0.5`, between two words. Differences of some tenths of a
+millisecond mean nothing.
 
 {table(["changed", *both], [["none", *columns_of(halves, best, CENTRED)], *changed])}
 """,

@@ -3,9 +3,9 @@
 
     python examples/align_speech.py recording.wav --text "what was said in it"
 
-prints a table of words with start, end (seconds) and confidence, and writes the same as JSON beside a picture of
-the emissions with the path through them. Without arguments it aligns the clip in examples/data. The acoustic model
-and the text-to-phoneme model come with the package hama: English, 16 kHz, one frame every 20 ms.
+prints a table of words with start, end (seconds) and confidence. It writes the same as JSON, and a picture of the
+emissions with the path through them. Without arguments it aligns the clip in examples/data. The package hama brings
+the acoustic model and the text-to-phoneme model: English, 16 kHz, one frame every 20 ms.
 """
 
 import argparse
@@ -14,15 +14,16 @@ import os
 import re
 import sys
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 import torch
+from speech_data import DRAWING_STYLE, InputError, show_progress
 
 import torch_ctc_align
-from torch_ctc_align.words import WordSpan, merge_words
+from torch_ctc_align import WordSpan, merge_words
 
 try:
     import hama
@@ -39,9 +40,9 @@ HOP = 320  # samples a frame
 SECONDS_PER_FRAME = HOP / SAMPLE_RATE
 FRAME_OFFSET = -0.5  # frame t is centred on sample HOP * t, so it begins half a frame earlier
 
-# The model reads the first 30 s (1500 frames) and says nothing about the rest, so longer recordings go through it in
-# pieces of that length. It also scales its input by what it hears in the whole piece: pieces are as long as they can
-# be, and neighbours overlap so that no frame near a cut is used.
+# The model reads the first 30 s (1500 frames) and ignores the rest, so longer recordings go through it in pieces of
+# that length. It also scales its input by statistics of the whole piece, so pieces are as long as possible, and
+# neighbours overlap so that no frame near a cut is used.
 PIECE_FRAMES = 1500
 OVERLAP_FRAMES = 200
 
@@ -50,13 +51,9 @@ PICTURE_SUFFIXES = (".png", ".svg", ".pdf")
 LOW_CONFIDENCE = 0.3  # mean over words; a matching transcript reaches about 0.9, a wrong one 0.01
 
 
-class InputError(Exception):
-    """Something that the user can put right, said in one line."""
-
-
 @dataclass
 class Transcript:
-    """The text as the aligner needs it: words, their phonemes and the target that they form."""
+    """The text as the aligner needs it: words, and the target that their phonemes form."""
 
     words: list[str]
     targets: list[int]
@@ -65,26 +62,15 @@ class Transcript:
 
 @dataclass
 class Alignment:
-    """Where the transcript was found in the recording; ``paths`` holds the class of every frame, (T,)."""
+    """The transcript's place in the recording; ``paths`` holds the class of every frame, (T,)."""
 
     words: list[WordSpan]
     paths: torch.Tensor
     score: float
 
 
-def show_progress(items: Sequence, what: str) -> Iterator:
-    """Yields the items, with a bar on stderr where someone is watching and there is something to wait for."""
-    visible = sys.stderr.isatty() and len(items) > 1
-    for done, item in enumerate(items):
-        if visible:
-            print(f"\r{what} [{'#' * (30 * done // len(items)):30}] {done}/{len(items)}", end="", file=sys.stderr)
-        yield item
-    if visible:
-        print("\r\x1b[K", end="", file=sys.stderr)
-
-
 def read_audio(path: Path) -> np.ndarray:
-    """Reads a sound file as 16 kHz mono, (N,) float32 in [-1, 1]; says on stderr what it had to convert."""
+    """Reads a sound file as 16 kHz mono, (N,) float32 in [-1, 1]; reports conversions on stderr."""
     if not path.is_file():
         raise InputError(f"no such file: {path}")
     try:
@@ -125,8 +111,8 @@ def compute_log_probs(model: hama.ASRModel, samples: np.ndarray) -> torch.Tensor
     if frames <= PIECE_FRAMES:
         return torch.from_numpy(run(samples))
 
-    # The last piece is moved back to end with the recording: it is as long as the others. A seam lies in the middle
-    # of the overlap of two pieces.
+    # The last piece ends with the recording and is as long as the others. A seam lies in the middle of the overlap of
+    # two pieces.
     last = frames - PIECE_FRAMES
     starts = [*range(0, last, PIECE_FRAMES - OVERLAP_FRAMES), last]
     seams = [0, *((left + PIECE_FRAMES + right) // 2 for left, right in pairwise(starts)), frames]
@@ -138,16 +124,16 @@ def compute_log_probs(model: hama.ASRModel, samples: np.ndarray) -> torch.Tensor
 
 
 def split_words(text: str) -> list[str]:
-    """Splits at white space and dashes, and takes the punctuation around each word away."""
+    """Splits at white space and dashes, and removes the punctuation around each word."""
     words = re.split(r"\s+|--+|[–—]", text.replace("’", "'"))
     return [word for word in (re.sub(r"^\W+|\W+$", "", word) for word in words) if word]
 
 
 def pronounce(text: str, tokens: Sequence[str]) -> Transcript:
-    """Turns text into the phoneme classes that the acoustic model should have heard.
+    """Turns text into the phoneme classes that the acoustic model should hear.
 
-    ``<wb>`` stands between words, where the model puts it, and not at the ends; a hyphen is spoken as two words and
-    counts as one.
+    ``<wb>`` stands between words, as in the model's output, and not at the ends. A word with a hyphen is pronounced as
+    two words and counts as one.
 
     Args:
         text: English; numbers and abbreviations written out.
@@ -176,7 +162,7 @@ def pronounce(text: str, tokens: Sequence[str]) -> Transcript:
     parts = sorted({part for word in spelled for part in word})
     class_of = {token: index for index, token in enumerate(tokens)}
     phonemes = {
-        # For a few words the model separates its phonemes by spaces. The acoustic model says neither of these.
+        # For a few words the model separates phonemes by spaces. The acoustic model has neither of these two.
         part: [class_of[a.phoneme] for a in phonemizer.predict(part).alignments if a.phoneme not in (" ", "<unk>")]
         for part in show_progress(parts, "pronouncing")
     }
@@ -192,11 +178,11 @@ def pronounce(text: str, tokens: Sequence[str]) -> Transcript:
 
 
 def align(log_probs: torch.Tensor, transcript: Transcript, blank: int, boundary: int, seconds: float) -> Alignment:
-    """Finds the words of the transcript in the (T, C) emissions of a recording of so many seconds."""
+    """Finds the words of the transcript in the (T, C) emissions of a recording; ``seconds`` is its length."""
     targets = torch.tensor(transcript.targets)
     paths, scores = torch.ops.ctc_align.forced_align(log_probs[None], targets[None], None, None, blank)
     paths, scores = paths[0], scores[0]
-    if (paths == -1).any():  # how the operator marks a target without any path
+    if (paths == -1).any():  # the operator marks a target that has no path
         raise InputError(
             f"the text is too long for the audio: {len(targets)} phonemes and word boundaries in {len(paths)} frames "
             f"({len(paths) * SECONDS_PER_FRAME:.2f} s)"
@@ -240,8 +226,8 @@ def write_json(path: Path, audio: Path, samples: np.ndarray, alignment: Alignmen
 
 
 def save_emissions(path: Path, log_probs: torch.Tensor, transcript: Transcript, blank: int, boundary: int) -> None:
-    """Saves what the aligner was given, so that the alignment can be repeated without the models."""
-    with path.open("wb") as file:  # savez would append .npz to a bare name
+    """Saves the aligner's inputs, so that the alignment can be repeated without the models."""
+    with path.open("wb") as file:  # given a name, savez would append .npz
         np.savez_compressed(
             file,
             log_probs=log_probs.numpy(),
@@ -274,14 +260,14 @@ def draw_picture(
     seconds = frames * SECONDS_PER_FRAME
     samples = samples[: frames * HOP]
     words = [word for word in alignment.words if word.start < seconds]
-    ink, shade, accent = "#1f2933", "#dbe7f3", "#d9480f"
+    shade, accent = "#dbe7f3", "#d9480f"
 
     # Rows: the phonemes of the path in the order in which they come, then the word boundary, then the blank.
     visited = alignment.paths[:frames].tolist()
     classes = [c for c in dict.fromkeys(visited) if c not in (blank, boundary)] + [boundary, blank]
     height = 0.165 * len(classes)
 
-    plt.rcParams.update({"font.size": 8.5, "axes.edgecolor": ink, "text.color": ink, "axes.labelcolor": ink})
+    plt.rcParams.update(DRAWING_STYLE)
     figure, (top, bottom) = plt.subplots(
         2, 1, sharex=True, figsize=(min(max(1.5 * seconds, 7), 60), 1.9 + height),
         height_ratios=[1.5, height], layout="constrained",
@@ -293,7 +279,7 @@ def draw_picture(
     top.set_ylim(-peak, 1.7 * peak)
     top.set_yticks([])
     top.set_ylabel("waveform")
-    free_from = [0.0, 0.0]  # seconds from which on each of the two lines of words has room
+    free_from = [0.0, 0.0]  # seconds; each of the two lines of words has room from there on
     for word in words:
         top.axvspan(word.start, word.end, color=shade, linewidth=0)
         for axes in (top, bottom):
@@ -304,14 +290,14 @@ def draw_picture(
         free_from[line] = middle + half
         top.text(middle, (1.1 + 0.28 * line) * peak, word.word, ha="center", va="bottom", clip_on=True)
 
-    frame_starts = (np.arange(frames + 1) + FRAME_OFFSET) * SECONDS_PER_FRAME  # where frames begin
+    frame_starts = (np.arange(frames + 1) + FRAME_OFFSET) * SECONDS_PER_FRAME
     image = bottom.imshow(
         log_probs[:frames, classes].exp().T.numpy(),
         aspect="auto", interpolation="nearest", cmap="Blues", vmin=0, vmax=1,
         extent=(frame_starts[0], frame_starts[-1], len(classes) - 0.5, -0.5),
     )  # fmt: skip
-    # The path: a dot in the middle of every frame, and a line through the phonemes of each word. (A line through
-    # every frame would fall back to the blank after almost every phoneme, and hide the picture.)
+    # The path: a dot in the middle of every frame, and a line through the phonemes of each word. (A line through every
+    # frame would go back to the blank after almost every phoneme, and hide the picture.)
     middles = frame_starts[:-1] + SECONDS_PER_FRAME / 2
     rows = np.array([classes.index(c) for c in visited])
     bottom.plot(middles, rows, ".", color=accent, markersize=2.4, markeredgewidth=0)
@@ -416,7 +402,7 @@ def run(arguments: argparse.Namespace) -> None:
 def main() -> None:
     try:
         run(parse_arguments())
-    except BrokenPipeError:  # the reader of the table has seen enough
+    except BrokenPipeError:  # the table's reader, head for example, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (InputError, OSError) as error:
         sys.exit(f"align_speech: {error}")

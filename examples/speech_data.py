@@ -1,10 +1,11 @@
 """The speech that the training examples learn from: recordings, transcripts, features, batches.
 
 A *corpus* is a folder of clips: `name.wav` (16 kHz, 16 bit, mono) beside `name.txt` (what is said in it). fetch_prompts
-makes one from two Debian packages: the prompts of a telephone exchange, one speaker, some 20 minutes. Nothing here
-needs more than torch, except that fetching needs apt-get and the package G722.
+makes one from two Debian packages: the prompts of a telephone exchange, one speaker, some 20 minutes. This module needs
+only torch; fetching also needs apt-get and the package G722.
 """
 
+import argparse
 import gzip
 import hashlib
 import io
@@ -43,27 +44,30 @@ WORD_BREAK = ALPHABET.index("|")
 CLIPS = Path(__file__).with_name("data")  # two sentences of a LibriVox reader
 CACHE = Path(__file__).with_name(".cache")
 
-# "asterisk core sounds", recorded by Allison Smith: CC-BY-SA-3.0. The prompts, and a list of what they say.
+# "asterisk core sounds", recorded by Allison Smith: CC-BY-SA-3.0. The prompts, and a list of their texts.
 PACKAGES = {
     "asterisk-core-sounds-en-g722=1.6.1-1": "38c5261820b406dcb0ecb37675720da2b0864850690690352ca52707eb623806",
     "asterisk-core-sounds-en=1.6.1-1": "973e797d28e37fa6ca3c0a9d6fa717e77cf1268ae916bf09fd3503113cdffa50",
 }
 
-MAX_SECONDS = 20  # longer clips are left out: a batch has to hold two of them
+MAX_SECONDS = 20  # longer clips are left out, since a batch has to hold two of them
+
+INK = "#1f2933"
+DRAWING_STYLE = {"font.size": 8.5, "axes.edgecolor": INK, "text.color": INK, "axes.labelcolor": INK}
 
 DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
 
 class InputError(Exception):
-    """Something that the user can put right, said in one line."""
+    """A mistake that the user can correct, described in one line."""
 
 
 # Fetching -----------------------------------------------------------------------------------------------------------
 
 
 def fetch_prompts(cache: Path = CACHE) -> Path:
-    """The folder of prompts; fetched and decoded if it is not there yet. Made under another name and then renamed,
-    so that a folder which is there is whole."""
+    """Returns the folder of prompts; fetches and decodes them the first time. The folder is made under another name and
+    then renamed, so a folder that exists is complete."""
     folder = cache / "prompts"
     if folder.is_dir():
         return folder
@@ -90,7 +94,7 @@ def fetch_prompts(cache: Path = CACHE) -> Path:
 
 
 def fetch_package(name: str, sha256: str, cache: Path) -> bytes:
-    """A Debian package: from the cache, or by apt-get, which needs no root for this."""
+    """A Debian package from the cache, or else from apt-get, which needs no root for this."""
     kept = cache / f"{name.partition('=')[0]}.deb"
     if not kept.is_file():
         print(f"fetching {name}", file=sys.stderr)
@@ -117,7 +121,7 @@ def fetch_package(name: str, sha256: str, cache: Path) -> bytes:
 
 
 def read_deb(package: bytes) -> dict[str, bytes]:
-    """Files in a Debian package: an ar archive whose member data.tar.* has them."""
+    """The files in a Debian package, an ar archive with a member data.tar.*."""
     position = len(b"!<arch>\n")
     while position < len(package):
         header = package[position : position + 60]
@@ -158,14 +162,14 @@ class Clip:
 
 
 def read_words(text: str) -> list[str]:
-    """The words as they are spoken, in letters a-z and '; none if that cannot be told from the text.
+    """The words as they are spoken, in letters a-z and '; no words if the text does not show that.
 
     >>> read_words("Press 3, or hang-up."), read_words("PBX"), read_words("dial 8500"), read_words("[a beep]")
     (['press', 'three', 'or', 'hang', 'up'], [], [], [])
     """
     text = re.sub(r"\[.*?\]", " ", text)  # a remark: "dash [-]"
     if re.search(r"[A-Z]{3}|[^-A-Za-z0-9' .,;:!?\"]|\d[.\d]", text.strip()):
-        return []  # abbreviations, signs, larger numbers: spelled in one way, spoken in another
+        return []  # abbreviations, signs, larger numbers: not spoken as they are written
     text = re.sub(r"\d", lambda digit: f" {DIGITS[int(digit[0])]} ", text.lower())
     return [word.strip("'") for word in re.findall(r"[a-z']+", text) if word.strip("'")]
 
@@ -221,7 +225,7 @@ def read_corpus(folder: Path) -> list[Clip]:
 
 
 def split(clips: Sequence[Clip], fold: int, folds: int = 6) -> tuple[list[Clip], list[Clip]]:
-    """Clips to train on, and the held-out ones: those whose text falls into the fold. Equal texts stay together."""
+    """Clips to train on, and held-out clips: those whose text falls into the fold. Equal texts stay together."""
     held_out = [zlib.crc32(" ".join(clip.words).encode()) % folds == fold for clip in clips]
     return (
         [clip for clip, held in zip(clips, held_out, strict=True) if not held],
@@ -233,15 +237,15 @@ def split(clips: Sequence[Clip], fold: int, folds: int = 6) -> tuple[list[Clip],
 
 
 def find_reference_borders(clips: Sequence[Clip]) -> list[list[tuple[float, float]] | None]:
-    """Start and end of every word (s) as pocketsphinx finds them: another model, of phonemes, with HMMs, trained on
-    other speech by other people. None for a clip with a word that it cannot pronounce."""
+    """Start and end of every word (s) by pocketsphinx: another model, of phonemes, with HMMs, which other people
+    trained on other speech. None for a clip with a word that it cannot pronounce."""
     try:
         from pocketsphinx import Decoder
     except ImportError:
         raise InputError(f"{missing_package('pocketsphinx')}, or give --no-reference") from None
     decoder = Decoder(samprate=SAMPLE_RATE, bestpath=False, loglevel="FATAL")
     frame = 1 / decoder.config["frate"]
-    # Its frame i is the window that starts at i / frate. We mean middles of frames, and borders half-way between them.
+    # Its frame i is the window that starts at i / frate. Our times are middles of frames; borders lie half-way between.
     offset = decoder.config["wlen"] / 2 - frame / 2
 
     def align(clip: Clip) -> list[tuple[float, float]] | None:
@@ -250,7 +254,7 @@ def find_reference_borders(clips: Sequence[Clip]) -> list[list[tuple[float, floa
         with wave.open(str(clip.path)) as file:
             samples = file.readframes(file.getnframes())
         decoder.set_align_text(" ".join(clip.words))
-        for prepare in (lambda: None, decoder.set_alignment):  # first the words, then their phones: finer times
+        for prepare in (lambda: None, decoder.set_alignment):  # the second pass aligns phones: finer times
             prepare()
             decoder.start_utt()
             decoder.process_raw(samples, full_utt=True)
@@ -267,7 +271,7 @@ def find_reference_borders(clips: Sequence[Clip]) -> list[list[tuple[float, floa
 
 
 class Batch(NamedTuple):
-    """Clips side by side. Behind its length, a clip has zeros as features and -1 as targets."""
+    """Clips side by side. After its end a clip has zeros as features and -1 as targets."""
 
     features: Tensor  # (B, T, FEATURES)
     frames: Tensor  # (B,)
@@ -299,10 +303,10 @@ def collate(items: list[tuple[int, Tensor, Tensor]]) -> Batch:
 
 
 class BucketSampler(Sampler[list[int]]):
-    """Batches of items of similar length, at most ``size`` with padding; others in every epoch.
+    """Batches of items of similar length, at most ``size`` with padding; every epoch has other batches.
 
-    They follow from the seed and the epoch alone, so that a run which was interrupted goes on with the same ones. No
-    item is alone in its batch (if two of the longest fit into one): torch.compile makes another graph for a batch of 1.
+    The seed and the epoch alone decide them, so an interrupted run continues with the same batches. No item is alone in
+    its batch (if two of the longest fit into one), since torch.compile makes another graph for a batch of 1.
     """
 
     def __init__(self, lengths: Sequence[int], size: int, seed: int):
@@ -311,14 +315,14 @@ class BucketSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         generator = torch.Generator().manual_seed(1_000_003 * self.seed + self.epoch)
-        # Lengths get some noise: neighbours in the sorted list should not be the same in every epoch.
+        # Noise on the lengths gives an item other neighbours in every epoch.
         noise = 1 + 0.2 * torch.rand(len(self.lengths), generator=generator)
         batches: list[list[int]] = []
         room = 0
         for index in (self.lengths * noise).argsort(descending=True).tolist():
             if room <= 0:
                 batches.append([])
-                room = self.size // int(1.2 * self.lengths[index])  # items behind it are no longer than this
+                room = self.size // int(1.2 * self.lengths[index])  # later items are not longer
             batches[-1].append(index)
             room -= 1
         if len(batches) > 1 and len(batches[-1]) == 1:
@@ -338,15 +342,41 @@ def make_loader(dataset: Dataset, collate_fn: Callable, lengths: Sequence[int], 
         collate_fn=collate_fn,
         num_workers=1,
         persistent_workers=True,
-        generator=torch.Generator(),  # else the loader draws from the generator that dropout uses
+        generator=torch.Generator(),  # otherwise the loader draws from dropout's generator
     )
 
 
 # Running ------------------------------------------------------------------------------------------------------------
 
 
+def make_parser(description: str, quick: str) -> argparse.ArgumentParser:
+    """The options of both training examples."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--data", type=Path, help="folder of .wav and .txt files (default: prompts that it fetches)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("trained"), help="folder for the results (default: %(default)s)"
+    )
+    parser.add_argument("--quick", action="store_true", help=f"{quick} on the two clips in examples/data")
+    parser.add_argument("--restart", action="store_true", help="train anew, whatever has been trained before")
+    parser.add_argument("--no-picture", action="store_true", help="draw nothing")
+    return parser
+
+
+def load_pyplot():
+    """matplotlib, set up to draw into files."""
+    try:
+        import matplotlib
+    except ImportError:
+        raise InputError(f"{missing_package('matplotlib')}, or give --no-picture") from None
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    plt.rcParams.update(DRAWING_STYLE)
+    return plt
+
+
 def show_progress(items: Collection, what: str) -> Iterator:
-    """Yields the items, with a bar on stderr where someone is watching."""
+    """Yields the items, with a progress bar if stderr is a terminal."""
     visible = sys.stderr.isatty() and len(items) > 1
     for done, item in enumerate(items):
         if visible:
@@ -357,7 +387,7 @@ def show_progress(items: Collection, what: str) -> Iterator:
 
 
 def save_checkpoint(path: Path, state: dict) -> None:
-    """Under another name first, then renamed: a file that is there is whole, whenever the process ends."""
+    """Writes under another name and then renames, so a file that exists is complete, whenever the process ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     torch.save(state, scratch)
@@ -365,7 +395,7 @@ def save_checkpoint(path: Path, state: dict) -> None:
 
 
 def load_checkpoint(path: Path, settings: dict) -> dict | None:
-    """What save_checkpoint has saved, if anything; its settings have to be those of this run."""
+    """The state from save_checkpoint, if there is one; its settings must be those of this run."""
     if not path.is_file():
         return None
     try:
@@ -390,7 +420,7 @@ def learning_rate(peak: float, progress: float, warm_up: float = 0.15) -> float:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Rows of a label and one entry for each column."""
+    """Prints rows of a label and one entry for each column."""
     width = max(len(row[0]) for row in rows)
     widths = [max(len(cell) for cell in cells) for cells in zip(columns, *(row[1:] for row in rows), strict=True)]
     for label, *cells in [["", *columns], *rows]:
@@ -398,7 +428,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def run(name: str, command: Callable[[], None]) -> None:
-    """Calls the command; what the user can put right is said in one line."""
+    """Calls the command; reports a mistake that the user can correct in one line."""
     try:
         command()
     except (InputError, OSError) as error:

@@ -1,18 +1,17 @@
 #!/usr/bin/env python3
-"""Trains a character CTC model on real speech, then sharpens its alignments, with the aligner inside the step.
+"""Trains a character CTC model on real speech, then sharpens its alignments with the aligner inside the step.
 
     python examples/train_ctc.py
 
-First ctc_loss, which leaves peaky posteriors: a letter is said in one frame, and the blank in all frames around it, so
-that a word seems to begin late and to end early. Then Viterbi training: every step aligns the batch with what the
-model says at that moment, and the classes on the paths are the targets of an ordinary cross-entropy. Left alone this
-would keep the peaks. Therefore the posteriors are divided by the classes' priors, raised to a power, before they are
-aligned: the blank, which the model says most often, gets the most expensive. (Huang et al. 2024, "Less Peaky and More
-Accurate CTC Forced Alignment by Label Priors", arXiv:2406.02560, divide by priors inside ctc_loss; here they are inside
-the alignment.)
+First ctc_loss, which leaves peaky posteriors: the model says a letter in one frame and the blank in all frames around
+it, so a word seems to begin late and to end early. Then Viterbi training: every step aligns the batch with the model's
+present output, and the classes on the paths are the targets of an ordinary cross-entropy. This alone would keep the
+peaks. So the posteriors are divided by the classes' priors, raised to a power, before the alignment: the blank, which
+the model says most often, costs the most. (Huang et al. 2024, "Less Peaky and More Accurate CTC Forced Alignment by
+Label Priors", arXiv:2406.02560, divide by priors inside ctc_loss; here this happens inside the alignment.)
 
 Prints a table and draws a picture: how far the words' borders on held-out clips lie from those of pocketsphinx,
-before and after. A run that was interrupted goes on where it was when it is started again.
+before and after. A run that was interrupted continues when it is started again.
 """
 
 import argparse
@@ -26,7 +25,7 @@ from typing import NamedTuple
 import speech_data
 import torch
 import torch.nn.functional as F
-from speech_data import ALPHABET, BLANK, CLIPS, FEATURES, MELS, SECONDS_PER_FRAME, Batch, Clip, InputError
+from speech_data import ALPHABET, BLANK, CLIPS, FEATURES, INK, MELS, SECONDS_PER_FRAME, Batch, Clip, InputError
 from torch import Tensor, nn
 
 from torch_ctc_align import ForcedAligner
@@ -34,12 +33,12 @@ from torch_ctc_align import ForcedAligner
 FRAMES_PER_BATCH = 2500  # padding included
 IGNORED = -100  # the class that nll_loss leaves out
 
-ALIGNER = ForcedAligner(BLANK)  # marks an item without a path instead of raising: a graph cannot look at values
+ALIGNER = ForcedAligner(BLANK)  # marks an item without a path instead of raising, since a graph cannot read values
 
 
 @dataclass
 class Settings:
-    """What decides the result; a checkpoint belongs to one of these."""
+    """The values that decide the result; a checkpoint belongs to one set of them."""
 
     seed: int = 0
     fold: int = 0
@@ -59,10 +58,10 @@ QUICK = Settings(width=64, blocks=2, ctc_epochs=300, ctc_rate=5e-3, refine_epoch
 
 
 class Block(nn.Module):
-    """Every frame looks at itself and four neighbours, some frames apart; the result is added to what came in.
+    """Every frame reads itself and four neighbours, some frames apart; the result is added to the input.
 
-    This is a convolution over time, written as a linear layer over five shifted copies: for the gradient of Conv1d,
-    torch.compile (2.13) makes another graph for every length.
+    This is a convolution over time, written as a linear layer over five shifted copies: torch.compile (2.13) makes
+    another graph for every length if it compiles the gradient of Conv1d.
     """
 
     def __init__(self, width: int, distance: int):
@@ -83,7 +82,7 @@ class Block(nn.Module):
 class Recogniser(nn.Module):
     """Features (B, T, FEATURES) to log-probabilities (B, T, C) of letters.
 
-    What it says about a clip does not depend on the padding: neighbours behind the length are zeros.
+    The output for a clip does not depend on the padding: neighbours past the length are zeros.
     """
 
     def __init__(self, width: int, blocks: int):
@@ -102,7 +101,7 @@ class Recogniser(nn.Module):
 
 
 def before(lengths: Tensor, x: Tensor) -> Tensor:
-    """(B, T) bool for x (B, T, ...): does the frame lie before the item's length?"""
+    """(B, T) bool for x (B, T, ...): whether the frame lies before the item's length."""
     return torch.arange(x.shape[1], device=x.device) < lengths[:, None]
 
 
@@ -111,12 +110,12 @@ def before(lengths: Tensor, x: Tensor) -> Tensor:
 
 class Step(NamedTuple):
     loss: Tensor
-    posteriors: Tensor  # (C,) summed over frames: what the priors are made of
-    marked: Tensor  # how many items have no path
+    posteriors: Tensor  # (C,) summed over frames; the priors come from these
+    marked: Tensor  # the number of items without a path
 
 
 def ctc_step(model: nn.Module, batch: Batch) -> Step:
-    """All paths that spell the targets. (ctc_loss looks at values to size its work, so no graph can hold it.)"""
+    """All paths that spell the targets. (ctc_loss reads values to size its work, so a graph cannot contain it.)"""
     log_probs = model(batch.features, batch.frames)
     targets = batch.targets.clamp(min=0)
     loss = F.ctc_loss(log_probs.transpose(0, 1), targets, batch.frames, batch.target_lengths, BLANK, "sum")
@@ -126,13 +125,13 @@ def ctc_step(model: nn.Module, batch: Batch) -> Step:
 
 
 def refine_step(model: nn.Module, batch: Batch, log_priors: Tensor, power: float) -> Step:
-    """One path for each item, the best one now. All of it compiles into one graph, whatever the batch's shape."""
+    """The best path of each item under the present model. It compiles into one graph for batches of every shape."""
     log_probs = model(batch.features, batch.frames)
 
-    # The path that the model finds best, once common classes cost more than rare ones. It is a target: no gradient.
+    # The model's best path, with common classes made more expensive than rare ones. A target has no gradient.
     alignment = ALIGNER((log_probs - power * log_priors).detach(), batch.targets, batch.frames, batch.target_lengths)
 
-    # Its classes as targets, except behind the length, and in an item that has no path: that one says -1 everywhere.
+    # The targets are its classes, except past the length and in an item without a path, whose classes are -1.
     in_use = before(batch.frames, log_probs) & alignment.aligned[:, None]
     classes = torch.where(in_use, alignment.paths, IGNORED)
     loss = F.nll_loss(log_probs.mT, classes, ignore_index=IGNORED, reduction="sum") / in_use.sum().clamp(min=1)
@@ -142,7 +141,7 @@ def refine_step(model: nn.Module, batch: Batch, log_priors: Tensor, power: float
 
 
 def mask_features(features: Tensor, frames: Tensor) -> Tensor:
-    """Hides two bands of mel channels and two stretches of time of every clip (Park et al. 2019, SpecAugment)."""
+    """Hides two bands of mel channels and two spans of time of every clip (Park et al. 2019, SpecAugment)."""
 
     def hide(extents: Tensor, longest: Tensor, places: int) -> Tensor:
         widths = torch.rand(len(features), 1) * longest
@@ -161,9 +160,9 @@ def mask_features(features: Tensor, frames: Tensor) -> Tensor:
 
 
 def train(clips: Sequence[Clip], settings: Settings, path: Path) -> dict:
-    """Trains, from the checkpoint on if there is one, and returns the last checkpoint's state.
+    """Trains, continuing from the checkpoint if there is one, and returns the last checkpoint's state.
 
-    The result is the same with and without an interruption: all that is random in an epoch follows from its number.
+    The result is the same with and without an interruption: the number of an epoch decides everything random in it.
     """
     state = speech_data.load_checkpoint(path, vars(settings) | {"clips": len(clips)})
     torch.manual_seed(settings.seed)
@@ -173,7 +172,7 @@ def train(clips: Sequence[Clip], settings: Settings, path: Path) -> dict:
         state = {"settings": vars(settings) | {"clips": len(clips)}, "epoch": 0, "losses": [], "marked": 0}
         state["log_priors"] = torch.zeros(len(ALPHABET))
     elif state["epoch"] < epochs:
-        print(f"going on with {path} after {state['epoch']} of {epochs} epochs", file=sys.stderr)
+        print(f"continuing {path} after {state['epoch']} of {epochs} epochs", file=sys.stderr)
     if "model" in state:
         model.load_state_dict(state["model"])
 
@@ -284,7 +283,7 @@ def align_clip(model: Recogniser, clip: Clip, log_priors: Tensor | float = 0.0) 
 def measure(
     model: Recogniser, clips: Sequence[Clip], reference: Sequence, log_priors: Tensor | float = 0.0
 ) -> Measures:
-    """What the table says about held-out clips."""
+    """The numbers of the table for held-out clips."""
     mistakes = characters = blanks = frames = 0
     starts, ends = [], []
     for clip, theirs in zip(clips, reference, strict=True):
@@ -294,7 +293,7 @@ def measure(
         characters += len(clip.targets)
         blanks += int((found.path == BLANK).sum())
         frames += len(found.path)
-        # Before two first words in three pocketsphinx hears no silence: borders between two words alone are compared.
+        # In two clips of three pocketsphinx hears no silence before the first word, so only inner borders are compared.
         if theirs is not None:
             starts += [ours[0] - other[0] for ours, other in zip(found.words[1:], theirs[1:], strict=True)]
             ends += [ours[1] - other[1] for ours, other in zip(found.words[:-1], theirs[:-1], strict=True)]
@@ -324,16 +323,9 @@ def print_measures(columns: dict[str, Measures]) -> None:
 
 
 def draw_picture(path: Path, columns: dict[str, Measures], clip: Clip, theirs, before: Found, after: Found) -> None:
-    """How many borders are how far off, and what the model says about one held-out clip."""
-    try:
-        import matplotlib
-    except ImportError:
-        raise InputError(f"{speech_data.missing_package('matplotlib')}, or give --no-picture") from None
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    ink, accent, colors = "#1f2933", "#d9480f", ("#829ab1", "#d9480f", "#1f6f8b")
-    plt.rcParams.update({"font.size": 8.5, "axes.edgecolor": ink, "text.color": ink, "axes.labelcolor": ink})
+    """The distribution of the borders' errors, and the model's output for one held-out clip."""
+    plt = speech_data.load_pyplot()
+    accent, colors = "#d9480f", ("#829ab1", "#d9480f", "#1f6f8b")
     figure, (top, *below) = plt.subplots(3, 1, figsize=(8, 8.4), height_ratios=[1, 1.25, 1.25], layout="constrained")
 
     limit = 150  # ms
@@ -341,7 +333,7 @@ def draw_picture(path: Path, columns: dict[str, Measures], clip: Clip, theirs, b
         errors = 1000 * measures.errors.sort().values
         top.step(errors, 100 * (torch.arange(len(errors)) + 1) / max(len(errors), 1), color=color, label=name)
     top.set(xlim=(0, limit), ylim=(0, 100), xlabel="at most so far from pocketsphinx (ms)", ylabel="word borders (%)")
-    top.axvline(50, color=ink, linewidth=0.5, linestyle=":")
+    top.axvline(50, color=INK, linewidth=0.5, linestyle=":")
     top.legend(loc="lower right", frameon=False)
 
     # Rows: the classes of the clip in the order in which they come, the blank last.
@@ -359,7 +351,7 @@ def draw_picture(path: Path, columns: dict[str, Measures], clip: Clip, theirs, b
         axes.plot(middles, rows, ".", color=accent, markersize=3.4, markeredgewidth=0, label="path")
         for number, border in enumerate(sorted({border for word in theirs or [] for border in word})):
             label = None if number else "words' borders, pocketsphinx"
-            axes.axvline(border, color=ink, linewidth=0.6, linestyle="--", label=label)
+            axes.axvline(border, color=INK, linewidth=0.6, linestyle="--", label=label)
         axes.set_yticks(range(len(classes)), ["blank" if c == BLANK else ALPHABET[c] for c in classes])
         axes.tick_params(axis="y", length=0, labelsize=7)
         axes.set(xlabel="time (s)", ylabel="class", title=f'{name}: "{" ".join(clip.words)}"')
@@ -377,11 +369,7 @@ def draw_picture(path: Path, columns: dict[str, Measures], clip: Clip, theirs, b
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Trains a character CTC model, then sharpens its alignments.")
-    parser.add_argument("--data", type=Path, help="folder of .wav and .txt files (default: prompts that it fetches)")
-    parser.add_argument(
-        "--out", type=Path, default=Path("trained"), help="folder for the results (default: %(default)s)"
-    )
+    parser = speech_data.make_parser("Trains a character CTC model, then sharpens its alignments.", "a small model")
     for name, what in (
         ("seed", "of everything random"),
         ("fold", "which sixth of the texts is held out, 0 to 5"),
@@ -391,10 +379,7 @@ def parse_arguments() -> argparse.Namespace:
         default = getattr(Settings, name)
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, help=f"{what} (default: {default})")
     parser.add_argument("--power", type=float, help=f"of the priors; 0: none (default: {Settings.power})")
-    parser.add_argument("--quick", action="store_true", help="a small model on the two clips in examples/data")
-    parser.add_argument("--restart", action="store_true", help="train anew, whatever has been trained before")
     parser.add_argument("--no-reference", action="store_true", help="compare with nothing; needs no pocketsphinx")
-    parser.add_argument("--no-picture", action="store_true", help="draw nothing")
     return parser.parse_args()
 
 
@@ -427,7 +412,7 @@ def main() -> None:
     settings = make_settings(arguments)
     path = arguments.out / ("quick_ctc.pt" if arguments.quick else "train_ctc.pt")
     if arguments.quick:
-        torch.set_num_threads(1)  # two would wait for each other longer than they work
+        torch.set_num_threads(1)  # two would spend more time waiting than working
     if arguments.restart:
         path.unlink(missing_ok=True)
 

@@ -3,11 +3,11 @@
 
     python examples/train_durations.py
 
-The model of train_ctc.py (trained first, if it is not there) aligns every clip with its letters; the blanks are shared
-out among their neighbours, so that an utterance's durations add up to its frames. A small network then learns to
-predict them from the letters alone. Prints a table and draws a picture of held-out utterances.
+The model of train_ctc.py (trained first, if there is none) aligns every clip with its letters. The blanks are divided
+among their neighbours, so an utterance's durations add up to its frames. A small network then learns to predict the
+durations from the letters alone. Prints a table and draws a picture of held-out utterances.
 
-A run that was interrupted goes on where it was when it is started again.
+A run that was interrupted continues when it is started again.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import speech_data
 import torch
 import torch.nn.functional as F
 import train_ctc
-from speech_data import ALPHABET, SECONDS_PER_FRAME, Clip, InputError
+from speech_data import ALPHABET, SECONDS_PER_FRAME, Clip
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from train_ctc import ALIGNER, Recogniser, before
@@ -32,7 +32,7 @@ LETTERS_PER_BATCH = 1500  # padding included
 
 @dataclass
 class Settings:
-    """What decides the result; a checkpoint belongs to one of these, and to one aligner."""
+    """The values that decide the result; a checkpoint belongs to one set of them, and to one aligner."""
 
     seed: int = 0
     fold: int = 0
@@ -45,7 +45,7 @@ class Settings:
 QUICK = Settings(width=32, layers=2, epochs=30)
 
 
-# What the aligner knows ----------------------------------------------------------------------------------------------
+# Durations from the aligner -----------------------------------------------------------------------------------------
 
 
 class Utterance(NamedTuple):
@@ -55,7 +55,7 @@ class Utterance(NamedTuple):
 
 @torch.no_grad()
 def find_durations(model: Recogniser, clips: Sequence[Clip]) -> tuple[list[Utterance], int]:
-    """The utterances, and how many were left out because they have no path."""
+    """The utterances, and the number of clips without a path, which are left out."""
     sizes = [len(clip.features) for clip in clips]
     dataset = speech_data.SpeechDataset(clips)
     loader = speech_data.make_loader(dataset, speech_data.collate, sizes, train_ctc.FRAMES_PER_BATCH, seed=0)
@@ -75,9 +75,9 @@ def find_durations(model: Recogniser, clips: Sequence[Clip]) -> tuple[list[Utter
 
 
 class Batch(NamedTuple):
-    targets: Tensor  # (B, L); 0 behind the length
+    targets: Tensor  # (B, L); 0 past the length
     lengths: Tensor  # (B,)
-    durations: Tensor  # (B, L); 1 behind the length, so that they have a logarithm
+    durations: Tensor  # (B, L); 1 past the length, which has a logarithm
 
 
 def collate(items: list[Utterance]) -> Batch:
@@ -115,19 +115,19 @@ def duration_loss(predicted: Tensor, batch: Batch) -> Tensor:
 
 
 def train(utterances: Sequence[Utterance], settings: dict, path: Path) -> dict:
-    """Trains, from the checkpoint on if there is one; the result is the same with and without an interruption."""
+    """Trains, continuing from the checkpoint if there is one; an interruption does not change the result."""
     state = speech_data.load_checkpoint(path, settings)
     torch.manual_seed(settings["seed"])
     model = DurationPredictor(settings["width"], settings["layers"])
     optimizer = torch.optim.AdamW(model.parameters())
     if state is None:
-        with torch.no_grad():  # begin with the mean: else the first epochs are spent on finding it
+        with torch.no_grad():  # begin with the mean, so that the first epochs do not search for it
             model.last.bias.fill_(torch.cat([u.durations for u in utterances]).log().mean())
         untrained = {name: value.clone() for name, value in model.state_dict().items()}
         state = {"settings": settings, "epoch": 0, "losses": [], "untrained": untrained, "model": untrained}
     else:
         if state["epoch"] < settings["epochs"]:
-            print(f"going on with {path} after {state['epoch']} of {settings['epochs']} epochs", file=sys.stderr)
+            print(f"continuing {path} after {state['epoch']} of {settings['epochs']} epochs", file=sys.stderr)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
 
@@ -167,7 +167,7 @@ def predict(weights: dict, settings: dict, utterances: Sequence[Utterance]) -> l
 
 
 def mean_durations(utterances: Sequence[Utterance]) -> Tensor:
-    """(C,) the geometric mean of each letter's durations: the best that can be said without looking at neighbours."""
+    """(C,) the geometric mean of each letter's durations: the best prediction from the letter alone."""
     targets = torch.cat([u.targets for u in utterances])
     logs = torch.cat([u.durations for u in utterances]).log()
     sums = torch.zeros(len(ALPHABET)).index_add(0, targets, logs)
@@ -191,15 +191,7 @@ def print_measures(columns: dict[str, list[Tensor]], utterances: Sequence[Uttera
 
 def draw_picture(path: Path, columns: dict[str, list[Tensor]], utterances: Sequence[Utterance]) -> None:
     """Three held-out utterances, letter by letter: as aligned, and as predicted."""
-    try:
-        import matplotlib
-    except ImportError:
-        raise InputError(f"{speech_data.missing_package('matplotlib')}, or give --no-picture") from None
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    ink = "#1f2933"
-    plt.rcParams.update({"font.size": 8.5, "axes.edgecolor": ink, "text.color": ink, "axes.labelcolor": ink})
+    plt = speech_data.load_pyplot()
     lengths = [len(u.targets) for u in utterances]
     shown = sorted(range(len(utterances)), key=lambda i: abs(lengths[i] - 36))[:3]
     figure, rows = plt.subplots(len(shown), 1, figsize=(9, 2.3 * len(shown)), layout="constrained", squeeze=False)
@@ -225,18 +217,11 @@ def draw_picture(path: Path, columns: dict[str, list[Tensor]], utterances: Seque
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Trains a duration predictor on durations that the aligner has found.")
-    parser.add_argument("--data", type=Path, help="folder of .wav and .txt files (default: prompts that it fetches)")
-    parser.add_argument(
-        "--out", type=Path, default=Path("trained"), help="folder for the results (default: %(default)s)"
-    )
+    parser = speech_data.make_parser("Trains a duration predictor on durations from the aligner.", "small models")
     parser.add_argument("--seed", type=int, default=0, help="of everything random (default: %(default)s)")
     parser.add_argument(
         "--fold", type=int, default=0, help="which sixth of the texts is held out (default: %(default)s)"
     )
-    parser.add_argument("--quick", action="store_true", help="small models on the two clips in examples/data")
-    parser.add_argument("--restart", action="store_true", help="train anew, whatever has been trained before")
-    parser.add_argument("--no-picture", action="store_true", help="draw nothing")
     return parser.parse_args()
 
 
@@ -246,7 +231,7 @@ def main() -> None:
     settings = QUICK if quick else Settings()
     path = arguments.out / ("quick_durations.pt" if quick else "train_durations.pt")
     if quick:
-        torch.set_num_threads(1)  # two would wait for each other longer than they work
+        torch.set_num_threads(1)  # two would spend more time waiting than working
     if arguments.restart:
         path.unlink(missing_ok=True)
 

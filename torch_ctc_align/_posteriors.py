@@ -13,42 +13,34 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 
-from torch_ctc_align._operator import (
-    as_raised,
+from torch_ctc_align._arguments import (
     check_arguments,
-    dtype_name,
+    check_device,
+    check_dtype,
+    check_shape,
     join_batch,
-    refuse_cuda,
     split_batch,
     warn_in_onnx_export,
 )
+from torch_ctc_align._library import as_raised, refuse_cuda
+from torch_ctc_align._torch_seam import (
+    SingleLevelNode,
+    call_below_autograd,
+    forward_mode,
+    is_in_forward_mode,
+    schema_of,
+    single_level_nodes,
+)
 
 _operators = torch.ops.ctc_align
-_library = torch.library.Library("ctc_align", "IMPL")  # a registration lasts as long as its library
+_registered = torch.library.Library("ctc_align", "IMPL")  # a registration lasts as long as its library
 
 
 def _sums_dtype(log_probs: Tensor) -> torch.dtype:
     """Half types are summed in float32, and that is what they get."""
     return torch.promote_types(log_probs.dtype, torch.float32)
-
-
-def _check_shape(name: str, argument: str, tensor: Tensor, shape: tuple[Any, ...], expected: str) -> None:
-    same = tensor.dim() == len(shape)
-    for extent, wanted in zip(tensor.shape, shape, strict=False):
-        same = same and extent == wanted
-    torch._check_value(same, lambda: f"{name}: {argument} must have {expected}, found {tuple(tensor.shape)}")
-
-
-def _check_device(name: str, argument: str, tensor: Tensor, log_probs: Tensor) -> None:
-    torch._check_value(
-        tensor.device == log_probs.device,
-        lambda: (
-            f"{name}: {argument} must be on the device of log_probs, expected {log_probs.device}, found {tensor.device}"
-        ),
-    )
 
 
 # ------------------------------------------------------------------------------------------------- fake tensors
@@ -100,12 +92,9 @@ def _span_posteriors_fake(
     check_arguments(name, log_probs, targets, input_lengths, target_lengths, blank)
     shape = tuple(targets.shape)
     for argument, borders in (("starts", starts), ("ends", ends)):
-        _check_shape(name, argument, borders, shape, f"the shape of targets, expected {shape}")
-        torch._check_value(
-            borders.dtype == torch.int64,
-            lambda argument=argument, borders=borders: f"{name}: {argument} must be int64, found {dtype_name(borders)}",
-        )
-        _check_device(name, argument, borders, log_probs)
+        check_shape(name, argument, borders, shape, f"the shape of targets, expected {shape}")
+        check_dtype(name, argument, borders, torch.int64, "be int64")
+        check_device(name, argument, borders, log_probs)
     return _sums(log_probs, shape, shape[:1])
 
 
@@ -121,12 +110,9 @@ def _posteriors_backward_fake(
     name = "posteriors_backward"
     check_arguments(name, log_probs, targets, input_lengths, target_lengths, blank)
     shape = (*log_probs.shape[:2], targets.shape[1] + 1)
-    _check_shape(name, "grad_posteriors", grad_posteriors, shape, f"shape (B, T, L + 1) = {shape}")
-    torch._check_value(
-        grad_posteriors.dtype == _sums_dtype(log_probs),
-        lambda: f"{name}: grad_posteriors must have the dtype of the posteriors, found {dtype_name(grad_posteriors)}",
-    )
-    _check_device(name, "grad_posteriors", grad_posteriors, log_probs)
+    check_shape(name, "grad_posteriors", grad_posteriors, shape, f"shape (B, T, L + 1) = {shape}")
+    check_dtype(name, "grad_posteriors", grad_posteriors, _sums_dtype(log_probs), "have the dtype of the posteriors")
+    check_device(name, "grad_posteriors", grad_posteriors, log_probs)
     return _sums(log_probs, tuple(log_probs.shape))[0]
 
 
@@ -137,7 +123,7 @@ def _register_autograd(
     name: str,
     save: Callable[[Any, tuple[Any, ...], Any], None],
     backward: Callable[..., Tensor | None],
-    forward_mode: Callable[..., tuple[Tensor, ...]],
+    tangents_of: Callable[..., tuple[Tensor, ...]],
 ) -> None:
     """Registers the derivatives by log_probs, in a way that torch.func can use as well.
 
@@ -149,22 +135,18 @@ def _register_autograd(
         name: of the operator.
         save: save(ctx, inputs, outputs), after the call.
         backward: backward(ctx, *grads) -> the gradient. A grad that nothing came of is None.
-        forward_mode: forward_mode(ctx, tangent) -> the tangents of the outputs.
+        tangents_of: tangents_of(ctx, tangent) -> the tangents of the outputs.
     """
     operator = getattr(_operators, name).default
-    arguments_of = operator._schema.arguments
+    arguments_of = schema_of(operator).arguments
     position = [argument.name for argument in arguments_of].index("log_probs")
     defaults = [argument.default_value for argument in arguments_of]
-
-    def below(keyset: Any, arguments: tuple[Any, ...]) -> Any:
-        with torch._C._AutoDispatchBelowAutograd():
-            return operator.redispatch(keyset & torch._C._after_autograd_keyset, *arguments)
 
     def forward(ctx: Any, keyset: Any, *arguments: Any) -> Any:
         ctx.set_materialize_grads(False)
         # A node's forward is run without derivatives; the levels of torch.func that lie outside this one want theirs.
-        with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):
-            outputs = below(keyset, arguments)
+        with torch.enable_grad(), forward_mode(True):
+            outputs = call_below_autograd(operator, keyset, arguments)
         save(ctx, arguments, outputs)
         return outputs
 
@@ -174,12 +156,12 @@ def _register_autograd(
         return tuple(gradients)
 
     def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
-        return forward_mode(ctx, tangents[1 + position])
+        return tangents_of(ctx, tangents[1 + position])
 
     functions: dict[str, Any] = {"forward": forward, "backward": node_backward, "jvp": jvp}
     node: Any = type(
         f"ctc_align_{name}_",
-        (torch.autograd.function._SingleLevelFunction,),
+        (SingleLevelNode,),
         {key: staticmethod(function) for key, function in functions.items()},
     )
 
@@ -188,14 +170,14 @@ def _register_autograd(
             isinstance(argument, Tensor) and argument.requires_grad for argument in arguments
         )
         try:
-            if not (backward or forward_ad._current_level >= 0):
-                return below(keyset, arguments)
-            with enable_single_level_autograd_function():
+            if not (backward or is_in_forward_mode()):
+                return call_below_autograd(operator, keyset, arguments)
+            with single_level_nodes():
                 return node.apply(keyset, *arguments, *defaults[len(arguments) :])
         except RuntimeError as error:
             raise as_raised(error) from None
 
-    _library.impl(name, kernel, "Autograd", with_keyset=True)
+    _registered.impl(name, kernel, "Autograd", with_keyset=True)
 
 
 def _save(ctx: Any, tensors: tuple[Tensor | None, ...], blank: int) -> None:

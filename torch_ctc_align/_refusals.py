@@ -3,14 +3,13 @@
 Nothing here is run by a call that goes well.
 """
 
-import operator
-import textwrap
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from torch_ctc_align._operator import as_raised
+from torch_ctc_align._arguments import check_blank, check_tensor
+from torch_ctc_align._library import as_raised
 from torch_ctc_align.errors import AlignmentError
 
 # How the operator's text begins, and torchaudio's phrase for the same mistake. Clients of torchaudio look for the
@@ -67,43 +66,6 @@ def explain(
         text + _hint(text, log_probs, targets),
     )
     return refusal(name, phrase if name == "forced_align" else None, text)
-
-
-def check_tensor(name: str, argument: str, value: object, shape: str) -> None:
-    """Raises if the argument of a function is not a tensor. The value is not printed: it may be large."""
-    if not isinstance(value, Tensor):
-        raise TypeError(
-            f"{name}: {argument} must be a tensor of shape {shape}, found {kind_of(value)}; use torch.as_tensor"
-        )
-
-
-def check_blank(name: str, blank: object) -> None:
-    """Raises if the argument is not an int of 64 bits, nor a scalar of numpy or torch that stands for one."""
-    index = blank if isinstance(blank, int) else index_of(blank)
-    if index is None or not -(2**63) <= index < 2**63:
-        raise TypeError(f"{name}: blank must be an int, the index of a class, found {brief(blank)}")
-
-
-def index_of(value: Any) -> int | None:
-    """The int that a value stands for, or None."""
-    try:
-        return operator.index(value)
-    except TypeError:
-        return None
-
-
-def kind_of(value: object) -> str:
-    """The type of a value, with its article: "a list", "a numpy.ndarray", "None"."""
-    if value is None:
-        return "None"
-    kind = type(value)
-    text = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    return f"{'an' if text[0].lower() in 'aeiou' else 'a'} {text}"
-
-
-def brief(value: object) -> str:
-    """A value in one line of at most 80 characters."""
-    return textwrap.shorten(repr(value), 80, placeholder=" ...")
 
 
 def _phrase_for(text: str, log_probs: Tensor, targets: Tensor) -> str | None:

@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+from torch_ctc_align._torch_seam import refuse_to_script
+
 
 def explain_to_torchscript(functions: Iterable[Callable[..., Any]]) -> None:
     """Makes scripting one of these functions, or code that calls it, fail with a sentence that says what to do.
@@ -18,6 +20,6 @@ def explain_to_torchscript(functions: Iterable[Callable[..., Any]]) -> None:
             instead = f"call torch.ops.ctc_align.{name}, which takes lengths as tensors or None"
         else:
             instead = "call it outside of the scripted code"
-        function.__script_unsupported = (  # type: ignore[attr-defined]
-            f"torch_ctc_align.{name}: TorchScript cannot compile this function; {instead} (docs/exporting.md)"
+        refuse_to_script(
+            function, f"torch_ctc_align.{name}: TorchScript cannot compile this function; {instead} (docs/exporting.md)"
         )

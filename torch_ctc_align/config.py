@@ -9,17 +9,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from torch_ctc_align import _operator
+from torch_ctc_align._library import CPU_LIBRARY, HAS_CUDA_LIBRARY
 
-_library = ctypes.CDLL(str(_operator.CPU_LIBRARY))  # the one that torch has loaded: the same handle
-_library.ctc_align_cpus.restype = ctypes.c_char_p
-_library.ctc_align_cpu.restype = ctypes.c_char_p
-_library.ctc_align_set_cpu.argtypes = [ctypes.c_char_p]
-_library.ctc_align_memory_budget.restype = ctypes.c_int64
-_library.ctc_align_set_memory_budget.argtypes = [ctypes.c_int64]
-_library.ctc_align_set_memory_budget.restype = None
-_library.ctc_align_set_cuts.argtypes = [ctypes.POINTER(ctypes.c_int64), *[ctypes.c_int64] * 3]
-_library.ctc_align_set_cuts.restype = None
+_settings = ctypes.CDLL(str(CPU_LIBRARY))  # the one that torch has loaded: the same handle
+_settings.ctc_align_cpus.restype = ctypes.c_char_p
+_settings.ctc_align_cpu.restype = ctypes.c_char_p
+_settings.ctc_align_set_cpu.argtypes = [ctypes.c_char_p]
+_settings.ctc_align_memory_budget.restype = ctypes.c_int64
+_settings.ctc_align_set_memory_budget.argtypes = [ctypes.c_int64]
+_settings.ctc_align_set_memory_budget.restype = None
+_settings.ctc_align_set_cuts.argtypes = [ctypes.POINTER(ctypes.c_int64), *[ctypes.c_int64] * 3]
+_settings.ctc_align_set_cuts.restype = None
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ class Config:
 def config() -> Config:
     """What is in use, and what there is to choose from."""
     return Config(
-        cpu=_library.ctc_align_cpu().decode(),
-        cpus=tuple(_library.ctc_align_cpus().decode().split(",")),
-        memory_budget=_library.ctc_align_memory_budget() or None,
-        cuda=_operator.HAS_CUDA_LIBRARY,
+        cpu=_settings.ctc_align_cpu().decode(),
+        cpus=tuple(_settings.ctc_align_cpus().decode().split(",")),
+        memory_budget=_settings.ctc_align_memory_budget() or None,
+        cuda=HAS_CUDA_LIBRARY,
     )
 
 
@@ -76,11 +76,11 @@ def set_memory_budget(budget: int | None) -> None:
         raise TypeError(f"set_memory_budget: budget must be an int or None, found {budget!r}")
     if budget is not None and not 0 < budget < 2**63:
         raise ValueError(f"set_memory_budget: budget must be a positive number of bytes or None, found {budget}")
-    _library.ctc_align_set_memory_budget(budget or 0)
+    _settings.ctc_align_set_memory_budget(budget or 0)
 
 
 def _set_cpu(name: str) -> None:
-    if _library.ctc_align_set_cpu(name.encode()) != 0:
+    if _settings.ctc_align_set_cpu(name.encode()) != 0:
         raise ValueError(f"CTC_ALIGN_CPU must be one of {', '.join(config().cpus)} on this machine, found {name!r}")
 
 
@@ -88,20 +88,20 @@ def _set_cpu(name: str) -> None:
 def _forced(
     cpu: str | None = None,
     cuts: Sequence[int] | None = None,
-    stretch_frames: int = 0,
+    strip_frames: int = 0,
     group_columns: int = 0,
 ) -> Iterator[None]:
-    """For tests: an instruction set, the frames of a piece on each level of the ladder (ladder.h), sizes of work."""
+    """For tests: an instruction set, the frames of a piece on each memory level (ladder.h), sizes of work."""
     before = config().cpu
     if cpu is not None:
         _set_cpu(cpu)
     count = -1 if cuts is None else len(cuts)
-    _library.ctc_align_set_cuts((ctypes.c_int64 * max(count, 0))(*(cuts or ())), count, stretch_frames, group_columns)
+    _settings.ctc_align_set_cuts((ctypes.c_int64 * max(count, 0))(*(cuts or ())), count, strip_frames, group_columns)
     try:
         yield
     finally:
         _set_cpu(before)
-        _library.ctc_align_set_cuts((ctypes.c_int64 * 0)(), -1, 0, 0)
+        _settings.ctc_align_set_cuts((ctypes.c_int64 * 0)(), -1, 0, 0)
 
 
 def _read_environment() -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from torch_ctc_align import functional
-from torch_ctc_align._operator import HAS_CUDA_LIBRARY
+from torch_ctc_align._library import HAS_CUDA_LIBRARY
 from torch_ctc_align._refusals import BATCH_OF, PHRASES, refusal
 
 

@@ -4,6 +4,8 @@ from typing import Any
 
 import torch
 
+from torch_ctc_align._torch_seam import schema_of
+
 
 def register_sharding() -> None:
     """Tells ``torch.distributed.tensor`` that the items of a batch may lie on different devices.
@@ -27,8 +29,8 @@ def register_sharding() -> None:
             "give the operators local tensors (DTensor.to_local)"
         ) from error
 
-    def register_one(operator: torch._ops.OpOverload) -> None:
-        results = len(operator._schema.returns)
+    def register_one(operator: Any) -> None:
+        results = len(schema_of(operator).returns)
 
         def placements(*arguments: Any) -> Any:
             """Acceptable placements of results and arguments: every tensor has the batch for its first dimension."""

@@ -8,12 +8,11 @@ from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree
 
-from torch_ctc_align._operator import dtype_name
-from torch_ctc_align.aligner import Blanks, borders_between, check_blanks
+from torch_ctc_align._arguments import dtype_name
+from torch_ctc_align._torch_seam import name_for_export
 from torch_ctc_align.errors import warn_once
-from torch_ctc_align.functional import TokenSpan, TokenSpans
+from torch_ctc_align.spans import Blanks, TokenSpan, TokenSpans, borders_between, check_blanks
 
 __all__ = ["Pauses", "WordBorders", "WordSpan", "merge_words", "word_borders"]
 
@@ -310,7 +309,7 @@ class WordBorders(NamedTuple):
     scores: Tensor
 
 
-_pytree._register_namedtuple(WordBorders, serialized_type_name="torch_ctc_align.WordBorders")  # as in aligner.py
+name_for_export(WordBorders, "torch_ctc_align.WordBorders")
 
 
 def word_borders(

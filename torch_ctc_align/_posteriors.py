@@ -1,4 +1,4 @@
-"""What PyTorch needs to know about the operators that sum over all paths: fake tensors, gradients, vmap.
+"""What PyTorch needs to know about the operators of the posteriors: fake tensors, gradients, vmap.
 
 With ``occupancies`` for the first output of ``class_posteriors``, the gradients are
 
@@ -39,7 +39,7 @@ _registered = torch.library.Library("ctc_align", "IMPL")  # a registration lasts
 
 
 def _sums_dtype(log_probs: Tensor) -> torch.dtype:
-    """Half types are summed in float32, and that is what they get."""
+    """Returns the dtype of sums and results: float32 for half types."""
     return torch.promote_types(log_probs.dtype, torch.float32)
 
 
@@ -125,17 +125,16 @@ def _register_autograd(
     backward: Callable[..., Tensor | None],
     tangents_of: Callable[..., tuple[Tensor, ...]],
 ) -> None:
-    """Registers the derivatives by log_probs, in a way that torch.func can use as well.
+    """Registers the derivatives with respect to log_probs, in a way that torch.func can use as well.
 
-    The node that torch.library.register_autograd makes is one that torch.func refuses: a call has already passed
-    through torch.func when it comes to an autograd kernel, and is at a single level of it. So the node has to be one
-    for a single level.
+    torch.func refuses the node that torch.library.register_autograd makes. A call has already passed through torch.func
+    when it reaches an autograd kernel, and is at a single level of it, so the node must be one for a single level.
 
     Args:
-        name: of the operator.
-        save: save(ctx, inputs, outputs), after the call.
-        backward: backward(ctx, *grads) -> the gradient. A grad that nothing came of is None.
-        tangents_of: tangents_of(ctx, tangent) -> the tangents of the outputs.
+        name: the name of the operator.
+        save: save(ctx, inputs, outputs), called after the operator.
+        backward: backward(ctx, *grads) returns the gradient. The grad of an unused output is None.
+        tangents_of: tangents_of(ctx, tangent) returns the tangents of the outputs.
     """
     operator = getattr(_operators, name).default
     arguments_of = schema_of(operator).arguments
@@ -144,7 +143,7 @@ def _register_autograd(
 
     def forward(ctx: Any, keyset: Any, *arguments: Any) -> Any:
         ctx.set_materialize_grads(False)
-        # A node's forward is run without derivatives; the levels of torch.func that lie outside this one want theirs.
+        # A node runs its forward without derivatives; the levels of torch.func outside this one need theirs.
         with torch.enable_grad(), forward_mode(True):
             outputs = call_below_autograd(operator, keyset, arguments)
         save(ctx, arguments, outputs)
@@ -187,18 +186,18 @@ def _save(ctx: Any, tensors: tuple[Tensor | None, ...], blank: int) -> None:
 
 
 def _of_log_likelihoods(grad: Tensor, log_likelihoods: Tensor, occupancies: Tensor) -> Tensor:
-    # where(): an item without a path has no gradient, and 0 * inf would be NaN.
+    # where(): an item without a path gets no gradient, and 0 * inf would be NaN.
     return torch.where(log_likelihoods.isfinite(), grad, 0)[:, None, None] * occupancies
 
 
 def _of_posteriors(grad: Tensor, posteriors: Tensor, arguments: list[Tensor | None], blank: int) -> Tensor:
-    """Through posteriors_backward. What is common to all states of a frame has no part in it, but costs digits."""
+    """The gradient through posteriors_backward. Its mean over the states of a frame adds nothing, but costs digits."""
     grad = grad - (posteriors * grad).sum(2, keepdim=True)
     return _operators.posteriors_backward(grad, *arguments, blank)  # type: ignore[no-any-return]
 
 
 def _by_token(by_class: Tensor, targets: Tensor, blank: int) -> Tensor:
-    """(B, T, C) to (B, T, L + 1): the entry of each token's class, and of the blank."""
+    """Turns (B, T, C) into (B, T, L + 1): the entry of the class of each token, and of the blank."""
     columns = targets.long().clamp(0, by_class.shape[2] - 1)  # padding may hold anything
     columns = torch.nn.functional.pad(columns, (0, 1), value=blank)
     return by_class.gather(2, columns[:, None].expand(-1, by_class.shape[1], -1))
@@ -249,7 +248,7 @@ def _class_posteriors_backward(
 
 
 def _class_posteriors_forward_mode(ctx: Any, tangent: Tensor) -> tuple[Tensor, Tensor]:
-    """The occupancies are a gradient, so their Jacobian is symmetric, and the way back is the way forward."""
+    """The occupancies are a gradient, so their Jacobian is symmetric: forward mode computes the same as backward."""
     log_probs, *rest, occupancies, log_likelihoods = ctx.saved_tensors
     arguments = [forward_ad.unpack_dual(log_probs).primal, *rest]
     tangent = tangent.to(occupancies.dtype)
@@ -274,7 +273,7 @@ def _span_posteriors_backward(
         frames = log_probs.shape[1]
         last = ends.clamp(max=frames) if lengths[0] is None else ends.minimum(lengths[0][:, None])
         first = starts.clamp(min=0)
-        frame = starts.new_ones(frames).cumsum(0)[:, None] - 1  # of DTensors it is one, which arange() is not
+        frame = starts.new_ones(frames).cumsum(0)[:, None] - 1  # a DTensor if starts is one, unlike arange()
         inside = (first[:, None] <= frame) & (frame < last[:, None])
         grad = torch.where(inside, (grad_spans / (last - first).clamp(min=1))[:, None], 0)
         grad = torch.nn.functional.pad(grad, (0, 1))  # the blank has no span

@@ -1,6 +1,6 @@
-"""Why a call was refused, in words that help: what the functions make of an error that came out of an operator.
+"""Explains why a call was refused: turns the error of an operator into that of a function, with advice.
 
-Nothing here is run by a call that goes well.
+A call that succeeds runs nothing of it.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from torch_ctc_align._arguments import check_blank, check_tensor
 from torch_ctc_align._library import as_raised
 from torch_ctc_align.errors import AlignmentError
 
-# How the operator's text begins, and torchaudio's phrase for the same mistake. Clients of torchaudio look for the
+# The beginning of an operator's text, and torchaudio's phrase for the same mistake. Clients of torchaudio look for the
 # phrase at the beginning of the message.
 PHRASES = {
     "log_probs must be float16": "log_probs must be float64, float32 or float16 (half) type",
@@ -33,7 +33,7 @@ BATCH_OF = "The batch dimension for {} must be 1 at the current version"
 
 
 def refusal(name: str, phrase: str | None, text: str, **sizes: int) -> AlignmentError:
-    """The error of a function: torchaudio's phrase for the mistake, if it has one, and then our own words."""
+    """Returns the error of a function: torchaudio's phrase for the mistake, if it has one, and then our own words."""
     return AlignmentError(f"{phrase}. {name}: {text}" if phrase else f"{name}: {text}", **sizes)
 
 
@@ -45,9 +45,9 @@ def explain(
     target_lengths: Tensor | None,
     blank: Any,
 ) -> BaseException:
-    """What a function raises where its operator raised `error`: of the right kind, and with what is to be done.
+    """Returns the exception of a function whose operator raised ``error``: of the right type, and with advice.
 
-    The labels are looked at first, as torchaudio does, whatever else is wrong.
+    It checks labels first, as torchaudio does, whatever else is wrong.
     """
     raised = as_raised(error) if isinstance(error, RuntimeError) else error
     if type(raised) not in (ValueError, RuntimeError, TypeError):
@@ -59,7 +59,7 @@ def explain(
     except TypeError as mistake:
         return mistake
     ours, _, text = str(raised).partition(": ")
-    if ours != name or type(raised) is RuntimeError:  # torch's own words; or no refusal: CUDA failed
+    if ours != name or type(raised) is RuntimeError:  # torch's own words; or not a refusal: CUDA failed
         return raised
     phrase, text = find_bad_label(log_probs, targets, target_lengths, blank) or (
         _phrase_for(text, log_probs, targets),
@@ -75,13 +75,13 @@ def _phrase_for(text: str, log_probs: Tensor, targets: Tensor) -> str | None:
 
 
 def _hint(text: str, log_probs: Tensor, targets: Tensor) -> str:
-    """What to do about it, where the shapes tell what was meant."""
+    """Returns advice, where the shapes show what the caller intended."""
     if text.startswith("log_probs must have shape") and log_probs.dim() == 2:
         one = "log_probs[None] and targets[None]" if targets.dim() == 1 else "log_probs[None]"
-        return f"; of a single item pass {one}"
+        return f"; for a single item pass {one}"
     if text.startswith("targets must have shape"):
         if targets.dim() == 1 and log_probs.shape[0] == 1:
-            return "; of a single item pass targets[None]"
+            return "; for a single item pass targets[None]"
         if targets.dim() == 2 and targets.shape[0] == log_probs.shape[1]:
             return "; if log_probs are (T, B, C), pass log_probs.transpose(0, 1)"
     return ""
@@ -90,25 +90,25 @@ def _hint(text: str, log_probs: Tensor, targets: Tensor) -> str:
 def find_bad_label(
     log_probs: Tensor, targets: Tensor, target_lengths: Tensor | None, blank: int
 ) -> tuple[str | None, str] | None:
-    """The first label that is the blank or no class, as torchaudio's phrase and in our words; None if there is none.
+    """Returns torchaudio's phrase and our text for the first label that is the blank or not a class, or None.
 
-    Looks within the target lengths, and at whole rows where these are out of range.
+    Checks the labels within the target lengths, and whole rows where these are out of range.
     """
     try:
         batch, labels = targets.shape
         classes = log_probs.shape[-1]
-        used = known = torch.ones_like(targets, dtype=torch.bool)  # known: it is known where the labels end
+        used = known = torch.ones_like(targets, dtype=torch.bool)  # known: the target length is in range
         if target_lengths is not None:
             lengths = target_lengths.to(targets.device).expand(batch)[:, None]
             known = known & (lengths >= 0) & (lengths <= labels)
             used = ~known | (torch.arange(labels, device=targets.device) < lengths)
         is_blank = used & (targets == blank)
-        is_no_class = used & ((targets >= classes) | (known & (targets < 0)))  # -1 is a usual padding
+        is_no_class = used & ((targets >= classes) | (known & (targets < 0)))  # -1 is a common padding
         bad = is_blank if bool(is_blank.any()) else is_no_class
         if not bool(bad.any()):
             return None
         b, k = bad.nonzero()[0].tolist()
-    except (RuntimeError, ValueError, TypeError, IndexError):  # shapes that do not fit; values that are not there
+    except (RuntimeError, ValueError, TypeError, IndexError):  # shapes that do not fit; tensors without values
         return None
     label = targets[b, k].item()
     if bad is is_blank:

@@ -1,4 +1,4 @@
-"""What ``torch.jit.script`` says of functions that it cannot compile: which operator to call instead."""
+"""The message of ``torch.jit.script`` about functions that it cannot compile: which operator to call instead."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -11,7 +11,6 @@ from torch_ctc_align._torch_seam import refuse_to_script
 def explain_to_torchscript(functions: Iterable[Callable[..., Any]]) -> None:
     """Makes scripting one of these functions, or code that calls it, fail with a sentence that says what to do.
 
-    torch.jit.script looks for this attribute before it compiles a function, and raises a RuntimeError with its text.
     Without it the message would be about the first line of ours that TorchScript does not know.
     """
     for function in functions:

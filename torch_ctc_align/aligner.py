@@ -1,4 +1,4 @@
-"""The end of an acoustic model as a module: paths, spans and durations in one graph of fixed shapes."""
+"""The last step after an acoustic model as a module: paths, spans and durations in one graph of fixed shapes."""
 
 from typing import NamedTuple
 
@@ -14,21 +14,21 @@ __all__ = ["Alignment", "ForcedAligner", "token_durations"]
 
 
 class Alignment(NamedTuple):
-    """What :class:`ForcedAligner` finds.
+    """The results of :class:`ForcedAligner`.
 
     Attributes:
-        paths (Tensor): ``(B, T)``, dtype of ``targets``; the class of every frame, as of :func:`forced_align`; -1 for
-            marked items.
+        paths (Tensor): ``(B, T)``, dtype of ``targets``; the class of every frame, as from :func:`forced_align`; -1
+            for marked items.
         scores (Tensor): ``(B, T)``, dtype of ``log_probs``; the log-probability of every path entry (nats); -inf for
             marked items.
-        spans (TokenSpans): ``(B, L)`` each; start, end (exclusive) and mean score of every token, as of
+        spans (TokenSpans): ``(B, L)`` each; start, end (exclusive) and mean score of every token, as from
             :func:`token_spans`.
-        durations (Tensor): ``(B, L)`` int64; frames of every token, as of :func:`token_durations`.
-        path_scores (Tensor): ``(B,)``, dtype of ``log_probs``, but float32 for half types; the log-probability of the
-            path, the sum of its scores (nats); -inf for marked items.
-        aligned (Tensor): ``(B,)`` bool; has the item a path? False for marked items.
-        token_indices (Tensor): ``(B, T)`` int64; the token of every frame, as of :func:`token_indices`; -1 in blanks,
-            in padding and for marked items.
+        durations (Tensor): ``(B, L)`` int64; frames of every token, as from :func:`token_durations`.
+        path_scores (Tensor): ``(B,)``, dtype of ``log_probs``, but float32 for half types; log-probability of the path,
+            the sum of its scores (nats); -inf for marked items.
+        aligned (Tensor): ``(B,)`` bool; whether the item has a path; false for marked items.
+        token_indices (Tensor): ``(B, T)`` int64; the token of every frame, as from :func:`token_indices`; -1 in
+            blanks, in padding and for marked items.
     """
 
     paths: Tensor
@@ -44,20 +44,20 @@ name_for_export(Alignment, "torch_ctc_align.Alignment")
 
 
 class ForcedAligner(torch.nn.Module):
-    """Aligns a batch and finds spans, durations and scores: what follows an acoustic model, in one graph.
+    """Aligns a batch and finds spans, durations and scores, in one graph after an acoustic model.
 
-    An item without any path does not raise, it is marked, for a graph cannot look at values. Shapes follow from shapes
-    alone and nothing waits for the device, so ``torch.compile(fullgraph=True)``, ``torch.export`` and AOTInductor take
-    the module as it is. ``scores``, ``spans.scores`` and ``path_scores`` are differentiable with respect to
-    ``log_probs``. No parameters, no buffers.
+    An item without any path is marked instead of raising, because a graph cannot look at values. The shapes of the
+    results depend on shapes alone, and nothing waits for the device, so ``torch.compile(fullgraph=True)``,
+    ``torch.export`` and AOTInductor take the module as it is. ``scores``, ``spans.scores`` and ``path_scores`` are
+    differentiable with respect to ``log_probs``. The module has neither parameters nor buffers.
 
     Args:
         blank (int): the class that spells nothing. Default: 0.
-        blanks (str): whose are the frames between two tokens: ``"split"``, ``"before"``, ``"after"`` or ``"drop"``; see
-            :func:`token_durations`. Default: ``"split"``.
+        blanks (str): which token gets the frames between two tokens: ``"split"``, ``"before"``, ``"after"`` or
+            ``"drop"``; see :func:`token_durations`. Default: ``"split"``.
 
     Raises:
-        ValueError: ``blanks`` is none of the four; ``blank`` is negative.
+        ValueError: ``blanks`` is not one of the four, or ``blank`` is negative.
         TypeError: ``blank`` is not an int.
 
     Example::
@@ -82,11 +82,11 @@ class ForcedAligner(torch.nn.Module):
         self.blanks: Blanks = blanks
 
     def extra_repr(self) -> str:
-        """What ``print`` shows between the brackets."""
+        """Returns the text that ``print`` shows between the brackets."""
         return f"blank={self.blank}, blanks={self.blanks!r}"
 
     def __prepare_scriptable__(self) -> None:
-        """Called by torch.jit.script, of this module and of all that contain it."""
+        """Called by torch.jit.script, for this module and for modules that contain it."""
         raise NotImplementedError(
             "ForcedAligner: TorchScript cannot compile this module; call torch.ops.ctc_align.forced_align in the "
             "scripted code, or use torch.jit.trace or torch.export (docs/exporting.md)"
@@ -99,16 +99,22 @@ class ForcedAligner(torch.nn.Module):
         input_lengths: Lengths | None = None,
         target_lengths: Lengths | None = None,
     ) -> Alignment:
-        """Aligns a batch. The arguments are those of :func:`forced_align`, and so are the errors of ``strict=False``.
+        """Aligns a batch.
 
         Args:
             log_probs (Tensor): ``(B, T, C)`` floating point, natural-log probabilities.
             targets (Tensor): ``(B, L)`` int32 or int64, classes other than the blank.
             input_lengths (Tensor or sequence of int, optional): ``(B,)`` frames in use. Default: all ``T``.
             target_lengths (Tensor or sequence of int, optional): ``(B,)`` labels in use. Default: all ``L``.
+
+        Returns:
+            Alignment: paths, scores, spans and durations of the batch.
+
+        Raises:
+            As :func:`forced_align` with ``strict=False``.
         """
         if isinstance(log_probs, torch.fx.Proxy) and log_probs.tracer.root is not self:
-            # torch.fx.symbolic_trace: a leaf, as the modules of torch.nn are.
+            # torch.fx.symbolic_trace sees a leaf, like the modules of torch.nn.
             arguments = log_probs, targets, input_lengths, target_lengths
             return log_probs.tracer.create_proxy("call_module", log_probs.tracer.path_of_module(self), arguments, {})
         if input_lengths is not None:
@@ -124,7 +130,7 @@ class ForcedAligner(torch.nn.Module):
         indices, marked = find_tokens("ForcedAligner", paths, targets, self.blank)
         spans = spans_of(indices, marked, scores, targets.shape[1])
         durations = token_durations(spans, input_lengths, blanks=self.blanks)
-        # The marks tell it, except where there are no frames to mark. Lengths out of range come this far on CUDA only.
+        # The marks say it, except where there are no frames to mark. Bad lengths come this far only on CUDA.
         fits = (target_lengths >= 0) & (target_lengths <= input_lengths) & (input_lengths <= frames)
         aligned = fits & (paths >= 0).all(1)
         half = scores.dtype in (torch.float16, torch.bfloat16)

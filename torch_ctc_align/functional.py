@@ -1,4 +1,4 @@
-"""The operators as typed functions: the best path, sums over all paths, and the frames that a target needs."""
+"""The operators as typed functions: the best path, and sums over all paths; and the frames that a target needs."""
 
 import torch
 from torch import Tensor
@@ -43,7 +43,7 @@ def forced_align(
 ) -> tuple[Tensor, Tensor]:
     r"""Finds the most probable CTC path that spells each target.
 
-    Every item of the batch is aligned over its own frames and labels, as if it were alone. When several paths are
+    Every item of the batch is aligned over its own frames and labels, as it would be alone. When several paths are
     equally good, staying in a state wins over advancing, advancing over skipping a blank, and ending in the last
     label over ending in the last blank. Argument for argument compatible with
     ``torchaudio.functional.forced_align``.
@@ -51,42 +51,42 @@ def forced_align(
     Args:
         log_probs (Tensor): ``(B, T, C)`` float16, bfloat16, float32 or float64, natural-log probabilities; any
             strides. No path goes through an entry that is NaN, infinite, or 2^100 and more.
-        targets (Tensor): ``(B, L)`` int32 or int64, classes other than ``blank``; entries behind the target length
+        targets (Tensor): ``(B, L)`` int32 or int64, classes other than ``blank``; entries after the target length
             may hold anything.
         input_lengths (Tensor or sequence of int, optional): ``(B,)`` frames in use. Default: all ``T``.
         target_lengths (Tensor or sequence of int, optional): ``(B,)`` labels in use. Default: all ``L``.
         blank (int): the class that spells nothing. Default: 0.
-        strict (bool): raise if any item has no path. If false, such an item is marked instead, and the other items
-            are returned as usual. Default: true.
+        strict (bool): whether to raise if any item has no path. If false, such an item is marked instead, and the
+            other items are returned as usual. Default: true.
 
     Returns:
-        paths (Tensor): ``(B, T)``, dtype of ``targets``; the class of every frame, ``blank`` behind the input length.
-        scores (Tensor): ``(B, T)``, dtype of ``log_probs``; the log-probability of every path entry (nats), 0 behind
+        paths (Tensor): ``(B, T)``, dtype of ``targets``; the class of every frame, ``blank`` after the input length.
+        scores (Tensor): ``(B, T)``, dtype of ``log_probs``; the log-probability of every path entry (nats), 0 after
             the input length. Differentiable with respect to ``log_probs``.
 
         An item without any path is marked: its row of ``paths`` is -1, its row of ``scores`` -inf.
 
     Raises:
-        AlignmentError: a ValueError and a RuntimeError. An argument has another shape, dtype or device than above; a
-            length lies outside its range; a label is the blank or no class; ``log_probs`` are probabilities or
+        AlignmentError: a ValueError and a RuntimeError. An argument does not have the shape, dtype or device above; a
+            length lies outside its range; a label is the blank or not a class; ``log_probs`` are probabilities or
             negative log-probabilities; with ``strict``, an item has fewer frames than labels and neighbouring
             repeats, or no path of finite score. The message names the argument and the item, and begins with
-            torchaudio's phrase where torchaudio has one. On CUDA the values of lengths and labels are looked at with
-            ``strict`` alone; without it an item with a bad one is marked.
-        TypeError: ``log_probs`` or ``targets`` is not a tensor, lengths are not lengths, ``blank`` is not an int.
-        MemoryError: there is no memory for the results, or for the work.
-        KeyboardInterrupt: Ctrl-C during a long call on the CPU, within a second of it; likewise whatever another
-            signal's handler raises.
+            torchaudio's phrase where torchaudio has one. On CUDA the values of lengths and labels are checked only
+            with ``strict``; without it an item with a bad value is marked.
+        TypeError: ``log_probs`` or ``targets`` is not a tensor, lengths are not numbers of frames or labels, ``blank``
+            is not an int.
+        MemoryError: there is not enough memory for the results, or for the work.
+        KeyboardInterrupt: Ctrl-C during a long call on the CPU, within a second of it. The exception of any other
+            signal handler ends the call in the same way.
 
     Warns:
-        AlignmentWarning: scores above 0, which no log-probability has, or a layout that looks like ``(B, C, T)``; each
-            once a process. They may be meant: see :class:`AlignmentWarning` for how to turn them off.
+        AlignmentWarning: a score is above 0, so ``log_probs`` are not log-probabilities; or the layout looks like
+            ``(B, C, T)``. Each is shown once a process; :class:`AlignmentWarning` says how to turn them off.
 
-    The result does not depend on the number of threads, nor on the other items. Time is
-    :math:`O((T - L) L)` an item. Memory beside the outputs is a quarter of a byte for each of about
-    :math:`(T - L) L` cells on short recordings, and some 160 bytes a frame on long ones; on the CPU
-    :func:`set_memory_budget` makes it less. Source: Graves et al. 2006, section 4.1, with a maximum for the sum;
-    ``docs/semantics.md``.
+    The result depends neither on the number of threads nor on the other items. Time is :math:`O((T - L) L)` an item.
+    Memory beside the outputs is a quarter of a byte for each of about :math:`(T - L) L` cells on short recordings, and
+    some 160 bytes a frame on long ones; on the CPU :func:`set_memory_budget` makes it less. Source: Graves et al. 2006,
+    section 4.1, with a maximum for the sum; ``docs/semantics.md``, and ``reference.py`` in a page of Python.
 
     Example::
 
@@ -107,7 +107,7 @@ def forced_align(
         paths, scores = align(log_probs, targets, input_lengths, target_lengths, blank)
     except Exception as error:
         raise explain("forced_align", error, log_probs, targets, target_lengths, blank) from None
-    # A graph or a tracer looks at no value, and a fake tensor has none; with strict they end below.
+    # Graphs and tracers look at no values, and fake tensors have none; with strict they end below.
     seen = report(paths.data_ptr()) if plain and paths.is_cpu else _UNKNOWN
     if seen >= _ANY_POSITIVE or (seen != _UNKNOWN and _mistakes.is_due()):
         _mistakes.look_at("forced_align", seen >= _ANY_POSITIVE, log_probs, scores, input_lengths)
@@ -124,9 +124,9 @@ def _raise_for_marked_items(
     target_lengths: Tensor | None,
     blank: int,
 ) -> None:
-    """Raises if any item is marked, and says why the first of them is. Reads the marks alone if there are none."""
+    """Raises if any item is marked, and says why the first one is. If none is, only the marks are read."""
     batch, frames = paths.shape
-    if frames == 0:  # no entry to mark: an item with labels cannot fit, and every other length is bad
+    if frames == 0:  # no entry to mark: items with labels do not fit, and all other lengths are bad
         marked = torch.full((batch,), targets.shape[1] > 0, device=paths.device)
         if target_lengths is not None:
             marked = target_lengths != 0
@@ -137,7 +137,7 @@ def _raise_for_marked_items(
     if not bool(marked.any()):
         return
     name = "forced_align"
-    # The CUDA operator marks what the CPU operator refuses. In the order of `explain`: the labels first.
+    # The CUDA operator marks what the CPU operator refuses. The labels come first, as in `explain`.
     mistake = find_bad_label(log_probs, targets, target_lengths, blank)
     if mistake is not None:
         raise refusal(name, *mistake)
@@ -167,10 +167,10 @@ def _raise_for_marked_items(
 def _raise_for_bad_lengths(
     log_probs: Tensor, targets: Tensor, input_lengths: Tensor | None, target_lengths: Tensor | None, blank: int
 ) -> None:
-    """Raises for a length out of range, as the CPU operator does: it reads the lengths.
+    """Raises for a length out of range, in the words of the CPU operator: it reads a copy of the lengths.
 
-    It gets nothing but the extents of the other tensors. It reads lengths first and labels next, and all labels are the
-    blank here, so it refuses before it aligns anything.
+    Of the other tensors it gets only the extents. It checks lengths first and labels next, and here all labels are the
+    blank, so it refuses before it aligns anything.
     """
     emissions = torch.zeros((), device="cpu").expand(log_probs.shape)
     blanks = torch.full((), blank, device="cpu").expand(targets.shape)
@@ -185,10 +185,11 @@ def _raise_for_bad_lengths(
 def min_frames(targets: Tensor, target_lengths: Lengths | None = None) -> Tensor:
     """Counts the frames that each target needs at least: one for each label, one between two equal neighbours.
 
-    An item can be aligned only if its input length is not below that. No synchronisation; in graphs, on any device.
+    An item can be aligned only if its input length is at least that. Works in graphs, on any device, without waiting
+    for the device.
 
     Args:
-        targets (Tensor): ``(B, L)`` int32 or int64; entries behind the target length may hold anything.
+        targets (Tensor): ``(B, L)`` int32 or int64; entries after the target length may hold anything.
         target_lengths (Tensor or sequence of int, optional): ``(B,)`` labels in use. Default: all ``L``. The values are
             not checked.
 
@@ -196,7 +197,8 @@ def min_frames(targets: Tensor, target_lengths: Lengths | None = None) -> Tensor
         Tensor: ``(B,)`` int64, L + R of each item: labels, and labels that equal the one before them.
 
     Raises:
-        AlignmentError: the shapes or dtypes are others than above.
+        AlignmentError: a tensor does not have the shape or dtype above.
+        TypeError: ``targets`` is not a tensor, or ``target_lengths`` are not numbers of labels.
 
     Example::
 
@@ -230,16 +232,16 @@ def posteriors(
     target_lengths: Lengths | None = None,
     blank: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    r"""How probable it is, at every frame, to be in each target token, over all CTC paths that spell the target.
+    r"""Finds the probability of being in each target token at every frame, over all CTC paths that spell the target.
 
     The forward-backward algorithm, in a number format that neither underflows nor loses precision over many frames
-    (``csrc/lattice/forward_backward/scaled.h``). Items of a batch are independent, as in :func:`forced_align`.
+    (``csrc/lattice/forward_backward``). Items of a batch are independent, as in :func:`forced_align`.
 
     Args:
         log_probs (Tensor): ``(B, T, C)`` float16, bfloat16, float32 or float64, natural-log probabilities; any
             strides. They need not sum to one. An entry that is NaN, infinite, or of magnitude 2^18 and more counts as
             probability 0.
-        targets (Tensor): ``(B, L)`` int32 or int64, classes other than ``blank``; entries behind the target length
+        targets (Tensor): ``(B, L)`` int32 or int64, classes other than ``blank``; entries after the target length
             may hold anything.
         input_lengths (Tensor or sequence of int, optional): ``(B,)`` frames in use. Default: all ``T``.
         target_lengths (Tensor or sequence of int, optional): ``(B,)`` labels in use. Default: all ``L``.
@@ -249,35 +251,34 @@ def posteriors(
         posteriors (Tensor): ``(B, T, L + 1)``, float64 for float64 ``log_probs`` and float32 for all others. Entry
             ``[b, t, k]`` is the probability that frame t belongs to token k, entry ``[b, t, L]`` that it is a blank.
             They sum to 1 over a frame in use, and are 0 in padding. Differentiable.
-        log_likelihoods (Tensor): ``(B,)``, same dtype; log of the sum of the probabilities of all paths (nats): the
-            negative of ``torch.nn.functional.ctc_loss`` with ``reduction="none"``. Differentiable twice.
+        log_likelihoods (Tensor): ``(B,)``, same dtype; logarithm of the sum of the probabilities of all paths (nats),
+            which is the negative of ``torch.nn.functional.ctc_loss`` with ``reduction="none"``. Differentiable twice.
 
-        An item without any path has posteriors 0 and log-likelihood -inf, and no gradient; the others are not
+        An item without any path has posteriors 0, log-likelihood -inf and gradient 0; the other items are not
         affected. Mask it: ``torch.where(log_likelihoods.isfinite(), log_likelihoods, 0)``.
 
     Raises:
-        AlignmentError: as :func:`forced_align` does for arguments it cannot take, on the CPU for bad values too.
-        TypeError: likewise.
-        MemoryError: there is no memory for the results, or for the work.
-        NotImplementedError: the tensors are not on the CPU; or a third derivative is asked for, or one in forward
-            mode (:func:`class_posteriors` has that).
+        AlignmentError, TypeError: for the same shapes, dtypes, devices, lengths and labels as :func:`forced_align`.
+        MemoryError: there is not enough memory for the results, or for the work.
+        NotImplementedError: the tensors are not on the CPU; or a third derivative is asked for, or a derivative in
+            forward mode (:func:`class_posteriors` has that).
         KeyboardInterrupt: Ctrl-C during a long call, as in :func:`forced_align`.
 
     The gradient of ``log_likelihoods`` with respect to ``log_probs`` is the true one: the posterior of every class at
-    every frame. (That of ``ctc_loss`` is the gradient with respect to what went into ``log_softmax``; see
-    https://github.com/pytorch/pytorch/issues/52241. Behind a ``log_softmax`` both are the same.)
+    every frame. (``ctc_loss`` returns the gradient with respect to the input of a ``log_softmax``; see
+    https://github.com/pytorch/pytorch/issues/52241. After a ``log_softmax`` both are the same.)
 
-    Time is :math:`O(T L)` an item. Memory beside the results: what :func:`set_memory_budget` says, by default 16 bytes
-    (float64: 32) for each label and frame up to 4 MiB or 1024 bytes a frame; beyond, rows of frames are kept at
-    checkpoints and the rest is computed again, two or three times. For recordings of hours the result itself is too
-    large: use :func:`class_posteriors` or :func:`span_posteriors`. Source: Graves et al. 2006, section 4.1, equations
-    5 to 14; ``docs/posteriors.md``.
+    Time is :math:`O(T L)` an item. Memory beside the results is limited by :func:`set_memory_budget`; the default is 16
+    bytes (float64: 32) for each label and frame, up to 4 MiB or 1024 bytes a frame. Beyond that, rows of frames are
+    kept at checkpoints and the others are computed again, two or three times. For recordings of hours the result itself
+    is too large: use :func:`class_posteriors` or :func:`span_posteriors`. Source: Graves et al. 2006, section 4.1,
+    equations 5 to 14; ``docs/posteriors.md``, and ``reference_posteriors.py`` in a page of Python.
 
     Example::
 
         >>> log_probs = torch.tensor([[0.1, 0.8, 0.1], [0.7, 0.1, 0.2], [0.2, 0.1, 0.7]]).log()
         >>> tokens, log_likelihoods = posteriors(log_probs[None], torch.tensor([[1, 2]]))
-        >>> tokens  # of the labels 1 and 2, and of the blank
+        >>> tokens  # label 1, label 2, blank
         tensor([[[0.9883, 0.0000, 0.0117],
                  [0.1052, 0.2404, 0.6544],
                  [0.0000, 0.9466, 0.0534]]])
@@ -294,19 +295,20 @@ def class_posteriors(
     target_lengths: Lengths | None = None,
     blank: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    r"""How probable each class is at every frame, over all CTC paths that spell the target.
+    r"""Finds the probability of every class at every frame, over all CTC paths that spell the target.
 
-    :func:`posteriors`, summed over the tokens of the same class: the derivative of the log-likelihood with respect to
-    ``log_probs``. As a loss, ``-class_posteriors(...)[1]`` is ``ctc_loss`` with a true gradient, which may be
-    differentiated once more; its result is of the size of ``log_probs``, however long the target. (A second derivative
-    takes ``B * T * (L + 1)`` values.)
+    This is :func:`posteriors`, summed over the tokens of the same class, and also the derivative of the log-likelihood
+    with respect to ``log_probs``. As a loss, ``-class_posteriors(...)[1]`` is ``ctc_loss`` with a true gradient, which
+    can be differentiated once more. The result has the size of ``log_probs``, however long the target is. (A second
+    derivative takes ``B * T * (L + 1)`` values.)
 
     Args:
         log_probs, targets, input_lengths, target_lengths, blank: as for :func:`posteriors`.
 
     Returns:
-        posteriors (Tensor): ``(B, T, C)``; entry ``[b, t, c]`` is the probability that the path is in class c at frame
-            t. Sums to 1 over a frame in use; 0 in padding and for an item without a path. Differentiable.
+        posteriors (Tensor): ``(B, T, C)``, float64 for float64 ``log_probs`` and float32 for all others; entry
+            ``[b, t, c]`` is the probability that the path is in class c at frame t. Sums to 1 over a frame in use; 0 in
+            padding and for an item without a path. Differentiable.
         log_likelihoods (Tensor): ``(B,)``, as :func:`posteriors`.
 
     Raises:
@@ -335,27 +337,28 @@ def span_posteriors(
     target_lengths: Lengths | None = None,
     blank: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    r"""How sure the model is of each token's place: the token's mean posterior over the frames of its span.
+    r"""Finds how sure the model is of each token's place: the token's mean posterior over the frames of its span.
 
-    A confidence in [0, 1] that asks whether *this* token was spoken *here* rather than anything else of the target, as
-    all paths have it. The score of a span, the mean log-probability along the best path, asks how well the sound
-    fits the token, and says nothing about the alternatives. Works for recordings of any length: the posteriors
-    themselves are never there all at once.
+    This confidence in [0, 1] compares all paths: was *this* token spoken *here*, or another part of the target? The
+    score of a span, the mean log-probability along the best path, says how well the sound fits the token, and nothing
+    about the alternatives. Works for recordings of any length: the posteriors of all frames are never in memory at
+    once.
 
     Args:
         log_probs, targets, input_lengths, target_lengths, blank: as for :func:`posteriors`.
         starts (Tensor): ``(B, L)`` int64, first frame of every token, from :func:`token_spans`.
-        ends (Tensor): ``(B, L)`` int64, the frame behind its last one. Of a span only frames in use count; an empty
-            one, such as -1 to -1 of padding, has confidence 0.
+        ends (Tensor): ``(B, L)`` int64, the frame after its last one. Only the frames of a span that are in use count;
+            an empty span, such as -1 to -1 for padding, has confidence 0.
 
     Returns:
         confidences (Tensor): ``(B, L)``, float64 for float64 ``log_probs`` and float32 for all others; 0 for padding
             and for an item without a path. Differentiable with respect to ``log_probs``, with the spans held fixed; the
-            backward pass takes ``B * T * (L + 1)`` values.
+            backward pass takes memory for ``B * T * (L + 1)`` values.
         log_likelihoods (Tensor): ``(B,)``, as :func:`posteriors`.
 
     Raises:
-        As :func:`posteriors`; and AlignmentError if ``starts`` or ``ends`` has another shape, dtype or device.
+        As :func:`posteriors`; and AlignmentError if ``starts`` or ``ends`` does not have the shape, dtype or device
+        above.
 
     Example::
 
@@ -377,7 +380,7 @@ def _run(
     target_lengths: Lengths | None,
     blank: int,
 ) -> tuple[Tensor, Tensor]:
-    """Calls the operator of that name, with lengths as they come and errors as they are to be."""
+    """Calls the operator of that name. Lengths may be lists, and errors become those of the functions."""
     if input_lengths is not None:
         input_lengths = as_lengths(name, "input_lengths", input_lengths, log_probs)
     if target_lengths is not None:

@@ -22,7 +22,7 @@ class TokenSpan:
     Attributes:
         token (int): the class.
         start (int): first frame.
-        end (int): the frame behind the last one.
+        end (int): the frame after the last one.
         score (float): mean of the scores over the span.
     """
 
@@ -45,13 +45,14 @@ def merge_tokens(tokens: Tensor, scores: Tensor, blank: int = 0) -> list[TokenSp
         blank (int): the class that spells nothing. Default: 0.
 
     Returns:
-        list of TokenSpan: one for every run of equal tokens other than ``blank``, from left to right.
+        list of TokenSpan: one for every run of equal tokens other than ``blank``, in order; start and end in frames.
 
     Raises:
-        AlignmentError: the arguments do not have one dimension, or not the same length.
+        AlignmentError: an argument does not have one dimension, or their lengths differ.
+        TypeError: ``tokens`` or ``scores`` is not a tensor, or ``blank`` is not an int.
 
     Warns:
-        AlignmentWarning: the path looks as if another class were the blank.
+        AlignmentWarning: another class looks like the blank of the path. Shown once a process.
 
     Example::
 
@@ -73,7 +74,7 @@ def merge_tokens(tokens: Tensor, scores: Tensor, blank: int = 0) -> list[TokenSp
             "`tokens` and `scores` must be the same length",
             f"tokens and scores must have the same length, found {len(tokens)} and {len(scores)}",
         )
-    # All at once to Python: an element of a tensor costs as much as a hundred of a list.
+    # All go to Python at once: reading an element of a tensor costs as much as reading a hundred of a list.
     first, counts = torch.unique_consecutive(tokens, return_counts=True)
     runs = list(zip(first.tolist(), counts.tolist(), strict=True))
     values = scores.tolist()
@@ -90,11 +91,11 @@ def merge_tokens(tokens: Tensor, scores: Tensor, blank: int = 0) -> list[TokenSp
 
 
 class TokenSpans(NamedTuple):
-    """Where every target token of a batch was spoken.
+    """Where each target token of a batch was spoken.
 
     Attributes:
         starts (Tensor): ``(B, L)`` int64, first frame; -1 for padding and for marked items.
-        ends (Tensor): ``(B, L)`` int64, the frame behind the last one; -1 for padding and for marked items.
+        ends (Tensor): ``(B, L)`` int64, the frame after the last one; -1 for padding and for marked items.
         scores (Tensor): ``(B, L)``, dtype of the scores given; mean log-probability over the span (nats); 0 for
             padding, -inf for marked items.
     """
@@ -110,8 +111,8 @@ name_for_export(TokenSpans, "torch_ctc_align.TokenSpans")
 def token_spans(paths: Tensor, scores: Tensor, targets: Tensor, blank: int = 0) -> TokenSpans:
     """Finds the frames of every target token of a batch, without leaving the device.
 
-    A token begins where the path enters a label and ends where it leaves it. No loop over tokens and no
-    synchronisation: it compiles into one graph with whatever stands around it.
+    A token begins where the path enters a label and ends where it leaves it. There is no loop over tokens, and nothing
+    waits for the device: the function compiles into one graph with the code around it.
 
     Args:
         paths (Tensor): ``(B, T)`` from :func:`forced_align`.
@@ -123,8 +124,9 @@ def token_spans(paths: Tensor, scores: Tensor, targets: Tensor, blank: int = 0) 
         TokenSpans: start frame, end frame (exclusive) and mean log-probability, each ``(B, L)``.
 
     Raises:
-        AlignmentError: the shapes do not belong together; or, on the CPU and outside of graphs, a path does not spell
-            its target, as when ``blank`` was forgotten. Elsewhere such an item is marked.
+        AlignmentError: the shapes do not fit together; or, on the CPU and outside of graphs, a path does not spell its
+            target, for example because ``blank`` was forgotten. Elsewhere such an item is marked.
+        TypeError: an argument is not a tensor, or ``blank`` is not an int.
     """
     check_tensor("token_spans", "paths", paths, "(B, T)")
     check_tensor("token_spans", "scores", scores, "(B, T)")
@@ -140,11 +142,11 @@ def token_spans(paths: Tensor, scores: Tensor, targets: Tensor, blank: int = 0) 
 
 
 def token_indices(paths: Tensor, targets: Tensor, blank: int = 0) -> Tensor:
-    """Finds which token of its target every frame of a batch belongs to.
+    """Finds the token of the target that every frame of a batch belongs to.
 
-    No loop over tokens and no synchronisation; in graphs, on any device. With ``index`` the result, the state of the
-    path in the lattice of 2L + 1 states (``docs/semantics.md``) is 2 * index + 1 where ``index >= 0``. In a blank it is
-    2k behind k tokens, which ``2 * (torch.cummax(index, 1).values + 1)`` gives.
+    Works in graphs, on any device, without a loop over tokens and without waiting for the device. If ``index`` is the
+    result, the state of the path in the lattice of 2L + 1 states (``docs/semantics.md``) is ``2 * index + 1`` where
+    ``index >= 0``. In a blank after k tokens it is 2k, which is ``2 * (torch.cummax(index, 1).values + 1)``.
 
     Args:
         paths (Tensor): ``(B, T)`` from :func:`forced_align`.
@@ -156,7 +158,7 @@ def token_indices(paths: Tensor, targets: Tensor, blank: int = 0) -> Tensor:
         items.
 
     Raises:
-        AlignmentError: as :func:`token_spans`.
+        AlignmentError, TypeError: as :func:`token_spans`.
 
     Example::
 
@@ -169,9 +171,9 @@ def token_indices(paths: Tensor, targets: Tensor, blank: int = 0) -> Tensor:
 
 
 def find_tokens(name: str, paths: Tensor, targets: Tensor, blank: int) -> tuple[Tensor, Tensor]:
-    """The token of every frame, (B, T), -1 where there is none; and which items are marked, (B, 1).
+    """Returns the token of every frame, (B, T), -1 where there is none; and whether each item is marked, (B, 1).
 
-    An item whose path does not spell its target is marked as well.
+    An item whose path does not spell its target counts as marked as well.
     """
     check_blank(name, blank)
     check_tensor(name, "paths", paths, "(B, T)")
@@ -188,14 +190,14 @@ def find_tokens(name: str, paths: Tensor, targets: Tensor, blank: int) -> tuple[
     spoken = (paths != blank) & (paths >= 0)
     before = torch.nn.functional.pad(paths, (1, 0), value=blank)[:, :-1]
     token = torch.where(spoken, (spoken & (paths != before)).cumsum(1) - 1, -1)
-    # Of another blank, or of other targets, the path spells something else: more labels than there are, or others.
+    # With a wrong blank or wrong targets the path spells too many labels, or others.
     spelled = torch.nn.functional.pad(targets, (0, 1)).gather(1, token.clamp(0, labels))
     wrong = (spoken & ((token >= labels) | (spelled != paths))).any(1, keepdim=True)
     return torch.where(wrong, -1, token), wrong | (paths < 0).any(1, keepdim=True)
 
 
 def _raise_for_wrong_path(name: str, paths: Tensor, marked: Tensor, blank: int) -> None:
-    """Raises if an item is marked that has a path. On the CPU alone: elsewhere that would be to wait."""
+    """Raises if an item is marked that has a path. Only on the CPU: elsewhere this would wait for the device."""
     if torch.compiler.is_compiling() or not (paths.is_cpu and is_plain(paths, marked)):
         return
     wrong = marked & (paths >= 0).any(1, keepdim=True)
@@ -211,15 +213,15 @@ def _raise_for_wrong_path(name: str, paths: Tensor, marked: Tensor, blank: int) 
 
 
 def spans_of(token: Tensor, marked: Tensor, scores: Tensor, labels: int) -> TokenSpans:
-    """The spans of tokens, from the token of every frame."""
+    """Returns the spans of tokens, from the token of every frame."""
     batch, frames = token.shape
     spoken = token >= 0
-    column = torch.where(spoken, token, labels)  # frames without a token fall into one more column
+    column = torch.where(spoken, token, labels)  # frames without a token go into one more column
     frame = torch.arange(frames, device=token.device).expand(batch, frames)
     empty = torch.full((batch, labels + 1), -1, dtype=torch.int64, device=token.device)
     starts = empty.scatter_reduce(1, column, frame, "amin", include_self=False)[:, :labels]
     ends = empty.scatter_reduce(1, column, frame + 1, "amax", include_self=False)[:, :labels]
-    # Half types would lose digits in a sum over a long span.
+    # A sum over a long span would lose digits in a half type.
     wide = scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
     sums = wide.new_zeros((batch, labels + 1)).scatter_add(1, column, torch.where(spoken, wide, 0))[:, :labels]
     means = sums / (ends - starts).clamp(min=1)
@@ -228,28 +230,30 @@ def spans_of(token: Tensor, marked: Tensor, scores: Tensor, labels: int) -> Toke
 
 
 def token_durations(spans: TokenSpans, input_lengths: Lengths | int, *, blanks: Blanks = "split") -> Tensor:
-    """Counts the frames of every target token of a batch; the blanks between two tokens go to one of them, or both.
+    """Counts the frames of every target token of a batch; the blanks between two tokens go to one of them, or to both.
 
-    With ``"split"``, ``"before"`` and ``"after"`` the durations of an item add up to its input length, as the length
-    regulator of a speech synthesiser needs it: the first token begins at frame 0, and the last one ends with the
-    input. No loop over tokens and no synchronisation.
+    With ``"split"``, ``"before"`` and ``"after"`` the durations of an item add up to its input length, which the length
+    regulator of a speech synthesiser needs: the first token begins at frame 0, and the last one ends with the input.
+    Works in graphs, on any device, without a loop over tokens and without waiting for the device.
 
     Args:
         spans (TokenSpans): from :func:`token_spans`; ``(B, L)`` each.
         input_lengths (Tensor, sequence of int, or int): ``(B,)`` frames in use, those that were aligned; one number if
-            it is that of all items, ``log_probs.shape[1]`` where all frames were. The values are not checked.
-        blanks (str): whose are the frames between tokens k and k + 1? ``"split"``: half of them to each, the border
-            being ``(ends[k] + starts[k + 1]) // 2``. ``"before"``: to the token before them, border ``starts[k + 1]``.
-            ``"after"``: to the token behind them, border ``ends[k]``. ``"drop"``: to none, and neither are those before
-            the first token and behind the last: a duration is ``ends - starts``. Default: ``"split"``.
+            all items have the same, ``log_probs.shape[1]`` if all frames were aligned. The values are not checked.
+        blanks (str): which token gets the frames between tokens k and k + 1. ``"split"``: each gets half of them, with
+            the border at ``(ends[k] + starts[k + 1]) // 2``. ``"before"``: the token before them, border
+            ``starts[k + 1]``. ``"after"``: the token after them, border ``ends[k]``. ``"drop"``: neither; frames before
+            the first token and after the last one are dropped as well, and a duration is ``ends - starts``. Default:
+            ``"split"``.
 
     Returns:
         Tensor: ``(B, L)`` int64, frames of each token; 0 for padding and for marked items.
 
-        An item of 0 labels has nobody to give its frames to: all its durations are 0.
+        An item of 0 labels has no token that could get its frames: all its durations are 0.
 
     Raises:
-        ValueError: ``blanks`` is none of the four; ``input_lengths`` has another shape or dtype than above.
+        ValueError: ``blanks`` is not one of the four; ``input_lengths`` does not have the shape or dtype above.
+        TypeError: ``input_lengths`` are not numbers of frames.
 
     Example::
 
@@ -281,7 +285,7 @@ def token_durations(spans: TokenSpans, input_lengths: Lengths | int, *, blanks: 
         return ends - starts  # -1 - -1 for padding and for marked items
 
     def shift(tensor: Tensor, by: int) -> Tensor:
-        """Column k moves to k + by, and 0 comes in."""
+        """Moves column k to column k + by, and brings in zeros."""
         padded = torch.nn.functional.pad(tensor, (1, 1))
         return padded[:, 1 - by : padded.shape[1] - 1 - by]
 
@@ -292,7 +296,7 @@ def token_durations(spans: TokenSpans, input_lengths: Lengths | int, *, blanks: 
 
 
 def check_blanks(name: str, argument: str, blanks: object, *others: str) -> None:
-    """Raises if the argument of a function is none of ``Blanks``; ``others`` are further choices of that function."""
+    """Raises ValueError if an argument is not one of ``Blanks``; ``others`` are further choices of the function."""
     if not isinstance(blanks, str) or blanks not in get_args(Blanks):
         raise ValueError(
             f"{name}: {argument} must be one of {', '.join((*get_args(Blanks), *others))}, found {blanks!r}"
@@ -300,11 +304,11 @@ def check_blanks(name: str, argument: str, blanks: object, *others: str) -> None
 
 
 def borders_between(ends: Frames, next_starts: Frames, blanks: Blanks) -> Frames:
-    """The frame at which two neighbours meet, tokens or words, for all of ``Blanks`` but ``"drop"``.
+    """Returns the frame at which two neighbouring tokens or words meet, for all of ``Blanks`` but ``"drop"``.
 
     Args:
-        ends: the frame behind the one before.
-        next_starts: the first frame of the one behind.
+        ends: the frame after the first neighbour.
+        next_starts: the first frame of the second neighbour.
         blanks: which of them gets the frames between them.
     """
     if blanks == "split":

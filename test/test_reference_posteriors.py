@@ -111,7 +111,7 @@ def assert_answers(found, expected, log_probs):
     """Compares the outputs of an operator with those of its twin.
 
     A posterior becomes 0 where its exponent falls below that of the least normal number. Its mantissa is a product of
-    two, each below 2^35 (forward_backward/frame.h).
+    two, each below 2^35 (csrc/lattice/forward_backward).
     """
     dtype = torch.promote_types(log_probs.dtype, torch.float32)
     error, limits = relative_error(log_probs, dtype), torch.finfo(dtype)

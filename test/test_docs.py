@@ -63,7 +63,7 @@ def test_the_program_of_a_page_is_the_one_that_is_tested():
     assert blocks == [(ROOT / "test/csrc/aoti_align.cpp").read_text()]
 
 
-MODULES = [torch_ctc_align.functional, torch_ctc_align.aligner, torch_ctc_align.soft_alignment, torch_ctc_align.words]
+MODULES = [torch_ctc_align.functional, torch_ctc_align.spans, torch_ctc_align.aligner, torch_ctc_align.words]
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)

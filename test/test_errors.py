@@ -13,7 +13,7 @@ from torch.torch_version import TorchVersion
 
 import torch_ctc_align
 from torch_ctc_align import AlignmentError, ForcedAligner
-from torch_ctc_align._operator import as_raised
+from torch_ctc_align._library import as_raised
 from torch_ctc_align._refusals import explain
 
 FUNCTIONS = ["forced_align", "posteriors", "class_posteriors", "span_posteriors"]

@@ -73,7 +73,7 @@ def test_negative_log_likelihoods_are_refused(model, dtype):
         forced_align(-logits.log_softmax(-1), targets)
     assert str(caught.value) == (
         "forced_align: log_probs must be natural-log probabilities, found their negatives: "
-        "item 0 has no entry below 0; pass -log_probs. Where it is meant, torch.ops.ctc_align.forced_align adds up any "
+        "item 0 has no entry below 0; pass -log_probs. If this is meant, torch.ops.ctc_align.forced_align adds up any "
         "numbers"
     )
 
@@ -119,9 +119,7 @@ def test_logits_are_warned_of_once(generator):
     logits = torch.randn(2, 40, 32, generator=generator) * 3
     targets = logits.argmax(-1)[:, :1].clamp(min=1)
     (said,) = warnings_of(forced_align, logits, targets)
-    assert said.startswith(
-        "forced_align: log_probs look like something else than natural-log probabilities: item 0 has"
-    )
+    assert said.startswith("forced_align: log_probs do not look like natural-log probabilities: item 0 has")
     for _ in range(10):
         assert warnings_of(forced_align, logits, targets) == []
 

@@ -2,23 +2,14 @@
 
 from types import FunctionType
 
-from torch_ctc_align import _operator as _operator
 from torch_ctc_align._torchscript import explain_to_torchscript
-from torch_ctc_align.aligner import Alignment, ForcedAligner, token_durations
+from torch_ctc_align.aligner import Alignment, ForcedAligner
 from torch_ctc_align.config import Config, config, set_memory_budget
 from torch_ctc_align.drop_in import TorchaudioInstallation, install_in_torchaudio
 from torch_ctc_align.errors import AlignmentError, AlignmentWarning
-from torch_ctc_align.functional import (
-    TokenSpan,
-    TokenSpans,
-    forced_align,
-    merge_tokens,
-    min_frames,
-    token_indices,
-    token_spans,
-)
+from torch_ctc_align.functional import class_posteriors, forced_align, min_frames, posteriors, span_posteriors
 from torch_ctc_align.sharding import register_sharding
-from torch_ctc_align.soft_alignment import class_posteriors, posteriors, span_posteriors
+from torch_ctc_align.spans import TokenSpan, TokenSpans, merge_tokens, token_durations, token_indices, token_spans
 from torch_ctc_align.words import Pauses, WordBorders, WordSpan, merge_words, word_borders
 
 __version__ = "0.1.0"

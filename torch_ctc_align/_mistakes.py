@@ -1,9 +1,9 @@
-"""Mistakes that would pass in silence: arguments of the right shape and type that say something else than was meant.
+"""Mistakes that would pass in silence: arguments of the right shape and type, but not with the intended contents.
 
-A mistake that nobody can mean is an error, one that may be meant a warning, once. Calls that go well pay for none of
-it: the kernel reports a positive score (csrc/cpu/forced_align.cpp), and what it cannot see - a layout, probabilities so
-small that they are lost in the rounding of half types - is looked for in the first call, the second, the fourth and so
-on.
+A mistake that cannot be intended raises an error; one that may be intended gives a warning, once. Calls that succeed do
+not pay for the search: the kernel reports positive scores (csrc/cpu/forced_align.cpp). What it cannot see - a layout,
+probabilities so small that the rounding of half types hides them - is looked for in the first call, the second, the
+fourth and so on.
 """
 
 import itertools
@@ -21,13 +21,13 @@ _count = itertools.count(1).__next__
 
 
 def is_due() -> bool:
-    """Is this the first call of a function that asks, the second, the fourth, ...?"""
+    """Returns whether this is the first call of a function that asks, the second, the fourth, ..."""
     number = _count()
     return number & (number - 1) == 0
 
 
 def look_at(name: str, any_positive: bool, log_probs: Tensor, scores: Tensor, input_lengths: Tensor | None) -> None:
-    """Raises or warns for emissions that do not look like natural-log probabilities of shape (B, T, C)."""
+    """Raises or warns if emissions do not look like natural-log probabilities of shape (B, T, C)."""
     with torch.no_grad():
         if any_positive:
             _look_at_positive_scores(name, log_probs, scores, input_lengths)
@@ -43,22 +43,22 @@ def _look_at_positive_scores(name: str, log_probs: Tensor, scores: Tensor, input
     _raise_for_other_numbers(name, log_probs, b, input_lengths)
     errors.warn_once(
         _POSITIVE,
-        f"{name}: log_probs look like something else than natural-log probabilities: item {b} has a score of "
-        f"{float(scores[b, t]):.3g} nats at frame {t}, expected at most 0. The path of logits is that of their "
-        "log_softmax(-1), but scores and confidences are not. Where it is meant (energies, priors subtracted), turn "
+        f"{name}: log_probs do not look like natural-log probabilities: item {b} has a score of "
+        f"{float(scores[b, t]):.3g} nats at frame {t}, expected at most 0. Logits have the path of their "
+        "log_softmax(-1), but not its scores and confidences. If this is meant (energies, priors subtracted), turn "
         "AlignmentWarning off",
     )
 
 
 def _tolerance(log_probs: Tensor) -> float:
-    """How far from 1 the sum of a frame may be: a model's output sums to 1 but for the rounding of its type."""
+    """Returns how far from 1 the sum of a frame may be: a model's output sums to 1 up to the rounding of its type."""
     return max(0.01, 8 * torch.finfo(log_probs.dtype).eps)
 
 
 def _raise_for_other_numbers(name: str, log_probs: Tensor, b: int, input_lengths: Tensor | None) -> None:
-    """Raises if item b holds probabilities, or negative log-probabilities: nothing below 0, and every frame says it."""
+    """Raises if item b holds probabilities or negative log-probabilities: nothing below 0, and all frames agree."""
     frames = log_probs.shape[1] if input_lengths is None else int(input_lengths[b])
-    emission = log_probs[b, : frames : frames // 64 + 1].double()  # of some frames: they are enough to tell
+    emission = log_probs[b, : frames : frames // 64 + 1].double()  # some frames are enough
     if not bool((emission >= 0).all()) or not bool((emission > 0).any()):
         return
     between = bool(((emission > 0) & (emission < 1)).any())  # energies of 0 and 1 may be meant
@@ -67,7 +67,7 @@ def _raise_for_other_numbers(name: str, log_probs: Tensor, b: int, input_lengths
             name,
             None,
             f"log_probs must be natural-log probabilities, found probabilities: item {b} has entries from 0 to 1 "
-            "that sum to 1 at every frame; pass log_probs.log(), or log_softmax in place of softmax. Where it is "
+            "that sum to 1 at every frame; pass log_probs.log(), or log_softmax in place of softmax. If this is "
             "meant, torch.ops.ctc_align.forced_align adds up any numbers",
         )
     if bool((emission.neg().logsumexp(-1).abs() < _tolerance(log_probs)).all()):
@@ -75,7 +75,7 @@ def _raise_for_other_numbers(name: str, log_probs: Tensor, b: int, input_lengths
             name,
             None,
             f"log_probs must be natural-log probabilities, found their negatives: item {b} has no entry below 0; "
-            "pass -log_probs. Where it is meant, torch.ops.ctc_align.forced_align adds up any numbers",
+            "pass -log_probs. If this is meant, torch.ops.ctc_align.forced_align adds up any numbers",
         )
 
 
@@ -92,13 +92,19 @@ def _look_at_layout(name: str, log_probs: Tensor) -> None:
     errors.warn_once(
         _LAYOUT,
         f"{name}: log_probs of shape {tuple(log_probs.shape)} sum to 1 over dimension 1, and not over dimension 2: "
-        "they look like (B, C, T), expected (B, T, C); pass log_probs.transpose(1, 2). Where it is meant, turn "
+        "they look like (B, C, T), expected (B, T, C); pass log_probs.transpose(1, 2). If this is meant, turn "
         "AlignmentWarning off",
     )
 
 
 def look_at_path(name: str, runs: list[tuple[int, int]], blank: int) -> None:
-    """Warns of a path without a single blank, given as (token, frames) of its runs, if another class looks like it."""
+    """Warns if another class looks like the blank of a path that has no blank.
+
+    Args:
+        name: the public function.
+        runs: (token, frames) of every run of the path.
+        blank: the class that was passed as blank.
+    """
     frames: dict[int, int] = {}
     times: dict[int, int] = {}
     for token, count in runs:

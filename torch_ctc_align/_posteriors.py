@@ -1,4 +1,4 @@
-"""What PyTorch needs to know about the operators that sum over all paths: fake tensors, gradients, vmap.
+"""What PyTorch needs to know about the operators of the posteriors: fake tensors, gradients, vmap.
 
 With ``occupancies`` for the first output of ``class_posteriors``, the gradients are
 
@@ -13,42 +13,34 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 
-from torch_ctc_align._operator import (
-    as_raised,
+from torch_ctc_align._arguments import (
     check_arguments,
-    dtype_name,
+    check_device,
+    check_dtype,
+    check_shape,
     join_batch,
-    refuse_cuda,
     split_batch,
     warn_in_onnx_export,
 )
+from torch_ctc_align._library import as_raised, refuse_cuda
+from torch_ctc_align._torch_seam import (
+    SingleLevelNode,
+    call_below_autograd,
+    forward_mode,
+    is_in_forward_mode,
+    schema_of,
+    single_level_nodes,
+)
 
 _operators = torch.ops.ctc_align
-_library = torch.library.Library("ctc_align", "IMPL")  # a registration lasts as long as its library
+_registered = torch.library.Library("ctc_align", "IMPL")  # a registration lasts as long as its library
 
 
 def _sums_dtype(log_probs: Tensor) -> torch.dtype:
-    """Half types are summed in float32, and that is what they get."""
+    """Returns the dtype of sums and results: float32 for half types."""
     return torch.promote_types(log_probs.dtype, torch.float32)
-
-
-def _check_shape(name: str, argument: str, tensor: Tensor, shape: tuple[Any, ...], expected: str) -> None:
-    same = tensor.dim() == len(shape)
-    for extent, wanted in zip(tensor.shape, shape, strict=False):
-        same = same and extent == wanted
-    torch._check_value(same, lambda: f"{name}: {argument} must have {expected}, found {tuple(tensor.shape)}")
-
-
-def _check_device(name: str, argument: str, tensor: Tensor, log_probs: Tensor) -> None:
-    torch._check_value(
-        tensor.device == log_probs.device,
-        lambda: (
-            f"{name}: {argument} must be on the device of log_probs, expected {log_probs.device}, found {tensor.device}"
-        ),
-    )
 
 
 # ------------------------------------------------------------------------------------------------- fake tensors
@@ -100,12 +92,9 @@ def _span_posteriors_fake(
     check_arguments(name, log_probs, targets, input_lengths, target_lengths, blank)
     shape = tuple(targets.shape)
     for argument, borders in (("starts", starts), ("ends", ends)):
-        _check_shape(name, argument, borders, shape, f"the shape of targets, expected {shape}")
-        torch._check_value(
-            borders.dtype == torch.int64,
-            lambda argument=argument, borders=borders: f"{name}: {argument} must be int64, found {dtype_name(borders)}",
-        )
-        _check_device(name, argument, borders, log_probs)
+        check_shape(name, argument, borders, shape, f"the shape of targets, expected {shape}")
+        check_dtype(name, argument, borders, torch.int64, "be int64")
+        check_device(name, argument, borders, log_probs)
     return _sums(log_probs, shape, shape[:1])
 
 
@@ -121,12 +110,9 @@ def _posteriors_backward_fake(
     name = "posteriors_backward"
     check_arguments(name, log_probs, targets, input_lengths, target_lengths, blank)
     shape = (*log_probs.shape[:2], targets.shape[1] + 1)
-    _check_shape(name, "grad_posteriors", grad_posteriors, shape, f"shape (B, T, L + 1) = {shape}")
-    torch._check_value(
-        grad_posteriors.dtype == _sums_dtype(log_probs),
-        lambda: f"{name}: grad_posteriors must have the dtype of the posteriors, found {dtype_name(grad_posteriors)}",
-    )
-    _check_device(name, "grad_posteriors", grad_posteriors, log_probs)
+    check_shape(name, "grad_posteriors", grad_posteriors, shape, f"shape (B, T, L + 1) = {shape}")
+    check_dtype(name, "grad_posteriors", grad_posteriors, _sums_dtype(log_probs), "have the dtype of the posteriors")
+    check_device(name, "grad_posteriors", grad_posteriors, log_probs)
     return _sums(log_probs, tuple(log_probs.shape))[0]
 
 
@@ -137,34 +123,29 @@ def _register_autograd(
     name: str,
     save: Callable[[Any, tuple[Any, ...], Any], None],
     backward: Callable[..., Tensor | None],
-    forward_mode: Callable[..., tuple[Tensor, ...]],
+    tangents_of: Callable[..., tuple[Tensor, ...]],
 ) -> None:
-    """Registers the derivatives by log_probs, in a way that torch.func can use as well.
+    """Registers the derivatives with respect to log_probs, in a way that torch.func can use as well.
 
-    The node that torch.library.register_autograd makes is one that torch.func refuses: a call has already passed
-    through torch.func when it comes to an autograd kernel, and is at a single level of it. So the node has to be one
-    for a single level.
+    torch.func refuses the node that torch.library.register_autograd makes. A call has already passed through torch.func
+    when it reaches an autograd kernel, and is at a single level of it, so the node must be one for a single level.
 
     Args:
-        name: of the operator.
-        save: save(ctx, inputs, outputs), after the call.
-        backward: backward(ctx, *grads) -> the gradient. A grad that nothing came of is None.
-        forward_mode: forward_mode(ctx, tangent) -> the tangents of the outputs.
+        name: the name of the operator.
+        save: save(ctx, inputs, outputs), called after the operator.
+        backward: backward(ctx, *grads) returns the gradient. The grad of an unused output is None.
+        tangents_of: tangents_of(ctx, tangent) returns the tangents of the outputs.
     """
     operator = getattr(_operators, name).default
-    arguments_of = operator._schema.arguments
+    arguments_of = schema_of(operator).arguments
     position = [argument.name for argument in arguments_of].index("log_probs")
     defaults = [argument.default_value for argument in arguments_of]
 
-    def below(keyset: Any, arguments: tuple[Any, ...]) -> Any:
-        with torch._C._AutoDispatchBelowAutograd():
-            return operator.redispatch(keyset & torch._C._after_autograd_keyset, *arguments)
-
     def forward(ctx: Any, keyset: Any, *arguments: Any) -> Any:
         ctx.set_materialize_grads(False)
-        # A node's forward is run without derivatives; the levels of torch.func that lie outside this one want theirs.
-        with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):
-            outputs = below(keyset, arguments)
+        # A node runs its forward without derivatives; the levels of torch.func outside this one need theirs.
+        with torch.enable_grad(), forward_mode(True):
+            outputs = call_below_autograd(operator, keyset, arguments)
         save(ctx, arguments, outputs)
         return outputs
 
@@ -174,12 +155,12 @@ def _register_autograd(
         return tuple(gradients)
 
     def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
-        return forward_mode(ctx, tangents[1 + position])
+        return tangents_of(ctx, tangents[1 + position])
 
     functions: dict[str, Any] = {"forward": forward, "backward": node_backward, "jvp": jvp}
     node: Any = type(
         f"ctc_align_{name}_",
-        (torch.autograd.function._SingleLevelFunction,),
+        (SingleLevelNode,),
         {key: staticmethod(function) for key, function in functions.items()},
     )
 
@@ -188,14 +169,14 @@ def _register_autograd(
             isinstance(argument, Tensor) and argument.requires_grad for argument in arguments
         )
         try:
-            if not (backward or forward_ad._current_level >= 0):
-                return below(keyset, arguments)
-            with enable_single_level_autograd_function():
+            if not (backward or is_in_forward_mode()):
+                return call_below_autograd(operator, keyset, arguments)
+            with single_level_nodes():
                 return node.apply(keyset, *arguments, *defaults[len(arguments) :])
         except RuntimeError as error:
             raise as_raised(error) from None
 
-    _library.impl(name, kernel, "Autograd", with_keyset=True)
+    _registered.impl(name, kernel, "Autograd", with_keyset=True)
 
 
 def _save(ctx: Any, tensors: tuple[Tensor | None, ...], blank: int) -> None:
@@ -205,18 +186,18 @@ def _save(ctx: Any, tensors: tuple[Tensor | None, ...], blank: int) -> None:
 
 
 def _of_log_likelihoods(grad: Tensor, log_likelihoods: Tensor, occupancies: Tensor) -> Tensor:
-    # where(): an item without a path has no gradient, and 0 * inf would be NaN.
+    # where(): an item without a path gets no gradient, and 0 * inf would be NaN.
     return torch.where(log_likelihoods.isfinite(), grad, 0)[:, None, None] * occupancies
 
 
 def _of_posteriors(grad: Tensor, posteriors: Tensor, arguments: list[Tensor | None], blank: int) -> Tensor:
-    """Through posteriors_backward. What is common to all states of a frame has no part in it, but costs digits."""
+    """The gradient through posteriors_backward. Its mean over the states of a frame adds nothing, but costs digits."""
     grad = grad - (posteriors * grad).sum(2, keepdim=True)
     return _operators.posteriors_backward(grad, *arguments, blank)  # type: ignore[no-any-return]
 
 
 def _by_token(by_class: Tensor, targets: Tensor, blank: int) -> Tensor:
-    """(B, T, C) to (B, T, L + 1): the entry of each token's class, and of the blank."""
+    """Turns (B, T, C) into (B, T, L + 1): the entry of the class of each token, and of the blank."""
     columns = targets.long().clamp(0, by_class.shape[2] - 1)  # padding may hold anything
     columns = torch.nn.functional.pad(columns, (0, 1), value=blank)
     return by_class.gather(2, columns[:, None].expand(-1, by_class.shape[1], -1))
@@ -267,7 +248,7 @@ def _class_posteriors_backward(
 
 
 def _class_posteriors_forward_mode(ctx: Any, tangent: Tensor) -> tuple[Tensor, Tensor]:
-    """The occupancies are a gradient, so their Jacobian is symmetric, and the way back is the way forward."""
+    """The occupancies are a gradient, so their Jacobian is symmetric: forward mode computes the same as backward."""
     log_probs, *rest, occupancies, log_likelihoods = ctx.saved_tensors
     arguments = [forward_ad.unpack_dual(log_probs).primal, *rest]
     tangent = tangent.to(occupancies.dtype)
@@ -292,7 +273,7 @@ def _span_posteriors_backward(
         frames = log_probs.shape[1]
         last = ends.clamp(max=frames) if lengths[0] is None else ends.minimum(lengths[0][:, None])
         first = starts.clamp(min=0)
-        frame = starts.new_ones(frames).cumsum(0)[:, None] - 1  # of DTensors it is one, which arange() is not
+        frame = starts.new_ones(frames).cumsum(0)[:, None] - 1  # a DTensor if starts is one, unlike arange()
         inside = (first[:, None] <= frame) & (frame < last[:, None])
         grad = torch.where(inside, (grad_spans / (last - first).clamp(min=1))[:, None], 0)
         grad = torch.nn.functional.pad(grad, (0, 1))  # the blank has no span

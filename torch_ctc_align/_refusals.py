@@ -1,19 +1,18 @@
-"""Why a call was refused, in words that help: what the functions make of an error that came out of an operator.
+"""Explains why a call was refused: turns the error of an operator into that of a function, with advice.
 
-Nothing here is run by a call that goes well.
+A call that succeeds runs nothing of it.
 """
 
-import operator
-import textwrap
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from torch_ctc_align._operator import as_raised
+from torch_ctc_align._arguments import check_blank, check_tensor
+from torch_ctc_align._library import as_raised
 from torch_ctc_align.errors import AlignmentError
 
-# How the operator's text begins, and torchaudio's phrase for the same mistake. Clients of torchaudio look for the
+# The beginning of an operator's text, and torchaudio's phrase for the same mistake. Clients of torchaudio look for the
 # phrase at the beginning of the message.
 PHRASES = {
     "log_probs must be float16": "log_probs must be float64, float32 or float16 (half) type",
@@ -34,7 +33,7 @@ BATCH_OF = "The batch dimension for {} must be 1 at the current version"
 
 
 def refusal(name: str, phrase: str | None, text: str, **sizes: int) -> AlignmentError:
-    """The error of a function: torchaudio's phrase for the mistake, if it has one, and then our own words."""
+    """Returns the error of a function: torchaudio's phrase for the mistake, if it has one, and then our own words."""
     return AlignmentError(f"{phrase}. {name}: {text}" if phrase else f"{name}: {text}", **sizes)
 
 
@@ -46,9 +45,9 @@ def explain(
     target_lengths: Tensor | None,
     blank: Any,
 ) -> BaseException:
-    """What a function raises where its operator raised `error`: of the right kind, and with what is to be done.
+    """Returns the exception of a function whose operator raised ``error``: of the right type, and with advice.
 
-    The labels are looked at first, as torchaudio does, whatever else is wrong.
+    It checks labels first, as torchaudio does, whatever else is wrong.
     """
     raised = as_raised(error) if isinstance(error, RuntimeError) else error
     if type(raised) not in (ValueError, RuntimeError, TypeError):
@@ -60,50 +59,13 @@ def explain(
     except TypeError as mistake:
         return mistake
     ours, _, text = str(raised).partition(": ")
-    if ours != name or type(raised) is RuntimeError:  # torch's own words; or no refusal: CUDA failed
+    if ours != name or type(raised) is RuntimeError:  # torch's own words; or not a refusal: CUDA failed
         return raised
     phrase, text = find_bad_label(log_probs, targets, target_lengths, blank) or (
         _phrase_for(text, log_probs, targets),
         text + _hint(text, log_probs, targets),
     )
     return refusal(name, phrase if name == "forced_align" else None, text)
-
-
-def check_tensor(name: str, argument: str, value: object, shape: str) -> None:
-    """Raises if the argument of a function is not a tensor. The value is not printed: it may be large."""
-    if not isinstance(value, Tensor):
-        raise TypeError(
-            f"{name}: {argument} must be a tensor of shape {shape}, found {kind_of(value)}; use torch.as_tensor"
-        )
-
-
-def check_blank(name: str, blank: object) -> None:
-    """Raises if the argument is not an int of 64 bits, nor a scalar of numpy or torch that stands for one."""
-    index = blank if isinstance(blank, int) else index_of(blank)
-    if index is None or not -(2**63) <= index < 2**63:
-        raise TypeError(f"{name}: blank must be an int, the index of a class, found {brief(blank)}")
-
-
-def index_of(value: Any) -> int | None:
-    """The int that a value stands for, or None."""
-    try:
-        return operator.index(value)
-    except TypeError:
-        return None
-
-
-def kind_of(value: object) -> str:
-    """The type of a value, with its article: "a list", "a numpy.ndarray", "None"."""
-    if value is None:
-        return "None"
-    kind = type(value)
-    text = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
-    return f"{'an' if text[0].lower() in 'aeiou' else 'a'} {text}"
-
-
-def brief(value: object) -> str:
-    """A value in one line of at most 80 characters."""
-    return textwrap.shorten(repr(value), 80, placeholder=" ...")
 
 
 def _phrase_for(text: str, log_probs: Tensor, targets: Tensor) -> str | None:
@@ -113,13 +75,13 @@ def _phrase_for(text: str, log_probs: Tensor, targets: Tensor) -> str | None:
 
 
 def _hint(text: str, log_probs: Tensor, targets: Tensor) -> str:
-    """What to do about it, where the shapes tell what was meant."""
+    """Returns advice, where the shapes show what the caller intended."""
     if text.startswith("log_probs must have shape") and log_probs.dim() == 2:
         one = "log_probs[None] and targets[None]" if targets.dim() == 1 else "log_probs[None]"
-        return f"; of a single item pass {one}"
+        return f"; for a single item pass {one}"
     if text.startswith("targets must have shape"):
         if targets.dim() == 1 and log_probs.shape[0] == 1:
-            return "; of a single item pass targets[None]"
+            return "; for a single item pass targets[None]"
         if targets.dim() == 2 and targets.shape[0] == log_probs.shape[1]:
             return "; if log_probs are (T, B, C), pass log_probs.transpose(0, 1)"
     return ""
@@ -128,25 +90,25 @@ def _hint(text: str, log_probs: Tensor, targets: Tensor) -> str:
 def find_bad_label(
     log_probs: Tensor, targets: Tensor, target_lengths: Tensor | None, blank: int
 ) -> tuple[str | None, str] | None:
-    """The first label that is the blank or no class, as torchaudio's phrase and in our words; None if there is none.
+    """Returns torchaudio's phrase and our text for the first label that is the blank or not a class, or None.
 
-    Looks within the target lengths, and at whole rows where these are out of range.
+    Checks the labels within the target lengths, and whole rows where these are out of range.
     """
     try:
         batch, labels = targets.shape
         classes = log_probs.shape[-1]
-        used = known = torch.ones_like(targets, dtype=torch.bool)  # known: it is known where the labels end
+        used = known = torch.ones_like(targets, dtype=torch.bool)  # known: the target length is in range
         if target_lengths is not None:
             lengths = target_lengths.to(targets.device).expand(batch)[:, None]
             known = known & (lengths >= 0) & (lengths <= labels)
             used = ~known | (torch.arange(labels, device=targets.device) < lengths)
         is_blank = used & (targets == blank)
-        is_no_class = used & ((targets >= classes) | (known & (targets < 0)))  # -1 is a usual padding
+        is_no_class = used & ((targets >= classes) | (known & (targets < 0)))  # -1 is a common padding
         bad = is_blank if bool(is_blank.any()) else is_no_class
         if not bool(bad.any()):
             return None
         b, k = bad.nonzero()[0].tolist()
-    except (RuntimeError, ValueError, TypeError, IndexError):  # shapes that do not fit; values that are not there
+    except (RuntimeError, ValueError, TypeError, IndexError):  # shapes that do not fit; tensors without values
         return None
     label = targets[b, k].item()
     if bad is is_blank:

@@ -1,15 +1,16 @@
-"""What ``torch.jit.script`` says of functions that it cannot compile: which operator to call instead."""
+"""The message of ``torch.jit.script`` about functions that it cannot compile: which operator to call instead."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 
+from torch_ctc_align._torch_seam import refuse_to_script
+
 
 def explain_to_torchscript(functions: Iterable[Callable[..., Any]]) -> None:
     """Makes scripting one of these functions, or code that calls it, fail with a sentence that says what to do.
 
-    torch.jit.script looks for this attribute before it compiles a function, and raises a RuntimeError with its text.
     Without it the message would be about the first line of ours that TorchScript does not know.
     """
     for function in functions:
@@ -18,6 +19,6 @@ def explain_to_torchscript(functions: Iterable[Callable[..., Any]]) -> None:
             instead = f"call torch.ops.ctc_align.{name}, which takes lengths as tensors or None"
         else:
             instead = "call it outside of the scripted code"
-        function.__script_unsupported = (  # type: ignore[attr-defined]
-            f"torch_ctc_align.{name}: TorchScript cannot compile this function; {instead} (docs/exporting.md)"
+        refuse_to_script(
+            function, f"torch_ctc_align.{name}: TorchScript cannot compile this function; {instead} (docs/exporting.md)"
         )

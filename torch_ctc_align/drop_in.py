@@ -1,4 +1,4 @@
-"""For code that cannot be edited: our functions and kernel replace torchaudio's, until they are put back."""
+"""For programs that cannot be edited: our functions and kernel replace torchaudio's until that is undone."""
 
 import importlib
 import sys
@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from torch_ctc_align import functional
-from torch_ctc_align._operator import HAS_CUDA_LIBRARY
+from torch_ctc_align._library import HAS_CUDA_LIBRARY
 from torch_ctc_align._refusals import BATCH_OF, PHRASES, refusal
 
 
 def install_in_torchaudio() -> "TorchaudioInstallation":
-    """Replaces torchaudio's ``forced_align`` and ``merge_tokens`` by ours, for programs that cannot be edited.
+    """Replaces torchaudio's ``forced_align`` and ``merge_tokens`` with ours, for programs that cannot be edited.
 
-    Callers of torchaudio use this package from then on, without a change: torchaudio's own pipelines (``MMS_FA``),
+    From then on callers of torchaudio use this package without a change: torchaudio's own pipelines (``MMS_FA``),
     lhotse, ESPnet, easyaligner, a notebook. In a ``with`` statement the replacement lasts as long as the block.
     Otherwise it lasts until :meth:`TorchaudioInstallation.undo` or the end of the process. It replaces
 
@@ -62,7 +62,7 @@ def install_in_torchaudio() -> "TorchaudioInstallation":
 
 
 class TorchaudioInstallation:
-    """Returned by :func:`install_in_torchaudio`: our functions stay in torchaudio until this is undone.
+    """Keeps our functions in torchaudio until it is undone. :func:`install_in_torchaudio` returns it.
 
     The end of a ``with`` block restores torchaudio, unless another installation is still in force: one made by a plain
     call, by an outer block, or by a block of another thread.
@@ -72,7 +72,7 @@ class TorchaudioInstallation:
         _install(self)
 
     def undo(self) -> None:
-        """Restores torchaudio, no matter how often, and from where, our functions were installed."""
+        """Restores torchaudio, no matter how often and from where our functions were installed."""
         _uninstall(everything=True)
 
     def __enter__(self) -> "TorchaudioInstallation":
@@ -87,7 +87,7 @@ class TorchaudioInstallation:
 
 _lock = threading.RLock()
 _in_force: set[TorchaudioInstallation] = set()
-_replacement: "_Replacement | None" = None  # there while _in_force is not empty
+_replacement: "_Replacement | None" = None  # None only while _in_force is empty
 
 
 def _install(installation: TorchaudioInstallation) -> None:
@@ -111,13 +111,13 @@ def _uninstall(installation: TorchaudioInstallation | None = None, *, everything
 
 
 class _Replacement:
-    """Replaces functions and kernels when it is made, and can undo it."""
+    """Replaces functions and kernels when it is constructed, and can undo that."""
 
     def __init__(self) -> None:
         torchaudio_functional = _import_torchaudio()
         theirs = [torchaudio_functional.forced_align, torchaudio_functional.merge_tokens]
-        # Functions made for this installation alone. A module that holds one when we undo has it from torchaudio,
-        # whereas it may hold our public functions in their own right.
+        # These functions are made for this installation alone: a module that holds one at the end has it from
+        # torchaudio. Our public functions a module may have imported itself.
         ours = [_make_forced_align(theirs[0]), _make_merge_tokens(torchaudio_functional.TokenSpan)]
         for original, replacement in zip(theirs, ours, strict=True):
             for attribute in ("__module__", "__name__", "__qualname__"):  # pickle finds a function by these
@@ -134,7 +134,7 @@ class _Replacement:
 
 
 def _import_torchaudio() -> ModuleType:
-    """Imports torchaudio.functional, or raises an ImportError of one sentence."""
+    """Imports torchaudio.functional, or raises ImportError with one sentence."""
     try:
         importlib.import_module("torchaudio")
         found = importlib.import_module("torchaudio.functional")
@@ -142,7 +142,7 @@ def _import_torchaudio() -> ModuleType:
         if error.name != "torchaudio":
             raise ImportError(f"install_in_torchaudio: torchaudio cannot be loaded: {error}") from error
         raise ImportError("install_in_torchaudio: torchaudio is not installed, there is nothing to replace") from None
-    except (ImportError, OSError, RuntimeError) as error:  # a library is missing, or was built for another torch
+    except (ImportError, OSError, RuntimeError) as error:  # a library is missing or was built for another torch
         raise ImportError(f"install_in_torchaudio: torchaudio cannot be loaded: {error}") from error
     if not hasattr(found, "forced_align") or not hasattr(found, "merge_tokens"):
         version = getattr(sys.modules["torchaudio"], "__version__", "of unknown version")

@@ -1,4 +1,4 @@
-"""What goes wrong, as types: :class:`AlignmentError`, and :class:`AlignmentWarning` for mistakes that may be meant."""
+"""Types of errors: :class:`AlignmentError`, and :class:`AlignmentWarning` for mistakes that may be intended."""
 
 import os
 import sys
@@ -11,10 +11,10 @@ __all__ = ["AlignmentError", "AlignmentWarning"]
 
 
 class AlignmentError(ValueError, RuntimeError):
-    """An item cannot be aligned, or an argument is one that the function called cannot take.
+    """An item cannot be aligned, or the function cannot take an argument.
 
-    It is a ValueError, and a RuntimeError too, which is what clients of torchaudio catch. Where torchaudio has a phrase
-    for the mistake, the message begins with it.
+    It is a ValueError, and also a RuntimeError, which clients of torchaudio catch. Where torchaudio has a phrase for
+    the mistake, the message begins with it.
 
     Attributes:
         item (int | None): the first item of the batch without a path; None where an argument is wrong.
@@ -40,29 +40,29 @@ class AlignmentError(ValueError, RuntimeError):
 
 
 class AlignmentWarning(UserWarning):
-    """Something looks like a mistake, but may be meant: logits for log-probabilities, milliseconds for seconds.
+    """Something looks like a mistake, but may be intended: logits for log-probabilities, milliseconds for seconds.
 
-    Every kind is shown once a process, or not at all where it is ignored when it is first met.
+    Each kind is shown once a process, or never if it is ignored the first time.
     ``warnings.filterwarnings("ignore", category=AlignmentWarning)`` turns them off, ``"error"`` makes them exceptions.
     """
 
 
-# The files that lie between a mistake and the caller: our own, and torch's where it calls a module's forward.
+# The files between a mistake and the caller: our own, and torch's where it calls the forward of a module.
 _BETWEEN = tuple(os.path.dirname(file) + os.sep for file in (__file__, torch.__file__))
 _shown: set[str] = set()
 _lock = threading.Lock()
 
 
 def was_shown(kind: str) -> bool:
-    """Has :func:`warn_once` warned of this kind?"""
+    """Returns whether :func:`warn_once` has warned of this kind."""
     return kind in _shown
 
 
 def warn_once(kind: str, message: str) -> None:
-    """Warns of one kind of mistake, the first time that it is met. The warning points at the caller of the package.
+    """Warns of one kind of mistake, the first time that it occurs. The warning points at the caller of the package.
 
     Args:
-        kind: under which the warning is remembered as shown.
+        kind: the name under which the warning is remembered as shown.
         message: begins with the name of the public function.
     """
     with _lock:
@@ -74,6 +74,6 @@ def warn_once(kind: str, message: str) -> None:
         level, frame = level + 1, frame.f_back
     try:
         warnings.warn(message, AlignmentWarning, stacklevel=level)
-    except AlignmentWarning:  # made an error, which is raised every time
+    except AlignmentWarning:  # a filter makes it an error, which is raised every time
         _shown.discard(kind)
         raise

@@ -1,30 +1,35 @@
-"""The typed functions: align a batch, and turn paths into spans of tokens."""
-
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+"""The operators as typed functions: the best path, and sums over all paths; and the frames that a target needs."""
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from torch_ctc_align import _mistakes
-from torch_ctc_align._operator import INTEGERS, call_forced_align, dtype_name, is_plain, report
-from torch_ctc_align._refusals import (
-    PHRASES,
-    TOO_LONG,
-    brief,
-    check_blank,
-    check_tensor,
-    explain,
-    find_bad_label,
-    index_of,
-    kind_of,
-    refusal,
-)
+from torch_ctc_align import _posteriors as _posteriors  # registers what torch must know of its operators
+from torch_ctc_align._arguments import INTEGERS, Lengths, as_lengths, check_tensor, dtype_name
+from torch_ctc_align._forced_align import call_forced_align
+from torch_ctc_align._library import report
+from torch_ctc_align._refusals import TOO_LONG, explain, find_bad_label, refusal
+from torch_ctc_align._torch_seam import is_plain
 
-Lengths = Tensor | Sequence[int]
+# Pickles and programs made before spans.py name these here.
+from torch_ctc_align.spans import TokenSpan, TokenSpans, merge_tokens, token_indices, token_spans
 
-_ANY_MARKED, _ANY_POSITIVE, _UNKNOWN = 1, 2, -1  # what a call of the operator reports of its results, in bits
+__all__ = [
+    "Lengths",
+    "TokenSpan",
+    "TokenSpans",
+    "class_posteriors",
+    "forced_align",
+    "merge_tokens",
+    "min_frames",
+    "posteriors",
+    "span_posteriors",
+    "token_indices",
+    "token_spans",
+]
+
+_ANY_MARKED, _ANY_POSITIVE, _UNKNOWN = 1, 2, -1  # bits of what a call of the operator reports of its results
 
 
 def forced_align(
@@ -38,7 +43,7 @@ def forced_align(
 ) -> tuple[Tensor, Tensor]:
     r"""Finds the most probable CTC path that spells each target.
 
-    Every item of the batch is aligned over its own frames and labels, as if it were alone. When several paths are
+    Every item of the batch is aligned over its own frames and labels, as it would be alone. When several paths are
     equally good, staying in a state wins over advancing, advancing over skipping a blank, and ending in the last
     label over ending in the last blank. Argument for argument compatible with
     ``torchaudio.functional.forced_align``.
@@ -46,42 +51,42 @@ def forced_align(
     Args:
         log_probs (Tensor): ``(B, T, C)`` float16, bfloat16, float32 or float64, natural-log probabilities; any
             strides. No path goes through an entry that is NaN, infinite, or 2^100 and more.
-        targets (Tensor): ``(B, L)`` int32 or int64, classes other than ``blank``; entries behind the target length
+        targets (Tensor): ``(B, L)`` int32 or int64, classes other than ``blank``; entries after the target length
             may hold anything.
         input_lengths (Tensor or sequence of int, optional): ``(B,)`` frames in use. Default: all ``T``.
         target_lengths (Tensor or sequence of int, optional): ``(B,)`` labels in use. Default: all ``L``.
         blank (int): the class that spells nothing. Default: 0.
-        strict (bool): raise if any item has no path. If false, such an item is marked instead, and the other items
-            are returned as usual. Default: true.
+        strict (bool): whether to raise if any item has no path. If false, such an item is marked instead, and the
+            other items are returned as usual. Default: true.
 
     Returns:
-        paths (Tensor): ``(B, T)``, dtype of ``targets``; the class of every frame, ``blank`` behind the input length.
-        scores (Tensor): ``(B, T)``, dtype of ``log_probs``; the log-probability of every path entry (nats), 0 behind
+        paths (Tensor): ``(B, T)``, dtype of ``targets``; the class of every frame, ``blank`` after the input length.
+        scores (Tensor): ``(B, T)``, dtype of ``log_probs``; the log-probability of every path entry (nats), 0 after
             the input length. Differentiable with respect to ``log_probs``.
 
         An item without any path is marked: its row of ``paths`` is -1, its row of ``scores`` -inf.
 
     Raises:
-        AlignmentError: a ValueError and a RuntimeError. An argument has another shape, dtype or device than above; a
-            length lies outside its range; a label is the blank or no class; ``log_probs`` are probabilities or
+        AlignmentError: a ValueError and a RuntimeError. An argument does not have the shape, dtype or device above; a
+            length lies outside its range; a label is the blank or not a class; ``log_probs`` are probabilities or
             negative log-probabilities; with ``strict``, an item has fewer frames than labels and neighbouring
             repeats, or no path of finite score. The message names the argument and the item, and begins with
-            torchaudio's phrase where torchaudio has one. On CUDA the values of lengths and labels are looked at with
-            ``strict`` alone; without it an item with a bad one is marked.
-        TypeError: ``log_probs`` or ``targets`` is not a tensor, lengths are not lengths, ``blank`` is not an int.
-        MemoryError: there is no memory for the results, or for the work.
-        KeyboardInterrupt: Ctrl-C during a long call on the CPU, within a second of it; likewise whatever another
-            signal's handler raises.
+            torchaudio's phrase where torchaudio has one. On CUDA the values of lengths and labels are checked only
+            with ``strict``; without it an item with a bad value is marked.
+        TypeError: ``log_probs`` or ``targets`` is not a tensor, lengths are not numbers of frames or labels, ``blank``
+            is not an int.
+        MemoryError: there is not enough memory for the results, or for the work.
+        KeyboardInterrupt: Ctrl-C during a long call on the CPU, within a second of it. The exception of any other
+            signal handler ends the call in the same way.
 
     Warns:
-        AlignmentWarning: scores above 0, which no log-probability has, or a layout that looks like ``(B, C, T)``; each
-            once a process. They may be meant: see :class:`AlignmentWarning` for how to turn them off.
+        AlignmentWarning: a score is above 0, so ``log_probs`` are not log-probabilities; or the layout looks like
+            ``(B, C, T)``. Each is shown once a process; :class:`AlignmentWarning` says how to turn them off.
 
-    The result does not depend on the number of threads, nor on the other items. Time is
-    :math:`O((T - L) L)` an item. Memory beside the outputs is a quarter of a byte for each of about
-    :math:`(T - L) L` cells on short recordings, and some 160 bytes a frame on long ones; on the CPU
-    :func:`set_memory_budget` makes it less. Source: Graves et al. 2006, section 4.1, with a maximum for the sum;
-    ``docs/semantics.md``.
+    The result depends neither on the number of threads nor on the other items. Time is :math:`O((T - L) L)` an item.
+    Memory beside the outputs is a quarter of a byte for each of about :math:`(T - L) L` cells on short recordings, and
+    some 160 bytes a frame on long ones; on the CPU :func:`set_memory_budget` makes it less. Source: Graves et al. 2006,
+    section 4.1, with a maximum for the sum; ``docs/semantics.md``, and ``reference.py`` in a page of Python.
 
     Example::
 
@@ -96,48 +101,19 @@ def forced_align(
         input_lengths = as_lengths("forced_align", "input_lengths", input_lengths, log_probs)
     if target_lengths is not None:
         target_lengths = as_lengths("forced_align", "target_lengths", target_lengths, log_probs)
-    plain = not torch.compiler.is_compiling() and is_plain(log_probs, targets, input_lengths, target_lengths)
+    plain = not is_compiling() and is_plain(log_probs, targets, input_lengths, target_lengths)
     align = call_forced_align if plain else torch.ops.ctc_align.forced_align
     try:
         paths, scores = align(log_probs, targets, input_lengths, target_lengths, blank)
     except Exception as error:
         raise explain("forced_align", error, log_probs, targets, target_lengths, blank) from None
-    # A graph or a tracer looks at no value, and a fake tensor has none; with strict they end below.
+    # Graphs and tracers look at no values, and fake tensors have none; with strict they end below.
     seen = report(paths.data_ptr()) if plain and paths.is_cpu else _UNKNOWN
     if seen >= _ANY_POSITIVE or (seen != _UNKNOWN and _mistakes.is_due()):
         _mistakes.look_at("forced_align", seen >= _ANY_POSITIVE, log_probs, scores, input_lengths)
     if strict and seen & _ANY_MARKED:
         _raise_for_marked_items(paths, log_probs, targets, input_lengths, target_lengths, blank)
     return paths, scores
-
-
-def as_lengths(name: str, argument: str, lengths: Lengths, log_probs: Tensor) -> Tensor:
-    """Lengths on the device of log_probs: lists, arrays and CPU tensors are welcome."""
-    if not isinstance(log_probs, Tensor):  # for the operator to refuse
-        return lengths
-    if isinstance(lengths, Tensor):
-        if lengths.is_cpu and log_probs.is_cpu:
-            return lengths
-    elif not hasattr(lengths, "__len__") or isinstance(lengths, str | bytes | dict | set) or _is_scalar(lengths):
-        number = index_of(lengths)
-        found, advice = (kind_of(lengths), "a list") if number is None else (number, f"[{number}]")
-        raise TypeError(
-            f"{name}: {argument} must be a tensor or a sequence of int, one for each item, found {found}; pass {advice}"
-        )
-    elif len(lengths) == 0:
-        lengths = torch.empty(0, dtype=torch.int64, device="cpu")
-    else:
-        try:
-            lengths = torch.tensor(lengths, device="cpu")  # whatever the default device is
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise TypeError(
-                f"{name}: {argument} must be numbers of frames or labels, found {brief(lengths)}"
-            ) from error
-    return lengths.to(log_probs.device)
-
-
-def _is_scalar(lengths: object) -> bool:
-    return getattr(lengths, "ndim", 1) == 0  # an array of no dimension has __len__, and no length
 
 
 def _raise_for_marked_items(
@@ -148,9 +124,9 @@ def _raise_for_marked_items(
     target_lengths: Tensor | None,
     blank: int,
 ) -> None:
-    """Raises if any item is marked, and says why the first of them is. Reads the marks alone if there are none."""
+    """Raises if any item is marked, and says why the first one is. If none is, only the marks are read."""
     batch, frames = paths.shape
-    if frames == 0:  # no entry to mark: an item with labels cannot fit, and every other length is bad
+    if frames == 0:  # no entry to mark: items with labels do not fit, and all other lengths are bad
         marked = torch.full((batch,), targets.shape[1] > 0, device=paths.device)
         if target_lengths is not None:
             marked = target_lengths != 0
@@ -161,11 +137,11 @@ def _raise_for_marked_items(
     if not bool(marked.any()):
         return
     name = "forced_align"
-    # The CUDA operator marks what the CPU operator refuses. In the order of `explain`: the labels first.
+    # The CUDA operator marks what the CPU operator refuses. The labels come first, as in `explain`.
     mistake = find_bad_label(log_probs, targets, target_lengths, blank)
     if mistake is not None:
         raise refusal(name, *mistake)
-    _raise_for_bad_lengths(name, log_probs.shape[1], targets.shape[1], input_lengths, target_lengths)
+    _raise_for_bad_lengths(log_probs, targets, input_lengths, target_lengths, blank)
     item = int(marked.nonzero()[0, 0])
     t = frames if input_lengths is None else int(input_lengths[item])
     labels = targets.shape[1] if target_lengths is None else int(target_lengths[item])
@@ -189,26 +165,31 @@ def _raise_for_marked_items(
 
 
 def _raise_for_bad_lengths(
-    name: str, frames: int, labels: int, input_lengths: Tensor | None, target_lengths: Tensor | None
+    log_probs: Tensor, targets: Tensor, input_lengths: Tensor | None, target_lengths: Tensor | None, blank: int
 ) -> None:
-    """What the CPU operator refuses and the CUDA operator marks, in the words of csrc/cpu."""
-    for argument, lengths, letter, extent in (
-        ("input_lengths", input_lengths, "T", frames),
-        ("target_lengths", target_lengths, "L", labels),
-    ):
-        for b, length in enumerate([] if lengths is None else lengths.tolist()):
-            if not 0 <= length <= extent:
-                text = f"{argument}[{b}] must be between 0 and {letter} = {extent}, found {length}"
-                raise refusal(name, PHRASES[f"{argument}["], text)
+    """Raises for a length out of range, in the words of the CPU operator: it reads a copy of the lengths.
+
+    Of the other tensors it gets only the extents. It checks lengths first and labels next, and here all labels are the
+    blank, so it refuses before it aligns anything.
+    """
+    emissions = torch.zeros((), device="cpu").expand(log_probs.shape)
+    blanks = torch.full((), blank, device="cpu").expand(targets.shape)
+    lengths = [None if tensor is None else tensor.cpu() for tensor in (input_lengths, target_lengths)]
+    try:
+        torch.ops.ctc_align.forced_align(emissions, blanks, *lengths, blank)
+    except (ValueError, RuntimeError) as error:
+        if "_lengths[" in str(error):
+            raise explain("forced_align", error, log_probs, targets, target_lengths, blank) from None
 
 
 def min_frames(targets: Tensor, target_lengths: Lengths | None = None) -> Tensor:
     """Counts the frames that each target needs at least: one for each label, one between two equal neighbours.
 
-    An item can be aligned only if its input length is not below that. No synchronisation; in graphs, on any device.
+    An item can be aligned only if its input length is at least that. Works in graphs, on any device, without waiting
+    for the device.
 
     Args:
-        targets (Tensor): ``(B, L)`` int32 or int64; entries behind the target length may hold anything.
+        targets (Tensor): ``(B, L)`` int32 or int64; entries after the target length may hold anything.
         target_lengths (Tensor or sequence of int, optional): ``(B,)`` labels in use. Default: all ``L``. The values are
             not checked.
 
@@ -216,7 +197,8 @@ def min_frames(targets: Tensor, target_lengths: Lengths | None = None) -> Tensor
         Tensor: ``(B,)`` int64, L + R of each item: labels, and labels that equal the one before them.
 
     Raises:
-        AlignmentError: the shapes or dtypes are others than above.
+        AlignmentError: a tensor does not have the shape or dtype above.
+        TypeError: ``targets`` is not a tensor, or ``target_lengths`` are not numbers of labels.
 
     Example::
 
@@ -243,210 +225,169 @@ def min_frames(targets: Tensor, target_lengths: Lengths | None = None) -> Tensor
     return (repeats & (position < lengths[:, None])).sum(1) + lengths.long()
 
 
-@dataclass
-class TokenSpan:
-    """A token and the frames it was aligned to, as ``torchaudio.functional.TokenSpan``.
+def posteriors(
+    log_probs: Tensor,
+    targets: Tensor,
+    input_lengths: Lengths | None = None,
+    target_lengths: Lengths | None = None,
+    blank: int = 0,
+) -> tuple[Tensor, Tensor]:
+    r"""Finds the probability of being in each target token at every frame, over all CTC paths that spell the target.
 
-    Attributes:
-        token (int): the class.
-        start (int): first frame.
-        end (int): the frame behind the last one.
-        score (float): mean of the scores over the span.
-    """
-
-    token: int
-    start: int
-    end: int
-    score: float
-
-    def __len__(self) -> int:
-        """Length of the span in frames."""
-        return self.end - self.start
-
-
-def merge_tokens(tokens: Tensor, scores: Tensor, blank: int = 0) -> list[TokenSpan]:
-    """Removes repeated tokens and blanks from the path of one item, as ``torchaudio.functional.merge_tokens``.
+    The forward-backward algorithm, in a number format that neither underflows nor loses precision over many frames
+    (``csrc/lattice/forward_backward``). Items of a batch are independent, as in :func:`forced_align`.
 
     Args:
-        tokens (Tensor): ``(T,)`` a path, for example ``paths[b, :input_lengths[b]]``.
-        scores (Tensor): ``(T,)`` a score for each of its entries, log-probabilities or probabilities.
+        log_probs (Tensor): ``(B, T, C)`` float16, bfloat16, float32 or float64, natural-log probabilities; any
+            strides. They need not sum to one. An entry that is NaN, infinite, or of magnitude 2^18 and more counts as
+            probability 0.
+        targets (Tensor): ``(B, L)`` int32 or int64, classes other than ``blank``; entries after the target length
+            may hold anything.
+        input_lengths (Tensor or sequence of int, optional): ``(B,)`` frames in use. Default: all ``T``.
+        target_lengths (Tensor or sequence of int, optional): ``(B,)`` labels in use. Default: all ``L``.
         blank (int): the class that spells nothing. Default: 0.
 
     Returns:
-        list of TokenSpan: one for every run of equal tokens other than ``blank``, from left to right.
+        posteriors (Tensor): ``(B, T, L + 1)``, float64 for float64 ``log_probs`` and float32 for all others. Entry
+            ``[b, t, k]`` is the probability that frame t belongs to token k, entry ``[b, t, L]`` that it is a blank.
+            They sum to 1 over a frame in use, and are 0 in padding. Differentiable.
+        log_likelihoods (Tensor): ``(B,)``, same dtype; logarithm of the sum of the probabilities of all paths (nats),
+            which is the negative of ``torch.nn.functional.ctc_loss`` with ``reduction="none"``. Differentiable twice.
+
+        An item without any path has posteriors 0, log-likelihood -inf and gradient 0; the other items are not
+        affected. Mask it: ``torch.where(log_likelihoods.isfinite(), log_likelihoods, 0)``.
 
     Raises:
-        AlignmentError: the arguments do not have one dimension, or not the same length.
+        AlignmentError, TypeError: for the same shapes, dtypes, devices, lengths and labels as :func:`forced_align`.
+        MemoryError: there is not enough memory for the results, or for the work.
+        NotImplementedError: the tensors are not on the CPU; or a third derivative is asked for, or a derivative in
+            forward mode (:func:`class_posteriors` has that).
+        KeyboardInterrupt: Ctrl-C during a long call, as in :func:`forced_align`.
 
-    Warns:
-        AlignmentWarning: the path looks as if another class were the blank.
+    The gradient of ``log_likelihoods`` with respect to ``log_probs`` is the true one: the posterior of every class at
+    every frame. (``ctc_loss`` returns the gradient with respect to the input of a ``log_softmax``; see
+    https://github.com/pytorch/pytorch/issues/52241. After a ``log_softmax`` both are the same.)
+
+    Time is :math:`O(T L)` an item. Memory beside the results is limited by :func:`set_memory_budget`; the default is 16
+    bytes (float64: 32) for each label and frame, up to 4 MiB or 1024 bytes a frame. Beyond that, rows of frames are
+    kept at checkpoints and the others are computed again, two or three times. For recordings of hours the result itself
+    is too large: use :func:`class_posteriors` or :func:`span_posteriors`. Source: Graves et al. 2006, section 4.1,
+    equations 5 to 14; ``docs/posteriors.md``, and ``reference_posteriors.py`` in a page of Python.
 
     Example::
 
-        >>> merge_tokens(torch.tensor([1, 1, 0, 2]), torch.tensor([0.5, 0.75, 1.0, 1.0]))
-        [TokenSpan(token=1, start=0, end=2, score=0.625), TokenSpan(token=2, start=3, end=4, score=1.0)]
+        >>> log_probs = torch.tensor([[0.1, 0.8, 0.1], [0.7, 0.1, 0.2], [0.2, 0.1, 0.7]]).log()
+        >>> tokens, log_likelihoods = posteriors(log_probs[None], torch.tensor([[1, 2]]))
+        >>> tokens  # label 1, label 2, blank
+        tensor([[[0.9883, 0.0000, 0.0117],
+                 [0.1052, 0.2404, 0.6544],
+                 [0.0000, 0.9466, 0.0534]]])
+        >>> log_likelihoods.exp()  # of all five paths
+        tensor([0.5990])
     """
-    check_tensor("merge_tokens", "tokens", tokens, "(T,)")
-    check_tensor("merge_tokens", "scores", scores, "(T,)")
-    check_blank("merge_tokens", blank)
-    if tokens.dim() != 1 or scores.dim() != 1:
-        raise refusal(
-            "merge_tokens",
-            "`tokens` and `scores` must be 1D Tensor",
-            f"tokens and scores must have shape (T,), found {tuple(tokens.shape)} and {tuple(scores.shape)}",
-        )
-    if len(tokens) != len(scores):
-        raise refusal(
-            "merge_tokens",
-            "`tokens` and `scores` must be the same length",
-            f"tokens and scores must have the same length, found {len(tokens)} and {len(scores)}",
-        )
-    # All at once to Python: an element of a tensor costs as much as a hundred of a list.
-    first, counts = torch.unique_consecutive(tokens, return_counts=True)
-    runs = list(zip(first.tolist(), counts.tolist(), strict=True))
-    values = scores.tolist()
-    spans = []
-    start = 0
-    for token, count in runs:
-        end = start + count
-        if token != blank and token >= 0:  # the row of a marked item is -1 and spells nothing
-            spans.append(TokenSpan(token, start, end, sum(values[start:end]) / count))
-        start = end
-    if len(spans) == len(runs):
-        _mistakes.look_at_path("merge_tokens", runs, blank)
-    return spans
+    return _run("posteriors", log_probs, targets, (), input_lengths, target_lengths, blank)
 
 
-class TokenSpans(NamedTuple):
-    """Where every target token of a batch was spoken.
+def class_posteriors(
+    log_probs: Tensor,
+    targets: Tensor,
+    input_lengths: Lengths | None = None,
+    target_lengths: Lengths | None = None,
+    blank: int = 0,
+) -> tuple[Tensor, Tensor]:
+    r"""Finds the probability of every class at every frame, over all CTC paths that spell the target.
 
-    Attributes:
-        starts (Tensor): ``(B, L)`` int64, first frame; -1 for padding and for marked items.
-        ends (Tensor): ``(B, L)`` int64, the frame behind the last one; -1 for padding and for marked items.
-        scores (Tensor): ``(B, L)``, dtype of the scores given; mean log-probability over the span (nats); 0 for
-            padding, -inf for marked items.
-    """
-
-    starts: Tensor
-    ends: Tensor
-    scores: Tensor
-
-
-def token_spans(paths: Tensor, scores: Tensor, targets: Tensor, blank: int = 0) -> TokenSpans:
-    """Finds the frames of every target token of a batch, without leaving the device.
-
-    A token begins where the path enters a label and ends where it leaves it. No loop over tokens and no
-    synchronisation: it compiles into one graph with whatever stands around it.
+    This is :func:`posteriors`, summed over the tokens of the same class, and also the derivative of the log-likelihood
+    with respect to ``log_probs``. As a loss, ``-class_posteriors(...)[1]`` is ``ctc_loss`` with a true gradient, which
+    can be differentiated once more. The result has the size of ``log_probs``, however long the target is. (A second
+    derivative takes ``B * T * (L + 1)`` values.)
 
     Args:
-        paths (Tensor): ``(B, T)`` from :func:`forced_align`.
-        scores (Tensor): ``(B, T)`` from :func:`forced_align`.
-        targets (Tensor): ``(B, L)``, the targets that were aligned.
-        blank (int): the class that spells nothing. Default: 0.
+        log_probs, targets, input_lengths, target_lengths, blank: as for :func:`posteriors`.
 
     Returns:
-        TokenSpans: start frame, end frame (exclusive) and mean log-probability, each ``(B, L)``.
+        posteriors (Tensor): ``(B, T, C)``, float64 for float64 ``log_probs`` and float32 for all others; entry
+            ``[b, t, c]`` is the probability that the path is in class c at frame t. Sums to 1 over a frame in use; 0 in
+            padding and for an item without a path. Differentiable.
+        log_likelihoods (Tensor): ``(B,)``, as :func:`posteriors`.
 
     Raises:
-        AlignmentError: the shapes do not belong together; or, on the CPU and outside of graphs, a path does not spell
-            its target, as when ``blank`` was forgotten. Elsewhere such an item is marked.
-    """
-    check_tensor("token_spans", "paths", paths, "(B, T)")
-    check_tensor("token_spans", "scores", scores, "(B, T)")
-    if paths.dim() != 2 or paths.shape != scores.shape:
-        raise refusal(
-            "token_spans",
-            None,
-            f"paths and scores must have the same shape (B, T), found {tuple(paths.shape)} and {tuple(scores.shape)}",
-        )
-    token, marked = _find_tokens("token_spans", paths, targets, blank)
-    _raise_for_wrong_path("token_spans", paths, marked, blank)
-    return _spans_of(token, marked, scores, targets.shape[1])
-
-
-def token_indices(paths: Tensor, targets: Tensor, blank: int = 0) -> Tensor:
-    """Finds which token of its target every frame of a batch belongs to.
-
-    No loop over tokens and no synchronisation; in graphs, on any device. With ``index`` the result, the state of the
-    path in the lattice of 2L + 1 states (``docs/semantics.md``) is 2 * index + 1 where ``index >= 0``. In a blank it is
-    2k behind k tokens, which ``2 * (torch.cummax(index, 1).values + 1)`` gives.
-
-    Args:
-        paths (Tensor): ``(B, T)`` from :func:`forced_align`.
-        targets (Tensor): ``(B, L)``, the targets that were aligned.
-        blank (int): the class that spells nothing. Default: 0.
-
-    Returns:
-        Tensor: ``(B, T)`` int64, the index into ``targets[b]`` at every frame; -1 in blanks, in padding and for marked
-        items.
-
-    Raises:
-        AlignmentError: as :func:`token_spans`.
+        As :func:`posteriors`.
 
     Example::
 
-        >>> token_indices(torch.tensor([[0, 3, 3, 0, 3, 5, 0]]), torch.tensor([[3, 3, 5]]))
-        tensor([[-1,  0,  0, -1,  1,  2, -1]])
+        >>> log_probs = torch.tensor([[0.1, 0.8, 0.1], [0.7, 0.1, 0.2], [0.2, 0.1, 0.7]]).log()
+        >>> log_probs.requires_grad_()
+        tensor([[-2.3026, -0.2231, -2.3026],
+                [-0.3567, -2.3026, -1.6094],
+                [-1.6094, -2.3026, -0.3567]], requires_grad=True)
+        >>> classes, log_likelihoods = class_posteriors(log_probs[None], torch.tensor([[1, 2]]))
+        >>> torch.equal(torch.autograd.grad(log_likelihoods.sum(), log_probs)[0], classes[0])
+        True
     """
-    token, marked = _find_tokens("token_indices", paths, targets, blank)
-    _raise_for_wrong_path("token_indices", paths, marked, blank)
-    return token
+    return _run("class_posteriors", log_probs, targets, (), input_lengths, target_lengths, blank)
 
 
-def _find_tokens(name: str, paths: Tensor, targets: Tensor, blank: int) -> tuple[Tensor, Tensor]:
-    """The token of every frame, (B, T), -1 where there is none; and which items are marked, (B, 1).
+def span_posteriors(
+    log_probs: Tensor,
+    targets: Tensor,
+    starts: Tensor,
+    ends: Tensor,
+    input_lengths: Lengths | None = None,
+    target_lengths: Lengths | None = None,
+    blank: int = 0,
+) -> tuple[Tensor, Tensor]:
+    r"""Finds how sure the model is of each token's place: the token's mean posterior over the frames of its span.
 
-    An item whose path does not spell its target is marked as well.
+    This confidence in [0, 1] compares all paths: was *this* token spoken *here*, or another part of the target? The
+    score of a span, the mean log-probability along the best path, says how well the sound fits the token, and nothing
+    about the alternatives. Works for recordings of any length: the posteriors of all frames are never in memory at
+    once.
+
+    Args:
+        log_probs, targets, input_lengths, target_lengths, blank: as for :func:`posteriors`.
+        starts (Tensor): ``(B, L)`` int64, first frame of every token, from :func:`token_spans`.
+        ends (Tensor): ``(B, L)`` int64, the frame after its last one. Only the frames of a span that are in use count;
+            an empty span, such as -1 to -1 for padding, has confidence 0.
+
+    Returns:
+        confidences (Tensor): ``(B, L)``, float64 for float64 ``log_probs`` and float32 for all others; 0 for padding
+            and for an item without a path. Differentiable with respect to ``log_probs``, with the spans held fixed; the
+            backward pass takes memory for ``B * T * (L + 1)`` values.
+        log_likelihoods (Tensor): ``(B,)``, as :func:`posteriors`.
+
+    Raises:
+        As :func:`posteriors`; and AlignmentError if ``starts`` or ``ends`` does not have the shape, dtype or device
+        above.
+
+    Example::
+
+        >>> log_probs = torch.tensor([[0.1, 0.8, 0.1], [0.7, 0.1, 0.2], [0.2, 0.1, 0.7]]).log()[None]
+        >>> targets = torch.tensor([[1, 2]])
+        >>> spans = token_spans(*forced_align(log_probs, targets), targets)
+        >>> span_posteriors(log_probs, targets, spans.starts, spans.ends)[0]
+        tensor([[0.9883, 0.9466]])
     """
-    check_blank(name, blank)
-    check_tensor(name, "paths", paths, "(B, T)")
-    check_tensor(name, "targets", targets, "(B, L)")
-    if paths.dim() != 2:
-        raise refusal(name, None, f"paths must have shape (B, T), found {tuple(paths.shape)}")
-    if targets.dim() != 2 or targets.shape[0] != paths.shape[0]:
-        raise refusal(
-            name,
-            None,
-            f"targets must have shape (B, L) with B = {paths.shape[0]} as in paths, found {tuple(targets.shape)}",
-        )
-    labels = targets.shape[1]
-    spoken = (paths != blank) & (paths >= 0)
-    before = torch.nn.functional.pad(paths, (1, 0), value=blank)[:, :-1]
-    token = torch.where(spoken, (spoken & (paths != before)).cumsum(1) - 1, -1)
-    # Of another blank, or of other targets, the path spells something else: more labels than there are, or others.
-    spelled = torch.nn.functional.pad(targets, (0, 1)).gather(1, token.clamp(0, labels))
-    wrong = (spoken & ((token >= labels) | (spelled != paths))).any(1, keepdim=True)
-    return torch.where(wrong, -1, token), wrong | (paths < 0).any(1, keepdim=True)
+    return _run("span_posteriors", log_probs, targets, (starts, ends), input_lengths, target_lengths, blank)
 
 
-def _raise_for_wrong_path(name: str, paths: Tensor, marked: Tensor, blank: int) -> None:
-    """Raises if an item is marked that has a path. On the CPU alone: elsewhere that would be to wait."""
-    if torch.compiler.is_compiling() or not (paths.is_cpu and is_plain(paths, marked)):
-        return
-    wrong = marked & (paths >= 0).any(1, keepdim=True)
-    if not bool(wrong.any()):
-        return
-    item = int(wrong.nonzero()[0, 0])
-    raise refusal(
-        name,
-        None,
-        f"paths[{item}] does not spell targets[{item}] with blank = {blank}; pass the blank and the targets that were "
-        "aligned",
-    )
-
-
-def _spans_of(token: Tensor, marked: Tensor, scores: Tensor, labels: int) -> TokenSpans:
-    """The spans of tokens, from the token of every frame."""
-    batch, frames = token.shape
-    spoken = token >= 0
-    column = torch.where(spoken, token, labels)  # frames without a token fall into one more column
-    frame = torch.arange(frames, device=token.device).expand(batch, frames)
-    empty = torch.full((batch, labels + 1), -1, dtype=torch.int64, device=token.device)
-    starts = empty.scatter_reduce(1, column, frame, "amin", include_self=False)[:, :labels]
-    ends = empty.scatter_reduce(1, column, frame + 1, "amax", include_self=False)[:, :labels]
-    # Half types would lose digits in a sum over a long span.
-    wide = scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
-    sums = wide.new_zeros((batch, labels + 1)).scatter_add(1, column, torch.where(spoken, wide, 0))[:, :labels]
-    means = sums / (ends - starts).clamp(min=1)
-    means = torch.where(marked, -torch.inf, means)
-    return TokenSpans(torch.where(marked, -1, starts), torch.where(marked, -1, ends), means.to(scores.dtype))
+def _run(
+    name: str,
+    log_probs: Tensor,
+    targets: Tensor,
+    spans: tuple[Tensor, ...],
+    input_lengths: Lengths | None,
+    target_lengths: Lengths | None,
+    blank: int,
+) -> tuple[Tensor, Tensor]:
+    """Calls the operator of that name. Lengths may be lists, and errors become those of the functions."""
+    if input_lengths is not None:
+        input_lengths = as_lengths(name, "input_lengths", input_lengths, log_probs)
+    if target_lengths is not None:
+        target_lengths = as_lengths(name, "target_lengths", target_lengths, log_probs)
+    operator = getattr(torch.ops.ctc_align, name)
+    try:
+        first, log_likelihoods = operator(log_probs, targets, *spans, input_lengths, target_lengths, blank)
+    except Exception as error:
+        raise explain(name, error, log_probs, targets, target_lengths, blank) from None
+    return first, log_likelihoods

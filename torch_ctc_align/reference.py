@@ -18,7 +18,7 @@ Recurrence (Graves et al. 2006, section 4.1, eqs. 6-7, with max for the sum; fra
 
 Ties: stay wins over advance, advance over skip; at the end the last label wins over the last blank.
 
-No path passes through an emission that is no log-probability: NaN, infinite, or 2^100 and more. An item without any
+No path passes through an emission that is not a log-probability: NaN, infinite, or 2^100 and more. An item without any
 path is marked: path -1, scores -inf.
 
 Sums are float32 for half, bfloat16 and float32 emissions and float64 for float64. A float32 sum of many frames would
@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 BLOCK_FRAMES = 512
-COLUMN_PAIRS = 256  # a pair is a blank and the label behind it
+COLUMN_PAIRS = 256  # a pair is a blank and the label after it
 COLUMN_STATES = 2 * COLUMN_PAIRS
 LARGEST_DROP = 1024.0  # nats, from a column's base to the next one's
 TOO_LARGE = 2.0**100  # keeps every sum below the float32 infinity

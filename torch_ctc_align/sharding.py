@@ -1,22 +1,25 @@
-"""DTensor: what ``torch.distributed.tensor`` has to know of the operators."""
+"""DTensor: what ``torch.distributed.tensor`` must know about the operators."""
 
 from typing import Any
 
 import torch
 
+from torch_ctc_align._torch_seam import schema_of
+
 
 def register_sharding() -> None:
     """Tells ``torch.distributed.tensor`` that the items of a batch may lie on different devices.
 
-    Without it an operator refuses a DTensor. Afterwards ``torch.ops.ctc_align.forced_align`` and the operators of soft
-    alignment take DTensors that are sharded over the batch, or replicated, and return such DTensors, as their gradients
-    are; nothing is communicated. Arguments of other placements are redistributed first, as by every operator. A
-    function of its own, because importing ``torch.distributed.tensor`` takes a second.
+    Without this call an operator refuses DTensors. After it, ``torch.ops.ctc_align.forced_align`` and the operators of
+    the posteriors take DTensors that are sharded over the batch, or replicated; results and gradients have the same
+    placement, and nothing is communicated. Arguments of other placements are redistributed first, as every operator
+    does it. Importing the package does not make this call, because importing ``torch.distributed.tensor`` takes a
+    second.
 
     Uses ``torch.distributed.tensor.experimental.register_sharding``, which torch may change. May be called again.
 
     Raises:
-        NotImplementedError: this torch has no such function, or none of torch.distributed.
+        NotImplementedError: this torch has no such function, or was built without torch.distributed.
     """
     try:
         from torch.distributed.tensor import Replicate, Shard
@@ -27,12 +30,12 @@ def register_sharding() -> None:
             "give the operators local tensors (DTensor.to_local)"
         ) from error
 
-    def register_one(operator: torch._ops.OpOverload) -> None:
-        results = len(operator._schema.returns)
+    def register_one(operator: Any) -> None:
+        results = len(schema_of(operator).returns)
 
         def placements(*arguments: Any) -> Any:
-            """Acceptable placements of results and arguments: every tensor has the batch for its first dimension."""
-            tensors = [hasattr(argument, "placements") for argument in arguments]  # None, and the blank, have none
+            """Returns the placements to accept for results and arguments: the batch is dimension 0 of each tensor."""
+            tensors = [hasattr(argument, "placements") for argument in arguments]  # None and the blank have none
             return [
                 ([placement] * results, [placement if is_tensor else None for is_tensor in tensors])
                 for placement in (Shard(0), Replicate())

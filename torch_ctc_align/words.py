@@ -1,4 +1,4 @@
-"""Words: the spans of target tokens grouped to words, and the borders between neighbouring words."""
+"""Words: the spans of target tokens grouped into words, and the borders between neighbouring words."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -8,24 +8,23 @@ from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree
 
-from torch_ctc_align._operator import dtype_name
-from torch_ctc_align.aligner import Blanks, borders_between, check_blanks
+from torch_ctc_align._arguments import dtype_name
+from torch_ctc_align._torch_seam import name_for_export
 from torch_ctc_align.errors import warn_once
-from torch_ctc_align.functional import TokenSpan, TokenSpans
+from torch_ctc_align.spans import Blanks, TokenSpan, TokenSpans, borders_between, check_blanks
 
 __all__ = ["Pauses", "WordBorders", "WordSpan", "merge_words", "word_borders"]
 
 LONGEST_FRAME = 1.0  # seconds; acoustic models have frames of 10 to 80 ms
 ROUNDING = 1e-3  # nats: the logarithm of a probability of 1 may come out above 0 by rounding, but not by this much
-NO_WORD = 2**62  # a frame behind all others
+NO_WORD = 2**62  # a frame after all others
 
 Time = TypeVar("Time", float, Tensor)
 
 
 class _Span(Protocol):
-    """What :func:`merge_words` reads of a span; :class:`~torch_ctc_align.TokenSpan` and torchaudio's have it."""
+    """The attributes that :func:`merge_words` reads. :class:`~torch_ctc_align.TokenSpan` and torchaudio's have them."""
 
     @property
     def token(self) -> int: ...
@@ -55,7 +54,7 @@ class WordSpan:
 
     @property
     def confidence(self) -> float:
-        """``exp(score)``: the geometric mean of the frames' probabilities, in [0, 1]."""
+        """``exp(score)``: the geometric mean of the probabilities of its frames, in [0, 1]."""
         return math.exp(self.score)
 
 
@@ -63,18 +62,18 @@ class WordSpan:
 class Pauses:
     """Borders between words that take the pause between them into account.
 
-    A CTC model says a token once it has heard enough of it, and blank for the rest: its words seem to begin late and to
+    A CTC model emits a token once it has heard enough of it, and blanks for the rest: words seem to begin late and to
     end early. So a short pause between two words is mostly their sound, and they share it: both meet at a border within
-    it. A long one is silence, and stays; the words reach into it a little. Before the first word and behind the last
-    one the silence counts as long.
+    it. A long pause is silence and stays one; the words extend into it a little. The silence before the first word and
+    after the last one counts as long.
 
     The defaults come from a study (``docs/measurements/word_borders.md``): one model, English.
 
     Attributes:
-        max_pause: seconds; a pause up to this one is shared, a longer one stays. ``math.inf`` shares all.
-        share: how much of a short pause belongs to the word before it, 0 to 1; the word behind it gets the rest.
+        max_pause: seconds; a pause of at most this length is shared, a longer one stays. ``math.inf`` shares all.
+        share: how much of a short pause belongs to the word before it, 0 to 1; the word after it gets the rest.
         lead_in: seconds that a word begins before its first token where a long pause precedes it.
-        tail: seconds that a word ends behind its last token where a long pause follows it. ``lead_in + tail`` is at
+        tail: seconds that a word ends after its last token where a long pause follows it. ``lead_in + tail`` is at
             most ``max_pause``, so that neighbours never overlap.
 
     Raises:
@@ -117,9 +116,9 @@ def merge_words(
 ) -> list[WordSpan]:
     r"""Merges the spans of a target's tokens into the spans of its words.
 
-    Say with at least one of ``separator`` and ``tokens_per_word`` where a word ends. A character model writes
-    ``the|cat`` and has a separator; so has a phoneme model with a word-boundary token. Without such a token, give
-    the number of tokens of each word. Given both, the separators are left out and the counts must fit the rest.
+    At least one of ``separator`` and ``tokens_per_word`` must say where a word ends. A character model that writes
+    ``the|cat`` has a separator, and so has a phoneme model with a word-boundary token. Without such a token, pass the
+    number of tokens of each word. If both are given, separators are left out and the counts must fit the rest.
 
     :func:`word_borders` finds the same times for a batch, as tensors.
 
@@ -132,30 +131,32 @@ def merge_words(
         separator: the token between words. It belongs to no word; at the ends, or repeated, it is skipped. Its
             frames are part of the pause between two words.
         tokens_per_word: how many tokens spell each word, without separators; every count at least 1.
-        tokens: ``(L,)`` the target of the item, where ``spans`` are tensors, which hold no tokens, and there is a
-            ``separator``.
+        tokens: ``(L,)`` the target of the item; needed where ``spans`` are tensors, which hold no tokens, and there is
+            a ``separator``.
         borders: which word gets the frames between two words. ``"split"``, ``"before"``, ``"after"`` and ``"drop"``
-            mean what they mean in :func:`token_durations`; with ``"drop"`` a word begins with its first token and ends
-            with its last one. :class:`Pauses` has more to say. The frames before the first word and behind the last
-            one belong to no word, but for the ``lead_in`` and ``tail`` of ``Pauses``. Default: ``Pauses()``.
+            mean the same as in :func:`token_durations`; with ``"drop"`` a word begins with its first token and ends
+            with its last one. :class:`Pauses` tells short pauses from long ones. The frames before the first word and
+            after the last one belong to no word, except for ``lead_in`` and ``tail`` of ``Pauses``. Default:
+            ``Pauses()``.
         frame_offset: frame t covers the time from ``(t + frame_offset) * seconds_per_frame`` on, for one frame.
-            Default: 0, frame 0 begins with the recording. -0.5 where frame t is centred on ``t * seconds_per_frame``,
-            as it is where a spectrogram pads the recording by half a window on both sides (``center=True``).
+            Default: 0, where frame 0 begins with the recording. Pass -0.5 if frame t is centred on
+            ``t * seconds_per_frame``, as in spectrograms that pad the recording by half a window on both sides
+            (``center=True``).
         recording_end: seconds; words end there at the latest. They never begin before 0. Default: no limit.
 
     Returns:
-        One :class:`WordSpan` per word, none of which begins before the one before it ends. A word's score is the mean
-        over the frames of its tokens, each span weighted by its length.
+        One :class:`WordSpan` per word, in order; no word begins before the previous one ends. The score of a word is
+        the mean over the frames of its tokens: each span is weighted by its length.
 
     Raises:
-        ValueError: neither ``separator`` nor ``tokens_per_word`` is given; the words, the counts and the spans do
-            not agree in number; a count is below 1; a span is empty, as those of an infeasible target are; ``tokens``
-            is missing or not needed; ``borders`` is none of the above; ``seconds_per_frame`` is not positive and
-            finite, or ``frame_offset`` not finite; a word begins behind ``recording_end``.
+        ValueError: neither ``separator`` nor ``tokens_per_word`` is given; the numbers of words, counts and spans do
+            not agree; a count is below 1; a span is empty, as for an infeasible target; ``tokens`` is missing or not
+            needed; ``borders`` is not one of the above; ``seconds_per_frame`` is not positive and finite, or
+            ``frame_offset`` is not finite; a word begins after ``recording_end``.
 
     Warns:
-        AlignmentWarning: a score is above 0, so not the logarithm of a probability; a frame is longer than a second.
-            Each is shown once.
+        AlignmentWarning: a score is above 0, so it is not the logarithm of a probability; a frame is longer than a
+            second. Each is shown once a process.
 
     Example::
 
@@ -178,7 +179,7 @@ def merge_words(
         [WordSpan(word='hi', start=0.2, end=0.32, score=-1.0), WordSpan(word='you', start=0.42, end=0.5, score=-0.125)]
     """
     if separator is None and tokens_per_word is None:
-        raise ValueError("merge_words: separator or tokens_per_word must be given, nothing says where a word ends")
+        raise ValueError("merge_words: separator or tokens_per_word must be given, to say where a word ends")
     _check_times("merge_words", seconds_per_frame, borders, frame_offset)
     listed = _list_spans(spans, tokens, separator)
     for position, span in enumerate(listed):
@@ -192,7 +193,7 @@ def merge_words(
                 "merge_words: score",
                 f"merge_words: scores must be log-probabilities, expected at most 0, found {span.score:g} for span "
                 f"{position} (token {span.token}); merge_tokens(path, scores) gives them, with scores.exp() it does "
-                "not, and confidences will be above 1. Where this is meant (priors subtracted), turn "
+                "not, and confidences will be above 1. If this is meant (priors subtracted), turn "
                 "AlignmentWarning off",
             )
 
@@ -204,7 +205,7 @@ def merge_words(
         groups = list(_split([span for span in listed if span.token != separator], tokens_per_word))
     if len(groups) != len(words):
         raise ValueError(
-            f"merge_words: words must be as many as the spans spell, expected {len(groups)}, found {len(words)}"
+            f"merge_words: words must match the spans in number, expected {len(groups)}, found {len(words)}"
         )
 
     if not groups:
@@ -219,8 +220,8 @@ def merge_words(
             f"found {recording_end}"
         )
     starts, ends = [rule.seconds(groups[0][0].start) - rule.lead_in], []
-    for before, behind in pairwise(groups):
-        end, start = rule.meet(before[-1].end, behind[0].start, lambda condition, yes, no: yes if condition else no)
+    for before, after in pairwise(groups):
+        end, start = rule.meet(before[-1].end, after[0].start, lambda condition, yes, no: yes if condition else no)
         ends.append(end)
         starts.append(start)
     ends.append(rule.seconds(groups[-1][-1].end) + rule.tail)
@@ -235,7 +236,7 @@ def _list_spans(
     tokens: Tensor | Sequence[int] | None,
     separator: int | None,
 ) -> list[_Span]:
-    """The spans as objects; those of tensors without their padding."""
+    """Returns the spans as objects; those of tensors without their padding."""
     if not (isinstance(spans, tuple) and len(spans) == 3 and all(isinstance(column, Tensor) for column in spans)):
         if tokens is not None:
             raise ValueError("merge_words: tokens must not be given where every span has its token, found both")
@@ -264,12 +265,12 @@ def _list_spans(
         classes = [int(token) for token in (tokens.tolist() if isinstance(tokens, Tensor) else tokens)]
     if len(classes) != len(starts):
         raise ValueError(
-            f"merge_words: tokens must be as many as spans, expected {len(starts)} (padding included), "
+            f"merge_words: tokens must match the spans in number, expected {len(starts)} (padding included), "
             f"found {len(classes)}"
         )
     rows = list(zip(classes, starts.tolist(), ends.tolist(), scores.tolist(), strict=True))
     if any(start < 0 and score == -math.inf for _, start, _, score in rows):
-        raise ValueError("merge_words: the item of these spans is marked, expected one that has a path")
+        raise ValueError("merge_words: the spans are those of a marked item, expected an item with a path")
     return [TokenSpan(*row) for row in rows if row[1] >= 0]
 
 
@@ -296,7 +297,7 @@ def _mean_score(spans: list[_Span]) -> float:
 
 
 class WordBorders(NamedTuple):
-    """When the words of a batch were spoken.
+    """When each word of a batch was spoken.
 
     Attributes:
         starts (Tensor): ``(B, W)`` float64, seconds; -1 for words without tokens (padding) and for marked items.
@@ -310,7 +311,7 @@ class WordBorders(NamedTuple):
     scores: Tensor
 
 
-_pytree._register_namedtuple(WordBorders, serialized_type_name="torch_ctc_align.WordBorders")  # as in aligner.py
+name_for_export(WordBorders, "torch_ctc_align.WordBorders")
 
 
 def word_borders(
@@ -325,31 +326,32 @@ def word_borders(
 ) -> WordBorders:
     """Finds start, end and mean score of every word of a batch: :func:`merge_words` without leaving the device.
 
-    No loop over tokens and no synchronisation: it compiles into one graph with whatever stands around it. Times are
-    float64, and equal to those of :func:`merge_words`.
+    There is no loop over tokens, and nothing waits for the device: the function compiles into one graph with the code
+    around it. Times are float64, and equal to those of :func:`merge_words`.
 
     Args:
         spans (TokenSpans): from :func:`token_spans`; ``(B, L)`` each.
         word_indices (Tensor): ``(B, L)`` int32 or int64, the index of the word of every target token, counted from 0 in
-            each item and never falling from one token to the next; -1 for separators. Tokens with an index outside of
-            0 to ``num_words - 1`` are left out, and padding may hold anything.
-        num_words (int): W, the most words that an item has. An item of fewer words is padded, and a word in its middle
-            may be without tokens: its neighbours then are neighbours of each other.
+            each item and never decreasing from one token to the next; -1 for separators. Tokens with an index outside
+            of 0 to ``num_words - 1`` are left out, and padding may hold anything.
+        num_words (int): W, the largest number of words of an item. An item of fewer words is padded. A word without
+            tokens in the middle of an item is skipped: its neighbours become neighbours of each other.
         seconds_per_frame (float): duration of one frame, in seconds.
-        borders (str or Pauses): which word gets the frames between two words, as of :func:`merge_words`. Default:
+        borders (str or Pauses): which word gets the frames between two words, as in :func:`merge_words`. Default:
             ``Pauses()``.
         frame_offset (float): frame t covers the time from ``(t + frame_offset) * seconds_per_frame`` on. Default: 0;
-            -0.5 where frame t is centred on ``t * seconds_per_frame``.
+            -0.5 if frame t is centred on ``t * seconds_per_frame``.
         recording_ends (Tensor or float, optional): ``(B,)`` floating point, or one number, seconds; words neither begin
-            nor end behind it. The values are not checked. Default: no limit.
+            nor end after it. The values are not checked. Default: no limit.
 
     Returns:
         WordBorders: starts, ends and scores, ``(B, W)`` each. Scores are differentiable with respect to those of
         ``spans``.
 
     Raises:
-        ValueError: shapes, dtypes or ``num_words`` are other than above; ``borders`` is none of those of
-            :func:`merge_words`; ``seconds_per_frame`` is not positive and finite, or ``frame_offset`` not finite.
+        ValueError: a tensor does not have the shape or dtype above; ``num_words`` is negative; ``borders`` is not one
+            of those of :func:`merge_words`; ``seconds_per_frame`` is not positive and finite, or ``frame_offset`` is
+            not finite.
 
     Warns:
         AlignmentWarning: a frame is longer than a second. Shown once, and not in a compiled graph.
@@ -387,13 +389,13 @@ def word_borders(
             )
         limits = limits[:, None]
 
-    # Separators, padding and marked items fall into one more column.
+    # Separators, padding and marked items go into one more column.
     in_word = (starts >= 0) & (word_indices >= 0) & (word_indices < num_words)
     word = torch.where(in_word, word_indices, num_words).long()
     empty = torch.full((batch, num_words + 1), -1, dtype=torch.int64, device=starts.device)
     first = empty.scatter_reduce(1, word, starts.long(), "amin", include_self=False)[:, :num_words]
     last = empty.scatter_reduce(1, word, ends.long(), "amax", include_self=False)[:, :num_words]
-    # Half types would lose digits in a sum over a long word.
+    # A sum over a long word would lose digits in a half type.
     wide = scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
     lengths = torch.where(in_word, ends - starts, 0).to(wide.dtype)
     weighted = torch.where(in_word, wide, 0) * lengths
@@ -403,7 +405,7 @@ def word_borders(
     marked = ((starts < 0) & (scores == -torch.inf)).any(1, keepdim=True)
     means = torch.where(marked, -torch.inf, means).to(scores.dtype)
 
-    # The neighbours of a word: the nearest ones on both sides that have tokens.
+    # The neighbours of a word are the nearest words with tokens on both sides.
     spoken = first >= 0
     pad = torch.nn.functional.pad
     earlier = torch.where(spoken, last, -1).cummax(1).values
@@ -439,13 +441,13 @@ def _check_times(name: str, seconds_per_frame: float, borders: Blanks | Pauses, 
         warn_once(
             "seconds_per_frame",
             f"{name}: seconds_per_frame must be in seconds, expected at most {LONGEST_FRAME:g}, found "
-            f"{seconds_per_frame:g}: milliseconds, or the samples of a hop? Where this is meant, turn "
+            f"{seconds_per_frame:g}: milliseconds, or the samples of a hop? If this is meant, turn "
             "AlignmentWarning off",
         )
 
 
 class _Rule:
-    """Where words begin and end: the arithmetic, for one border (floats) or a batch of them (float64 tensors)."""
+    """The arithmetic of word borders, for one border (floats) or a batch of them (float64 tensors)."""
 
     def __init__(self, seconds_per_frame: float, borders: Blanks | Pauses, frame_offset: float) -> None:
         self.seconds_per_frame = seconds_per_frame
@@ -457,11 +459,11 @@ class _Rule:
         return (frames + self.frame_offset) * self.seconds_per_frame
 
     def meet(self, left: Time, right: Time, where: Callable[[Any, Time, Time], Time]) -> tuple[Time, Time]:
-        """End of a word and start of the next one, seconds.
+        """Returns the end of a word and the start of the next one, in seconds.
 
         Args:
-            left: the frame behind the last token of the word.
-            right: the first frame of the next one.
+            left: the frame after the last token of the word.
+            right: the first frame of the next word.
             where: as torch.where.
         """
         if isinstance(self.borders, Pauses):

@@ -1,0 +1,94 @@
+"""What PyTorch needs to know about ``ctc_align::forced_align`` beside its kernels: fake tensors, gradients, vmap."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torch_ctc_align._arguments import check_arguments, join_batch, split_batch, warn_in_onnx_export
+from torch_ctc_align._library import HAS_CUDA_LIBRARY, as_raised, refuse_cuda
+from torch_ctc_align._torch_seam import below_autograd, is_in_forward_mode, kernel_of
+
+if torch.version.cuda is not None and not HAS_CUDA_LIBRARY:
+    refuse_cuda(
+        "forced_align",
+        "this installation of torch_ctc_align has no CUDA library; move the tensors to the CPU, or install from source "
+        "where nvcc is: CTC_ALIGN_CUDA=1 pip install --no-build-isolation --force-reinstall --no-deps .",
+    )
+
+
+@torch.library.register_fake("ctc_align::forced_align")
+def _forced_align_fake(
+    log_probs: Tensor,
+    targets: Tensor,
+    input_lengths: Tensor | None = None,
+    target_lengths: Tensor | None = None,
+    blank: int = 0,
+) -> tuple[Tensor, Tensor]:
+    warn_in_onnx_export("forced_align")
+    check_arguments("forced_align", log_probs, targets, input_lengths, target_lengths, blank)
+    batch, frames, _ = log_probs.shape
+    return targets.new_empty((batch, frames)), log_probs.new_empty((batch, frames))
+
+
+# Looked up once: a small call spends most of its time on the way to the kernel.
+_align = kernel_of(torch.ops.ctc_align.forced_align.default)
+
+
+def call_forced_align(log_probs: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    """Calls the operator with plain tensors, past its autograd kernel where nothing is differentiated.
+
+    That saves a quarter of the time of a small call.
+    """
+    if log_probs.requires_grad or is_in_forward_mode():
+        return _align(log_probs, *others)  # type: ignore[no-any-return]
+    with below_autograd():
+        return _align(log_probs, *others)  # type: ignore[no-any-return]
+
+
+def _forced_align_autograd(*arguments: Any) -> tuple[Tensor, Tensor]:
+    """The autograd kernel. A score is an entry of log_probs; where it is differentiated, it is gathered once more.
+
+    So the gradient, its gradient and the tangent are torch's own, and all of torch.func works. It would refuse an
+    autograd.Function, that of torch.library.register_autograd as well: the generated one has no setup_context. Its
+    backward pass in Python also took longer.
+
+    Errors get their kinds back here (:func:`as_raised`). Calls in inference mode do not pass through here.
+    """
+    try:
+        with below_autograd():
+            results = _align(*arguments)
+    except RuntimeError as error:
+        raise as_raised(error) from None
+    log_probs = arguments[0]
+    if not is_in_forward_mode() and not (log_probs.requires_grad and torch.is_grad_enabled()):
+        return results  # type: ignore[no-any-return]
+    paths, scores = results
+    input_lengths = arguments[2] if len(arguments) > 2 else None
+    on_path = paths >= 0
+    if input_lengths is not None:
+        count = paths.new_ones(paths.shape[1]).cumsum(0)  # 1, 2, ...: a DTensor if paths is one, unlike arange()
+        on_path = on_path & (count <= input_lengths[:, None])
+    entries = log_probs.gather(2, paths.clamp(min=0).long().unsqueeze(2)).squeeze(2)
+    # Padding and marked items get no gradient, whatever gradient comes in: 0 * inf would be NaN, where() gives 0.
+    return paths, torch.where(on_path, entries, scores)
+
+
+_registered = torch.library.Library("ctc_align", "IMPL")  # a registration lasts as long as its library
+_registered.impl("forced_align", _forced_align_autograd, "Autograd")
+
+
+@torch.library.register_vmap("ctc_align::forced_align")
+def _forced_align_vmap(
+    info: Any,
+    in_dims: tuple[int | None, ...],
+    log_probs: Tensor,
+    targets: Tensor,
+    input_lengths: Tensor | None = None,
+    target_lengths: Tensor | None = None,
+    blank: int = 0,
+) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    """Items are independent, so the mapped dimension joins the batch and one call serves all of it."""
+    size = info.batch_size
+    joined = join_batch(size, in_dims, log_probs, targets, input_lengths, target_lengths)
+    return split_batch(size, log_probs, in_dims[0], *torch.ops.ctc_align.forced_align(*joined, blank))

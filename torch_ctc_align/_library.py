@@ -1,0 +1,67 @@
+"""The two compiled libraries: loading them, and what their operators leave for Python after a call."""
+
+import ctypes
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def _load(name: str) -> Path | None:
+    """Loads a library of the package if it has been built, and returns its path."""
+    library = next(Path(__file__).parent.glob(f"{name}.*so"), None)
+    if library is not None:
+        torch.ops.load_library(str(library))
+    return library
+
+
+CPU_LIBRARY = _load("_C")
+if CPU_LIBRARY is None:
+    raise ImportError("torch_ctc_align: the CPU library is not built; run make build, or pip install .")
+HAS_CUDA_LIBRARY = torch.version.cuda is not None and _load("_C_cuda") is not None
+
+
+def refuse_cuda(name: str, why: str) -> None:
+    """Makes ``ctc_align::name`` raise a NotImplementedError with this text when it is called with CUDA tensors."""
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise NotImplementedError(f"{name}: {why}")
+
+    torch.library.register_kernel(f"ctc_align::{name}", "cuda", refuse)
+
+
+# Functions that need Python's lock, or are too short to release it.
+_with_lock = ctypes.PyDLL(str(CPU_LIBRARY))  # the library that torch has loaded: the same handle
+_with_lock.ctc_align_take_exception.restype = ctypes.c_void_p
+report = _with_lock.ctc_align_report  # report(paths.data_ptr()): see the end of csrc/cpu/forced_align.cpp
+report.argtypes = [ctypes.c_void_p]
+
+
+def take_exception() -> BaseException | None:
+    """Returns the exception with which a signal handler ended the last call; None if there is none, or it was taken."""
+    address = _with_lock.ctc_align_take_exception()
+    if address is None:
+        return None
+    exception: BaseException = ctypes.cast(address, ctypes.py_object).value
+    ctypes.pythonapi.Py_DecRef(ctypes.py_object(exception))  # the reference that the library held
+    return exception
+
+
+def as_raised(error: RuntimeError) -> BaseException:
+    """Returns the exception that a kernel raised, or a signal handler during it, where torch made a RuntimeError of it.
+
+    torch up to 2.14 keeps the ValueError and the MemoryError of a kernel, later ones turn both into a RuntimeError of
+    the same text. No torch keeps the exception of a signal handler, such as KeyboardInterrupt.
+    """
+    if type(error) is not RuntimeError:
+        return error
+    name, _, text = str(error).partition(": ")
+    if not hasattr(torch.ops.ctc_align, name):
+        return error
+    if text == "interrupted":
+        return take_exception() or error
+    if text.startswith("no memory"):
+        return MemoryError(str(error))
+    if text.startswith("CUDA failed"):
+        return error
+    return ValueError(str(error))

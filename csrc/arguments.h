@@ -1,7 +1,7 @@
 // Checks of the arguments that every device makes: shapes, dtypes, devices, and the range of `blank`.
 //
-// Values inside tensors (lengths, labels) are each kernel's own business: the CPU kernel raises, the CUDA kernel marks.
-// Messages name the argument, what was expected and what was found. The fake kernel in _operator.py says the same.
+// Values inside tensors (lengths, labels) are checked by each kernel: the CPU kernel raises, the CUDA kernel marks.
+// Messages name the argument, the expected and the found. The fake kernel in _operator.py says the same.
 #pragma once
 
 #include <stdexcept>
@@ -11,7 +11,7 @@
 
 namespace ctc_align {
 
-// Parts of a message that are worked out only when it is needed.
+// Parts of a message, worked out only when it is thrown.
 struct ShapeOf {
   const Tensor& tensor;
 };
@@ -22,8 +22,8 @@ struct DeviceOf {
   const Tensor& tensor;
 };
 
-// torch's name, as Python prints it. `dtype` is what the C shim says (dtype_of): torch::stable knows fewer types, and
-// throws for the others.
+// torch's name, as Python prints it. `dtype` comes from the C shim (dtype_of): torch::stable knows fewer types, and throws
+// for the others.
 inline const char* dtype_name(int32_t dtype) {
   switch (static_cast<ScalarType>(dtype)) {
     case ScalarType::Byte:             return "uint8";
@@ -52,7 +52,7 @@ inline const char* dtype_name(int32_t dtype) {
   }
 }
 
-// Text of one part of a message. No streams: a locale is not worth its weight, nor a second C++ library's.
+// Text of one part of a message. Without streams: they would bring in locales.
 inline std::string text_of(const char* text) { return text; }
 inline std::string text_of(int64_t number) { return std::to_string(number); }
 inline std::string text_of(DtypeOf of) { return dtype_name(dtype_of(of.tensor)); }
@@ -73,13 +73,13 @@ inline std::string text_of(DeviceOf of) {
   }
 }
 
-// Throws ValueError, as Python will see it. (STD_TORCH_CHECK would put the path of this file into the message.)
+// Throws an error that Python sees as ValueError. (STD_TORCH_CHECK would put the path of this file into the message.)
 template <class... Parts>
 [[noreturn]] void fail(const Parts&... parts) {
   throw std::invalid_argument((std::string() + ... + text_of(parts)));
 }
 
-// Runs the work of an operator, and puts its name before what goes wrong.
+// Runs the work of an operator, and puts its name before the message of an error.
 template <class Work>
 auto as_operator(const char* name, const Work& work) {
   const std::string prefix = std::string(name) + ": ";

@@ -1,7 +1,7 @@
 // The one door to PyTorch: every torch name that the package uses comes in here.
 //
-// Only the LibTorch stable ABI (torch/csrc/stable, torch/headeronly, the C shim) stands behind it, so one binary serves
-// every torch from 2.10 on. Nothing below csrc/lattice includes this file.
+// It uses the LibTorch stable ABI alone (torch/csrc/stable, torch/headeronly, the C shim), so one binary serves every
+// torch from 2.10 on. Nothing in csrc/lattice includes this file.
 #pragma once
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
@@ -47,7 +47,7 @@ Tensor empty_tensor(const std::array<int64_t, kDims>& sizes, const Tensor& like,
   int64_t stride = 1;
   for (size_t i = kDims; i-- > 0;) {
     strides[i] = stride;
-    // Of sizes whose product overflows there is no tensor: torch says so.
+    // If the product overflows, torch refuses such sizes.
     stride = static_cast<int64_t>(static_cast<uint64_t>(stride) * static_cast<uint64_t>(sizes[i] > 1 ? sizes[i] : 1));
   }
   AtenTensorHandle handle = nullptr;
@@ -74,7 +74,7 @@ Tensor empty_tensor(const std::array<int64_t, kDims>& sizes, const Tensor& like)
   return empty_tensor(sizes, like, dtype_of(like));
 }
 
-// Memory for a kernel's own use, on the device of `like`; at least 16-byte aligned.
+// Memory for a kernel's own use, on the device of `like`; aligned to 16 bytes or more.
 inline Tensor empty_bytes(int64_t bytes, const Tensor& like) {
   return empty_tensor<1>({bytes}, like, aoti_torch_dtype_uint8());
 }

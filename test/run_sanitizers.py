@@ -1,8 +1,8 @@
-"""Compiles the CPU kernel with csrc/kernel_test.cpp and runs it: plainly, with ASan and UBSan, and with TSan.
+"""Compiles the CPU kernel with each test program of csrc/ and runs it: plainly, with ASan and UBSan, and with TSan.
 
     python test/run_sanitizers.py [plain] [asan+ubsan] [tsan]
 
-A line for each, and what went wrong. Needs a C++ compiler (CXX, or c++), and neither torch nor a virtual environment.
+Prints a line for each, or the failure. Needs a C++ compiler (CXX, or c++), but neither torch nor a virtual environment.
 CTC_ALIGN_SEED=7 draws other cases.
 """
 
@@ -14,14 +14,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = [
-    ROOT / "test" / "csrc" / "kernel_test.cpp",
-    ROOT / "csrc" / "cpu" / "options.cpp",
-    *sorted(ROOT.glob("csrc/cpu/lanes/isa_*.cpp")),
-]
+TESTS = ["viterbi_test", "forward_backward_test"]
+SOURCES = [ROOT / "csrc" / "cpu" / "options.cpp", *sorted(ROOT.glob("csrc/cpu/lanes/isa_*.cpp"))]
 COMPILER = os.environ.get("CXX", "c++").split()
 FLAGS = ["-std=c++20", "-ffp-contract=off", "-pthread", "-Wall", "-Wextra", "-Wno-psabi"]
 WATCHED = ["-O1", "-g", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all"]
@@ -33,19 +31,20 @@ BUILDS = {
 
 
 class Failure(Exception):
-    """What to tell of a build or a run that failed."""
+    """The output of a build or a run that failed."""
 
 
-def build(name: str, folder: str | Path) -> Path:
-    """The program, compiled without a warning."""
+def build(name: str, test: str, folder: str | Path) -> Path:
+    """The program of a test, compiled without a warning."""
     if not shutil.which(COMPILER[0]):
         raise Failure(f"no C++ compiler {COMPILER[0]}; on Debian or Ubuntu: apt install g++")
-    program = Path(folder) / "kernel_test"
+    program = Path(folder) / test
     nothing = [*COMPILER, *BUILDS[name], "-x", "c++", "-", "-o", program]
     probe = subprocess.run(nothing, input="int main() {}", capture_output=True, text=True)
     if probe.returncode != 0:
         raise Failure(f"{' '.join(COMPILER)} cannot link {' '.join(BUILDS[name])}:\n{probe.stderr}")
-    result = subprocess.run([*COMPILER, *FLAGS, *BUILDS[name], *SOURCES, "-o", program], capture_output=True, text=True)
+    sources = [ROOT / "test" / "csrc" / f"{test}.cpp", *SOURCES]
+    result = subprocess.run([*COMPILER, *FLAGS, *BUILDS[name], *sources, "-o", program], capture_output=True, text=True)
     if result.returncode != 0 or "warning" in result.stderr:
         raise Failure(result.stderr)
     return program
@@ -69,18 +68,27 @@ def at_fixed_addresses() -> list[str]:
         return []
 
 
+def build_and_run(name: str, test: str) -> str:
+    """Returns a line about a test that passed."""
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        program = build(name, test, folder)
+        built = time.monotonic()
+        run(program)
+    return f"{name:10} {test:21} passed; compiled in {built - start:.0f} s, ran for {time.monotonic() - built:.0f} s"
+
+
 def main() -> None:
-    for name in sys.argv[1:] or BUILDS:
-        print(f"{name:10}", end=" ", flush=True)
-        start = time.monotonic()
-        try:
-            with tempfile.TemporaryDirectory() as folder:
-                program = build(name, folder)
-                built = time.monotonic()
-                run(program)
-        except Failure as failure:
-            sys.exit(f"FAILED\n{failure}")
-        print(f"passed; compiled in {built - start:.0f} s, ran for {time.monotonic() - built:.0f} s", flush=True)
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        runs = {
+            (name, test): pool.submit(build_and_run, name, test) for name in sys.argv[1:] or BUILDS for test in TESTS
+        }
+        for (name, test), result in runs.items():
+            try:
+                print(result.result(), flush=True)
+            except Failure as failure:
+                pool.shutdown(cancel_futures=True)
+                sys.exit(f"{name:10} {test:21} FAILED\n{failure}")
 
 
 if __name__ == "__main__":

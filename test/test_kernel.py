@@ -1,11 +1,13 @@
-"""The CPU kernel without torch: csrc/kernel_test.cpp, compiled plainly. `make sanitize` watches it with sanitizers."""
+"""The CPU kernel without torch: the programs of csrc/, compiled plainly. `make sanitize` runs them with sanitizers."""
 
 import shutil
 
+import pytest
 import run_sanitizers
 
 
-def test_kernel(tmp_path, missing):
+@pytest.mark.parametrize("test", run_sanitizers.TESTS)
+def test_kernel(test, tmp_path, missing):
     if not shutil.which(run_sanitizers.COMPILER[0]):
         missing("c++", f"there is no C++ compiler {run_sanitizers.COMPILER[0]}")
-    run_sanitizers.run(run_sanitizers.build("plain", tmp_path))
+    run_sanitizers.run(run_sanitizers.build("plain", test, tmp_path))

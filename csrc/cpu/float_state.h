@@ -1,4 +1,4 @@
-// Round to nearest, and keep subnormal numbers, whatever the thread that calls has been set to.
+// Rounding to nearest with subnormal numbers, however the calling thread is set.
 #pragma once
 
 #if !defined(__SSE2__)
@@ -27,7 +27,7 @@ class StandardFloats {
   }
 
  private:
-  static constexpr unsigned kFlags = 0x3f;      // of exceptions that have happened
+  static constexpr unsigned kFlags = 0x3f;      // for exceptions that have happened
   static constexpr unsigned kDefault = 0x1f80;  // to nearest, no flushing, every exception masked
   unsigned before_;
 #else

@@ -55,7 +55,7 @@ const Python& python() {
   return found;
 }
 
-// What a handler raised, until Python takes it. Under Python's lock, and only the main thread's.
+// The exception that a handler raised, until Python takes it. The main thread uses it, under Python's lock.
 void* kept_exception = nullptr;
 
 // Keeps Python's current exception, which stays the current one.
@@ -84,7 +84,7 @@ void StopSignal::look() {
     return;
   }
   last_look_ = now;
-  // Asked anew every time: a thread that forks is the main thread of the child.
+  // Asked every time: a thread that forks is the main thread of the child.
   const bool is_main_thread = syscall(SYS_gettid) == getpid();
   if (!is_main_thread || !python().found() || !python().is_initialized()) {
     return;

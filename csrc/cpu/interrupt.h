@@ -7,18 +7,18 @@
 
 namespace ctc_align {
 
-// Has the user asked to stop? One of these for each call of an operator, made on the thread that calls.
+// Tells whether the user has asked to stop. Each call of an operator makes one, on the thread that calls.
 //
 // Python runs its signal handlers on the main thread, between two of its own instructions: not while that thread is in
-// here. So twice a second the main thread lets them run, if it is the one that calls. If a handler raises
-// (KeyboardInterrupt, or what another signal is made to raise), the answer is yes from then on, for all threads. The
-// exception is kept for Python to take (ctc_align_take_exception), and stays set as Python's current one as well: up to
-// torch 2.14 it becomes the cause of the error that the caller sees. A handler that does not raise does not end the
-// call. Where there is no Python in the process the answer is always no; Python's functions are looked up by name, so
-// that this library does not depend on any version of it.
+// here. So twice a second the main thread lets them run, if it is the calling thread. If a handler raises
+// (KeyboardInterrupt, or another signal's exception), the answer is yes from then on, for all threads. The exception is
+// kept for Python to take (ctc_align_take_exception), and stays set as Python's current one as well: up to torch 2.14 it
+// becomes the cause of the error that the caller sees. A handler that does not raise does not end the call. Without
+// Python in the process the answer is always no; Python's functions are looked up by name, so this library does not
+// depend on any version of it.
 class StopSignal {
  public:
-  // To be asked every few milliseconds or less often, by any thread of the call; it costs next to nothing.
+  // Any thread of the call may ask, every few milliseconds or less often; it costs next to nothing.
   bool stopped() {
     if (!was_stopped() && is_caller()) {
       look();
@@ -36,7 +36,7 @@ class StopSignal {
 
   const std::thread::id caller_ = std::this_thread::get_id();
   std::atomic<bool> stopped_{false};
-  Clock::time_point last_look_ = {};  // the caller's own; of a call of less than half a second there is none
+  Clock::time_point last_look_ = {};  // used by the calling thread only
 };
 
 }  // namespace ctc_align

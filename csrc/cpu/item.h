@@ -1,4 +1,4 @@
-// One item of a batch as the kernels see it, and its target in a compact shape. No tensors in here.
+// One item of a batch for the kernels, and its target in a compact shape. No tensors in here.
 #pragma once
 
 #include <algorithm>
@@ -20,6 +20,10 @@ struct Strided {
 
 template <class scalar_t, class label_t>
 struct Item {
+  using Scalar = scalar_t;
+  using Label = label_t;
+  using Real = AccumulationType<scalar_t>;
+
   Emissions<scalar_t> emissions;
   Strided<const label_t> target;
   index_t frames;   // T of this item
@@ -28,16 +32,16 @@ struct Item {
   index_t blank;
 };
 
-// The target in the shape the sweep wants: class ids of the panel, and who may be skipped into.
+// The target in the shape that the sweep reads: class ids of the panel, and the pairs that may be skipped into.
 struct CompactTarget {
   std::vector<int64_t> classes;     // panel class -> class, increasing; empty: all classes are in the panel
   std::vector<int32_t> class_ids;   // pair -> panel class; 0 in the padding
   std::vector<uint16_t> skip_bits;  // bit k % 16 of word k / 16
-  int32_t blank;                    // panel class of the blank
+  int32_t blank_class;              // panel class of the blank
   index_t class_count;              // in the panel
   index_t repeats = 0;
 
-  // Up to so many classes the panel holds them all: that is quicker than finding out which ones occur.
+  // Up to this number of classes the panel holds all: that is quicker than finding those that occur.
   static constexpr index_t kFewClasses = 32;
 
   template <class scalar_t, class label_t>
@@ -55,12 +59,12 @@ struct CompactTarget {
       classes.shrink_to_fit();
     }
     class_count = classes.empty() ? item.classes : static_cast<index_t>(classes.size());
-    blank = panel_class(item.blank);
+    blank_class = panel_class(item.blank);
     class_ids.assign(padded, 0);
     skip_bits.assign(padded / kPairsPerWord, 0);
     for (index_t k = 0; k < labels; ++k) {
       class_ids[k] = panel_class(static_cast<int64_t>(item.target[k]));
-      const bool may_skip = may_skip_into(k, class_ids[k], k > 0 ? class_ids[k - 1] : blank);
+      const bool may_skip = may_skip_into(k, class_ids[k], k > 0 ? class_ids[k - 1] : blank_class);
       skip_bits[k / kPairsPerWord] |= static_cast<uint16_t>((may_skip ? 1u : 0u) << (k % kPairsPerWord));
       repeats += k > 0 && !may_skip;
     }

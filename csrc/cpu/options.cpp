@@ -13,7 +13,7 @@ struct NamedIsa {
   const Isa* isa;
 };
 
-// Those that this processor, and the operating system, can run; the fastest first.
+// The instruction sets that this processor and the operating system can run, the fastest first.
 std::vector<NamedIsa> find_isas() {
   std::vector<NamedIsa> found;
 #if defined(__x86_64__)
@@ -37,7 +37,7 @@ const std::vector<NamedIsa>& available_isas() {
 std::mutex options_mutex;
 
 Options& shared_options() {
-  static Options options{available_isas().front().isa, 0, {}, false, {}};
+  static Options options{.isa = available_isas().front().isa};
   return options;
 }
 
@@ -94,11 +94,11 @@ CTC_ALIGN_EXPORT void ctc_align_set_memory_budget(int64_t bytes) {
 }
 
 // For tests. None of these changes a result. count < 0: the ladder is cut by the budget; sizes of 0: chosen by the code.
-CTC_ALIGN_EXPORT void ctc_align_set_cuts(const int64_t* cuts, int64_t count, int64_t stretch_frames,
+CTC_ALIGN_EXPORT void ctc_align_set_cuts(const int64_t* cuts, int64_t count, int64_t strip_frames,
                                          int64_t group_columns) {
   const std::lock_guard<std::mutex> lock(ctc_align::options_mutex);
   auto& options = ctc_align::shared_options();
   options.force_cuts = count >= 0;
   options.cuts.assign(cuts, cuts + (count > 0 ? count : 0));
-  options.tiling = {stretch_frames, group_columns};
+  options.tiling = {strip_frames, group_columns};
 }

@@ -1,5 +1,5 @@
 // ctc_align::posteriors, class_posteriors, span_posteriors and posteriors_backward on CPU tensors: one sum over all
-// paths, and four ways to keep what it says about a frame.
+// paths, and four ways to keep a frame's sums.
 #include <tuple>
 
 #include "batch.h"
@@ -8,29 +8,26 @@
 namespace ctc_align {
 namespace {
 
-template <class T>
-using RealOf = AccumulationType<std::decay_t<decltype(std::declval<T>().emissions.at(0, 0))>>;
-
-// Half types are summed in float32, and that is what they get.
+// Half types are summed in float32, and so are their results.
 int32_t sums_dtype(const Tensor& log_probs) {
   return log_probs.scalar_type() == ScalarType::Double ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32();
 }
 
 // For operators whose paths collect nothing.
-struct NoGains {
-  template <class I>
-  Gains<RealOf<I>> operator()(const I&, index_t) const {
+struct NoPathValues {
+  template <class Item>
+  PathValues<typename Item::Real> operator()(const Item&, index_t) const {
     return {};
   }
 };
 
-// A compiled graph asks for the gradient of every output, also of one that nothing came of.
-template <class Real, class I>
-bool all_zero(const Gains<Real>& gains, const I& item) {
+// A compiled graph asks for the gradient of every output, even of an unused one: there all path values are 0.
+template <class Item>
+bool all_zero(const PathValues<typename Item::Real>& path_values, const Item& item) {
   for (index_t t = 0; t < item.frames; ++t) {
-    bool found = gains.values.at(t, gains.blank_column) != 0;
+    bool found = path_values.blank_at(t) != 0;
     for (index_t k = 0; k < item.labels; ++k) {
-      found |= gains.values.at(t, k) != 0;
+      found |= path_values.at(t, k) != 0;
     }
     if (found) {
       return false;
@@ -39,36 +36,44 @@ bool all_zero(const Gains<Real>& gains, const I& item) {
   return true;
 }
 
-// Runs an operator. Its first output has the shape sizes(), all zero where keep() leaves it: keep(item, target, b, part)
-// returns what is to be done with the sums of a frame of item b, whose part of the output begins at `part`. The second
-// output are the log-likelihoods.
-template <class Sizes, class GainsOf, class Keep>
-std::tuple<Tensor, Tensor> run_soft(const char* name, const Arguments& arguments, const Sizes& sizes,
-                                    const GainsOf& gains_of, const Keep& keep) {
+// For operators whose arguments are those of all operators.
+struct NoCheck {
+  void operator()() const {}
+};
+
+// Runs an operator; check_rest() throws if its other arguments do not fit. Its first output has the shape sizes(), all
+// zero where keep() leaves it: keep(item, target, b, part) returns a visit(t, sums) for the frames of item b, whose part
+// of the output begins at `part`. The second output is the log-likelihoods.
+template <class Check, class Sizes, class PathValuesOf, class Keep>
+std::tuple<Tensor, Tensor> run_forward_backward(const char* name, const Arguments& arguments, const Check& check_rest,
+                                                const Sizes& sizes, const PathValuesOf& path_values_of,
+                                                const Keep& keep) {
   const auto make = [&] {
+    check_rest();
     const int32_t dtype = sums_dtype(arguments.log_probs);
     return std::make_tuple(empty_tensor(sizes(), arguments.log_probs, dtype),
                            empty_tensor<1>({arguments.batch()}, arguments.log_probs, dtype));
   };
-  const auto sum = [&](const auto& item, index_t b, const auto& outputs, const Options& options, const Crew& crew) {
-    using Real = RealOf<decltype(item)>;
+  const auto sum = [&]<class Item>(const Item& item, index_t b, const auto& outputs, const Options& options,
+                                   const Workers& workers) {
+    using Real = typename Item::Real;
     const StandardFloats standard_floats;  // for the results' last rounding too
     const index_t size = std::get<0>(outputs).numel() / arguments.batch();
     Real* part = static_cast<Real*>(std::get<0>(outputs).mutable_data_ptr()) + b * size;
-    fill(part, size, Real{0}, crew);
-    double log_likelihood = -std::numeric_limits<double>::infinity();
-    const Gains<Real> gains = gains_of(item, b);
-    if (gains.values.data && all_zero(gains, item)) {
-      return;  // nobody asks for the log-likelihood beside a gradient
+    fill(part, size, Real{0}, workers);
+    double log_likelihood = kMinusInfinity<double>;
+    const PathValues<Real> path_values = path_values_of(item, b);
+    if (path_values.data && all_zero(path_values, item)) {
+      return;  // beside a gradient the log-likelihood is not used
     }
     if (item.labels <= item.frames) {  // before anything is sized by a target that cannot fit
       const CompactTarget target(item, kPairsPerWord);
       const auto sum_in = [&](auto real) {
-        return sum_over_paths<decltype(real)>(item, target, gains, options, crew, keep(item, target, b, part));
+        return sum_over_paths<decltype(real)>(item, target, path_values, options, workers, keep(item, target, b, part));
       };
       std::optional<double> sum = sum_in(Real{});
       if (!sum) {
-        fill(part, size, Real{0}, crew);
+        fill(part, size, Real{0}, workers);
         sum = sum_in(double{});
       }
       log_likelihood = *sum;
@@ -79,7 +84,7 @@ std::tuple<Tensor, Tensor> run_soft(const char* name, const Arguments& arguments
   return run_batch(name, arguments, make, splits, sum);
 }
 
-// The labels of a frame that are labels, and not the place beside the last blank.
+// The end of a frame's labels: pair L has a blank only.
 template <class Real>
 index_t end_of_labels(const FrameSums<Real>& sums, index_t labels) {
   return std::min(sums.last + 1, labels);
@@ -87,14 +92,14 @@ index_t end_of_labels(const FrameSums<Real>& sums, index_t labels) {
 
 // By class: keeps (T, C).
 struct KeepClasses {
-  template <class I, class Real>
-  auto operator()(const I& item, const CompactTarget& target, index_t, Real* part) const {
+  template <class Item, class Real>
+  auto operator()(const Item& item, const CompactTarget& target, index_t, Real* part) const {
     return [&item, &target, part](index_t t, const auto& sums) {
       Real* row = part + t * item.classes;
       for (index_t k = sums.first; k < end_of_labels(sums, item.labels); ++k) {
-        row[target.class_of(k)] += static_cast<Real>(sums.labels[k] * sums.factor);
+        row[target.class_of(k)] += static_cast<Real>(sums.label_sums[k] * sums.factor);
       }
-      row[item.blank] = static_cast<Real>(sums.blank * sums.factor);
+      row[item.blank] = static_cast<Real>(sums.blank_sum * sums.factor);
     };
   }
 };
@@ -109,12 +114,12 @@ std::tuple<Tensor, Tensor> posteriors(const Tensor& log_probs, const Tensor& tar
       using Real = std::decay_t<decltype(*part)>;
       Real* row = part + t * (padded + 1);
       for (index_t k = sums.first; k < end_of_labels(sums, item.labels); ++k) {
-        row[k] = static_cast<Real>(sums.labels[k] * sums.factor);
+        row[k] = static_cast<Real>(sums.label_sums[k] * sums.factor);
       }
-      row[padded] = static_cast<Real>(sums.blank * sums.factor);
+      row[padded] = static_cast<Real>(sums.blank_sum * sums.factor);
     };
   };
-  return run_soft("posteriors", arguments, sizes, NoGains(), keep);
+  return run_forward_backward("posteriors", arguments, NoCheck(), sizes, NoPathValues(), keep);
 }
 
 std::tuple<Tensor, Tensor> class_posteriors(const Tensor& log_probs, const Tensor& targets,
@@ -122,7 +127,7 @@ std::tuple<Tensor, Tensor> class_posteriors(const Tensor& log_probs, const Tenso
                                             const std::optional<Tensor>& target_lengths, int64_t blank) {
   const Arguments arguments{log_probs, targets, input_lengths, target_lengths, blank};
   const auto sizes = [&] { return std::array{arguments.batch(), arguments.frames(), arguments.classes()}; };
-  return run_soft("class_posteriors", arguments, sizes, NoGains(), KeepClasses());
+  return run_forward_backward("class_posteriors", arguments, NoCheck(), sizes, NoPathValues(), KeepClasses());
 }
 
 void check_borders(const char* name, const Tensor& borders, const Arguments& arguments) {
@@ -140,30 +145,30 @@ std::tuple<Tensor, Tensor> span_posteriors(const Tensor& log_probs, const Tensor
                                            const Tensor& ends, const std::optional<Tensor>& input_lengths,
                                            const std::optional<Tensor>& target_lengths, int64_t blank) {
   const Arguments arguments{log_probs, targets, input_lengths, target_lengths, blank};
-  const auto sizes = [&] {
+  const auto check_rest = [&] {
     check_borders("starts", starts, arguments);
     check_borders("ends", ends, arguments);
-    return std::array{arguments.batch(), arguments.labels()};
   };
+  const auto sizes = [&] { return std::array{arguments.batch(), arguments.labels()}; };
   const auto keep = [&](const auto& item, const CompactTarget&, index_t b, auto* part) {
     return [&item, part, start = row_of(starts, b), end = row_of(ends, b)](index_t t, const auto& sums) {
       for (index_t k = sums.first; k < end_of_labels(sums, item.labels); ++k) {
         if (start[k] <= t && t < end[k]) {
           using Real = std::decay_t<decltype(*part)>;
           const index_t frames = std::min(end[k], item.frames) - std::max<index_t>(start[k], 0);
-          part[k] += static_cast<Real>(sums.labels[k] * sums.factor / static_cast<Real>(frames));
+          part[k] += static_cast<Real>(sums.label_sums[k] * sums.factor / static_cast<Real>(frames));
         }
       }
     };
   };
-  return run_soft("span_posteriors", arguments, sizes, NoGains(), keep);
+  return run_forward_backward("span_posteriors", arguments, check_rest, sizes, NoPathValues(), keep);
 }
 
 Tensor posteriors_backward(const Tensor& grad_posteriors, const Tensor& log_probs, const Tensor& targets,
                            const std::optional<Tensor>& input_lengths, const std::optional<Tensor>& target_lengths,
                            int64_t blank) {
   const Arguments arguments{log_probs, targets, input_lengths, target_lengths, blank};
-  const auto sizes = [&] {
+  const auto check_rest = [&] {
     const bool fits = grad_posteriors.dim() == 3 && grad_posteriors.size(0) == arguments.batch() &&
                       grad_posteriors.size(1) == arguments.frames() &&
                       grad_posteriors.size(2) == arguments.labels() + 1;
@@ -172,14 +177,18 @@ Tensor posteriors_backward(const Tensor& grad_posteriors, const Tensor& log_prob
     check(dtype_of(grad_posteriors) == sums_dtype(log_probs),
           "grad_posteriors must have the dtype of the posteriors, found ", DtypeOf{grad_posteriors});
     check_same_device("grad_posteriors", grad_posteriors, log_probs);
-    return std::array{arguments.batch(), arguments.frames(), arguments.classes()};
   };
-  const auto gains = [&](const auto& item, index_t b) {
-    using Real = RealOf<decltype(item)>;
+  const auto sizes = [&] { return std::array{arguments.batch(), arguments.frames(), arguments.classes()}; };
+  const auto path_values_of = [&]<class Item>(const Item&, index_t b) {
+    using Real = typename Item::Real;
     const auto* data = static_cast<const Real*>(grad_posteriors.const_data_ptr()) + b * grad_posteriors.stride(0);
-    return Gains<Real>{{data, grad_posteriors.stride(1), grad_posteriors.stride(2)}, arguments.labels()};
+    return PathValues<Real>{.data = data,
+                            .frame_stride = grad_posteriors.stride(1),
+                            .column_stride = grad_posteriors.stride(2),
+                            .blank_column = arguments.labels()};
   };
-  return std::get<0>(run_soft("posteriors_backward", arguments, sizes, gains, KeepClasses()));
+  return std::get<0>(
+      run_forward_backward("posteriors_backward", arguments, check_rest, sizes, path_values_of, KeepClasses()));
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Work shared out among torch's threads, with an ear for Ctrl-C.
+// Work shared out among torch's threads, which Ctrl-C can stop.
 #pragma once
 
 #include <algorithm>
@@ -13,18 +13,18 @@
 
 #include "../torch_seam.h"
 #include "interrupt.h"
-#include "viterbi/schedule.h"
+#include "workers.h"
 
 namespace ctc_align {
 
-// Runs work(0), ..., work(workers - 1) on torch's threads. The calling thread alone can hear Ctrl-C (interrupt.h): when
-// its own work is done it goes on asking `stop` until the others are done, who ask it too.
-inline void run_on_threads(StopSignal& stop, int workers, const std::function<void(int)>& work) {
+// Runs work(0), ..., work(count - 1) on torch's threads. Only the calling thread notices Ctrl-C (interrupt.h): when its
+// own work is done it goes on asking `stop` until the other threads are done, which ask it too.
+inline void run_on_threads(StopSignal& stop, int count, const std::function<void(int)>& work) {
   constexpr std::chrono::milliseconds kPatience(100);
   std::mutex mutex;
   std::condition_variable ended;
   int at_work = 0;
-  torch::stable::parallel_for(0, workers, 1, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
     std::unique_lock<std::mutex> lock(mutex);
     ++at_work;
     lock.unlock();
@@ -34,7 +34,7 @@ inline void run_on_threads(StopSignal& stop, int workers, const std::function<vo
     lock.lock();
     --at_work;
     ended.notify_all();
-    // A thread that has not begun yet finds nothing left to do: work is taken piece by piece.
+    // A thread that has not begun yet finds no work left: work is taken piece by piece.
     while (stop.is_caller() && at_work > 0) {
       ended.wait_for(lock, kPatience);
       lock.unlock();
@@ -44,16 +44,16 @@ inline void run_on_threads(StopSignal& stop, int workers, const std::function<vo
   });
 }
 
-// Runs align(b, crew, side_by_side) for every item, the largest first. An item that would keep one thread busy after all
-// others are done gets the whole crew if splits(b); the rest get a thread each, so many side by side. Never throws inside
-// the parallel body, where the message would be lost: the first exception is carried out and thrown again.
+// Runs align(b, workers, side_by_side) for every item, the largest first. An item that would keep one thread busy after
+// all others are done gets all workers if splits(b). The rest get a thread each, with side_by_side items at a time. Never
+// throws inside the parallel body, where the message would be lost: the first exception is carried out and thrown again.
 template <class Size, class Splits, class Align>
 void for_each_item(index_t count, const Size& size, const Splits& splits, const Align& align) {
-  constexpr index_t kWorthACrew = 4 << 20;    // cells
-  constexpr index_t kWorthAThread = 1 << 16;  // waking one takes some microseconds
+  constexpr index_t kWorthAllWorkers = 4 << 20;  // cells
+  constexpr index_t kWorthAThread = 1 << 16;     // waking one takes some microseconds
   StopSignal stop;
   const auto stopped = [&stop] { return stop.stopped(); };
-  const Crew alone{1, nullptr, stopped};
+  const Workers alone{1, nullptr, stopped};
   index_t cells = 0;
   for (index_t b = 0; b < count; ++b) {
     cells += size(b);
@@ -73,19 +73,19 @@ void for_each_item(index_t count, const Size& size, const Splits& splits, const 
     return;
   }
 
-  const auto run = [&stop](int workers, const std::function<void(int)>& work) { run_on_threads(stop, workers, work); };
-  const Crew crew{most, run, stopped};
+  const auto run = [&stop](int n, const std::function<void(int)>& work) { run_on_threads(stop, n, work); };
+  const Workers all{most, run, stopped};
   std::vector<index_t> order(count);
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](index_t a, index_t b) { return size(a) > size(b); });
   index_t done = 0;
-  while (done < count && size(order[done]) > kWorthACrew && size(order[done]) > cells / crew.workers &&
+  while (done < count && size(order[done]) > kWorthAllWorkers && size(order[done]) > cells / all.count &&
          splits(order[done])) {
     cells -= size(order[done]);
-    align(order[done++], crew, 1);
+    align(order[done++], all, 1);
   }
 
-  const int workers = static_cast<int>(std::min<index_t>(crew.workers, count - done));
+  const int side_by_side = static_cast<int>(std::min<index_t>(all.count, count - done));
   std::atomic<index_t> next{done};
   std::exception_ptr error;
   std::mutex error_mutex;
@@ -93,7 +93,7 @@ void for_each_item(index_t count, const Size& size, const Splits& splits, const 
     try {
       for (index_t i = next++; i < count; i = next++) {
         end_if_stopped(stop.stopped());
-        align(order[i], alone, workers);
+        align(order[i], alone, side_by_side);
       }
     } catch (...) {
       const std::lock_guard<std::mutex> lock(error_mutex);
@@ -101,16 +101,16 @@ void for_each_item(index_t count, const Size& size, const Splits& splits, const 
       next = count;
     }
   };
-  if (workers > 1) {
-    run_on_threads(stop, workers, work);
+  if (side_by_side > 1) {
+    run_on_threads(stop, side_by_side, work);
   } else {
     work(0);
   }
   if (error) {
     std::rethrow_exception(error);
   }
-  // The calling thread may have heard it when the others had asked for the last time. Python has an exception then, so
-  // the call must not seem to have gone well.
+  // The calling thread may have noticed Ctrl-C after the other threads asked for the last time. Python has an exception
+  // then, so the call must not seem to have gone well.
   end_if_stopped(stop.was_stopped());
 }
 

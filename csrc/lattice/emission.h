@@ -7,7 +7,7 @@
 //     by frame:   | class 0 1 2 .. |  of frame 0,  | class 0 1 2 .. | of frame 1, ...    a row fits into registers
 //     by class:   | frame 0 1 2 .. |  of class 0,  | frame 0 1 2 .. | of class 1, ...    any number of classes
 //
-// An emission that is no log-probability, NaN or infinite or 2^100 and more, becomes -inf here: no alignment may pass
+// An emission that is not a log-probability (NaN, infinite, 2^100 or more) becomes -inf here: no alignment may pass
 // through it. After that no sum can reach +inf (2^27 frames of 2^100 stay below it), so no NaN can arise anywhere in the
 // lattice, and cells that no path can reach yet stay at -inf.
 #pragma once
@@ -16,10 +16,10 @@
 
 namespace ctc_align {
 
-// ------------------------------------------------------------------------------------------- half types as they lie
+// ---------------------------------------------------------------------------------------- half types as stored
 
 // Plain bits, for code that is compiled once per instruction set: a library's half types bring inline functions of
-// their own, and the linker would pick one instruction set's copy of those for all.
+// their own, and the linker would take one instruction set's copy of those for all.
 struct StoredHalf {
   uint16_t bits;
 };
@@ -58,7 +58,7 @@ struct Emissions {
   }
 };
 
-// Widens exactly (half types to float32), and turns whatever is no log-probability into -inf.
+// Widens exactly (half types to float32), and turns anything that is not a log-probability into -inf.
 template <class Real, class scalar_t>
 CTC_ALIGN_FN Real load_emission(const scalar_t& stored) {
   constexpr Real kTooLarge = static_cast<Real>(0x1p100);
@@ -74,13 +74,13 @@ struct EmissionPanel {
   index_t row_length;      // distance of two frames, or of two classes
   bool by_frame;           // the layout
   index_t class_count;     // classes in the panel
-  const int64_t* classes;  // panel class -> class of log_probs, increasing; null if all are in it
-  int32_t blank;           // panel class of the blank
+  const int64_t* classes;  // panel class -> class of log_probs, increasing; null: the panel has all classes
+  int32_t blank_class;     // panel class of the blank
 
   CTC_ALIGN_FN index_t class_at(index_t c) const { return classes ? classes[c] : c; }
 };
 
-// Fills the panel with the frames from first_frame on. It has room for whole groups of kGroup frames, or classes.
+// Fills the panel with `frames` frames from first_frame on. It has room for whole groups of kGroup frames, or classes.
 template <int kGroup, class Real, class scalar_t>
 CTC_ALIGN_FN void load_panel(const EmissionPanel<Real>& panel, const Emissions<scalar_t>& emissions,
                              index_t first_frame, index_t frames) {
@@ -100,7 +100,7 @@ CTC_ALIGN_FN void load_panel(const EmissionPanel<Real>& panel, const Emissions<s
     }
     return;
   }
-  // A group of frames at a time: the processor then follows that many rows of log_probs from left to right.
+  // A group of frames at a time: the processor then follows kGroup rows of log_probs from left to right.
   for (index_t begin = 0; begin < frames; begin += kGroup) {
     const index_t group = smaller<index_t>(kGroup, frames - begin);
     for (index_t c = 0; c < panel.class_count; ++c) {

@@ -14,8 +14,8 @@
 #include <cstdint>
 #include <limits>
 
-// Every function of the lattice is meant to be compiled into its caller: so the copies made for different
-// instruction sets never meet in the linker, and the same text serves host and device.
+// Every function of the lattice is compiled into its caller: the copies made for different instruction sets never meet
+// in the linker, and the same text serves host and device.
 #if defined(__CUDACC__)
 #define CTC_ALIGN_FN __host__ __device__ __forceinline__
 #else
@@ -54,18 +54,18 @@ CTC_ALIGN_FN T larger(T a, T b) {
 //
 //   pair
 //    L |            . ######     The band holds every pair that has a state on a complete path. Pair k takes k frames
-//      |        . ########       to be reached, and label k needs L-1-k more frames behind it:
+//      |        . ########       to be reached, and label k needs L-1-k more frames after it:
 //      |    . ########
 //      |. ########                   first(t) = max(0, L - T + t)       last(t) = min(L, t)
 //    0 | ######
 //      +----------------- t      Repeats shrink it by a little more; that is not used, to keep these two lines.
 //
 // A cell of the band depends on cells of the band alone: pair k at frame t reads pairs k-1 and k at t-1, and
-// first(t-1) is 0 or first(t) - 1. So whatever stands left of the band never reaches a result.
+// first(t-1) is 0 or first(t) - 1. So the values left of the band never reach a result.
 //
-// Said in general: the band of a GOAL, the pairs from which pair `labels` can be reached at frame `frames`. For the
-// whole lattice that is the last blank, one frame behind the last one. For a path known to be in pair p at frame t it
-// is (p, t), and the band is the CONE of that state: a part of the whole band, with the same two lines.
+// More generally a band has a GOAL: it holds the pairs from which pair `labels` can be reached at frame `frames`. The
+// whole lattice's goal is the last blank, one frame after the last. If a path is known to be in pair p at frame t, the
+// goal is (p, t) and the band is the CONE of that state: a part of the whole band, with the same two lines.
 struct Band {
   index_t frames;
   index_t labels;
@@ -79,7 +79,7 @@ struct Band {
  private:
   CTC_ALIGN_FN index_t cells_before(index_t t) const {
     const index_t rising = smaller(t, labels + 1);                      // frames 0..rising-1 have last(t) = t
-    const index_t leaving = larger<index_t>(0, t - (frames - labels));  // so many frames behind first(t) = 0
+    const index_t leaving = larger<index_t>(0, t - (frames - labels));  // frames since first(t) was last 0
     return rising * (rising - 1) / 2 + (t - rising) * labels - leaving * (leaving - 1) / 2 + t;
   }
 };
@@ -91,7 +91,7 @@ CTC_ALIGN_FN bool may_skip_into(index_t pair, index_t label_class, index_t class
   return pair > 0 && label_class != class_before;
 }
 
-// The fewest frames that spell a target: one for each label, and one for the blank between equal neighbours.
+// The fewest frames that spell a target: one for each label, and one for each blank between equal neighbours.
 CTC_ALIGN_FN index_t shortest_path(index_t labels, index_t repeats) { return labels + repeats; }
 
 // ------------------------------------------------------------------------------- 4 states and backpointers
@@ -127,11 +127,11 @@ CTC_ALIGN_FN State previous_state(State state, Record record, bool skip_allowed)
 
 // ------------------------------------------------------------------------- 5 where a path starts and ends
 
-// The START RULE: before frame 0 a path stands in blank 0. So at frame 0 it is in blank 0 (stay) or, where the target
-// has one, in label 0 (advance).
+// The START RULE: before frame 0 a path is in blank 0. So at frame 0 it is in blank 0 (stay) or, if the target has
+// labels, in label 0 (advance).
 constexpr State kBeforeFirstFrame = {0, false};
 
-// Alphas of frame 0 in a row that is -inf otherwise: `emission_of(is_label)` reads the emission of blank 0 or label 0.
+// Sets frame 0's alphas in a row that is -inf. `emission_of(is_label)` returns the emission of blank 0 or of label 0.
 template <class Real, class EmissionOf>
 CTC_ALIGN_FN void start_paths(index_t labels, const EmissionOf& emission_of, Real& blank_alpha, Real& label_alpha) {
   blank_alpha = emission_of(false);
@@ -140,19 +140,19 @@ CTC_ALIGN_FN void start_paths(index_t labels, const EmissionOf& emission_of, Rea
   }
 }
 
-// The END RULE: a path ends in blank L or, where the target has labels, in label L-1.
+// The END RULE: a path ends in blank L or, if the target has labels, in label L-1.
 struct PathEnds {
-  State blank, label;  // the label's pair is -1 where there is none
+  State blank, label;  // the label's pair is -1 if there are no labels
 };
 CTC_ALIGN_FN PathEnds path_ends(index_t labels) { return {{labels, false}, {labels - 1, true}}; }
 
-// The better end. The label wins a tie. label_alpha counts only where the target has labels.
+// The better end. The label wins a tie. label_alpha is not read if there are no labels.
 template <class Real>
 struct PathEnd {
   State state;
   Real alpha;
 
-  // A path through no emission of -inf ends here.
+  // Returns whether there is a path: one that goes through no emission of -inf.
   CTC_ALIGN_FN bool is_finite() const { return alpha - alpha == 0; }
 };
 template <class Real>

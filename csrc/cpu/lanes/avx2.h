@@ -9,7 +9,6 @@ namespace ctc_align {
 
 template <class Isa>
 struct Avx2Lanes : VectorLanes<float, 8, Isa> {
-  using Real = float;
   using Value = __m256;
   using Mask = __m256;
   static constexpr int kTileWords = 4;

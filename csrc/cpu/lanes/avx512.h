@@ -8,12 +8,10 @@
 namespace ctc_align {
 
 template <class Isa>
-struct Avx512Lanes {
-  using Real = float;
+struct Avx512Lanes : VectorOperators<float, 16, Isa> {
   using Value = __m512;
   using Mask = __mmask16;
   using Index = __m512i;
-  static constexpr int kWidth = 16;
   static constexpr int kTileWords = 8;  // 16 of 32 registers hold alphas
   static constexpr index_t kTableClasses = 32;
 
@@ -30,7 +28,7 @@ struct Avx512Lanes {
   }
   CTC_ALIGN_FN static Mask mask(uint32_t bits) { return static_cast<Mask>(bits); }
 
-  // A row of up to 32 classes in two registers: one permutation looks up 16 of them.
+  // 32 classes in two registers: one permutation looks up 16 of them.
   struct Table {
     Value low, high;
   };

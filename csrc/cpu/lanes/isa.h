@@ -1,8 +1,8 @@
-// What is compiled once for every instruction set: the sweep over some columns and the panel that feeds it, and a frame
-// of the sum over all paths, forward and backward.
+// The kernels that are compiled once for every instruction set: the sweep over some columns and the panel that feeds it,
+// and a frame of the sum over all paths, forward and backward.
 //
-// A translation unit that does so includes nothing but csrc/lattice and its dictionary of lanes: an inline function of
-// a library, compiled there, could be the copy that the linker takes for the whole package.
+// Their translation units include nothing but csrc/lattice and a dictionary of lanes: an inline function of a library,
+// compiled there, could be the copy that the linker takes for the whole package.
 #pragma once
 
 #include "../../lattice/forward_backward/frame.h"
@@ -25,10 +25,11 @@ using AccumulationType = typename Accumulation<scalar_t>::Real;
 // A frame of the sum over all paths.
 template <class Real>
 struct FrameKernels {
-  index_t parts;  // arrays of a number
-  void (*forward)(const SoftLattice<Real>& lattice, index_t t, const NumberRow<Real>& from, NumberRow<Real>& to);
-  FrameSums<Real> (*backward)(const SoftLattice<Real>& lattice, index_t t, const NumberRow<Real>& alphas,
-                              const Total& total, const NumberRow<Real>& from, NumberRow<Real>& to, Real* labels);
+  index_t planes;  // arrays of a weight
+  void (*forward)(const ForwardBackwardLattice<Real>& lattice, index_t t, const WeightRow<Real>& from,
+                  WeightRow<Real>& to);
+  FrameSums<Real> (*backward)(const ForwardBackwardLattice<Real>& lattice, index_t t, const WeightRow<Real>& alphas,
+                              const Total& total, const WeightRow<Real>& from, WeightRow<Real>& to, Real* label_sums);
 };
 
 template <class scalar_t>
@@ -36,14 +37,14 @@ struct SweepKernels {
   using Real = AccumulationType<scalar_t>;
   index_t tile_pairs;     // pairs in a tile
   index_t group_frames;   // a panel by class has room for whole groups of frames
-  index_t table_classes;  // up to so many classes a panel is by frame, and has room for this many
+  index_t table_classes;  // a panel of at most this many classes is by frame, with room for this many
   void (*load_panel)(const EmissionPanel<Real>& panel, const Emissions<scalar_t>& emissions, index_t first_frame,
                      index_t frames);
-  void (*sweep_columns)(const SweepJob<Real>& job, const Stretch<Real>& stretch, ColumnRange columns);
-  void (*load_classes)(const SoftLattice<Real>& lattice, const Emissions<scalar_t>& emissions, const int64_t* classes,
-                       index_t t, double shift);
-  FrameKernels<Real> posteriors;  // with Scaled numbers
-  FrameKernels<Real> gains;       // with Expected ones
+  void (*sweep_columns)(const SweepJob<Real>& job, const Strip<Real>& strip, ColumnRange columns);
+  void (*load_classes)(const ForwardBackwardLattice<Real>& lattice, const Emissions<scalar_t>& emissions,
+                       const int64_t* classes, index_t t, double shift);
+  FrameKernels<Real> scaled_frames;       // posteriors
+  FrameKernels<Real> expectation_frames;  // with path values
 };
 
 // An instruction set: kernels<float>() and so on.
@@ -54,7 +55,7 @@ struct Isa : SweepKernels<StoredHalf>, SweepKernels<StoredBFloat16>, SweepKernel
   }
 };
 
-// The functions of lattice/ as functions that can be pointed to.
+// The functions of lattice/, to be pointed to.
 template <class Lanes>
 struct Compiled {
   using Real = typename Lanes::Real;
@@ -65,21 +66,21 @@ struct Compiled {
     load_panel<Lanes::kWidth>(panel, emissions, first_frame, frames);
   }
   template <class scalar_t>
-  static void load_classes(const SoftLattice<Real>& lattice, const Emissions<scalar_t>& emissions,
+  static void load_classes(const ForwardBackwardLattice<Real>& lattice, const Emissions<scalar_t>& emissions,
                            const int64_t* classes, index_t t, double shift) {
     ctc_align::load_classes<Lanes>(lattice, emissions, classes, t, shift);
   }
-  static void sweep(const SweepJob<Real>& job, const Stretch<Real>& stretch, ColumnRange columns) {
-    sweep_columns<Lanes>(job, stretch, columns);
+  static void sweep(const SweepJob<Real>& job, const Strip<Real>& strip, ColumnRange columns) {
+    sweep_columns<Lanes>(job, strip, columns);
   }
 };
 
-// And with every choice that is the same for a whole frame made beforehand.
-template <class Lanes, class Number>
+// The same with every choice made beforehand that holds for a whole frame.
+template <class Lanes, class Weight>
 struct CompiledFrames {
   using Real = typename Lanes::Real;
-  using Lattice = SoftLattice<Real>;
-  using Row = NumberRow<Real>;
+  using Lattice = ForwardBackwardLattice<Real>;
+  using Row = WeightRow<Real>;
 
   static void forward(const Lattice& lattice, index_t t, const Row& from, Row& to) {
     if constexpr (Lanes::kTableClasses > 0) {
@@ -90,15 +91,15 @@ struct CompiledFrames {
     forward<RowLookUp<Lanes>>(lattice, t, from, to);
   }
   static FrameSums<Real> backward(const Lattice& lattice, index_t t, const Row& alphas, const Total& total,
-                                  const Row& from, Row& to, Real* labels) {
+                                  const Row& from, Row& to, Real* label_sums) {
     if constexpr (Lanes::kTableClasses > 0) {
       if (lattice.class_count <= Lanes::kTableClasses) {
-        return backward<TableLookUp<Lanes>>(lattice, t, alphas, total, from, to, labels);
+        return backward<TableLookUp<Lanes>>(lattice, t, alphas, total, from, to, label_sums);
       }
     }
-    return backward<RowLookUp<Lanes>>(lattice, t, alphas, total, from, to, labels);
+    return backward<RowLookUp<Lanes>>(lattice, t, alphas, total, from, to, label_sums);
   }
-  static constexpr FrameKernels<Real> kernels() { return {Number::kParts, forward, backward}; }
+  static constexpr FrameKernels<Real> kernels() { return {Weight::kPlanes, forward, backward}; }
 
  private:
   static bool normalizes(index_t t) { return t % kFramesToNormalize == kFramesToNormalize - 1; }
@@ -106,29 +107,31 @@ struct CompiledFrames {
   template <class LookUp>
   static void forward(const Lattice& lattice, index_t t, const Row& from, Row& to) {
     if (normalizes(t)) {
-      forward_frame<Lanes, Number, LookUp, true>(lattice, t, from, to);
+      forward_frame<Lanes, Weight, LookUp, true>(lattice, t, from, to);
     } else {
-      forward_frame<Lanes, Number, LookUp, false>(lattice, t, from, to);
+      forward_frame<Lanes, Weight, LookUp, false>(lattice, t, from, to);
     }
   }
   template <class LookUp>
   static FrameSums<Real> backward(const Lattice& lattice, index_t t, const Row& alphas, const Total& total,
-                                  const Row& from, Row& to, Real* labels) {
-    return normalizes(t) ? backward_frame<Lanes, Number, LookUp, true>(lattice, t, alphas, total, from, to, labels)
-                         : backward_frame<Lanes, Number, LookUp, false>(lattice, t, alphas, total, from, to, labels);
+                                  const Row& from, Row& to, Real* label_sums) {
+    return normalizes(t)
+               ? backward_frame<Lanes, Weight, LookUp, true>(lattice, t, alphas, total, from, to, label_sums)
+               : backward_frame<Lanes, Weight, LookUp, false>(lattice, t, alphas, total, from, to, label_sums);
   }
 };
 
 template <class Lanes, class scalar_t>
 constexpr SweepKernels<scalar_t> make_kernels() {
-  return {Lanes::kTileWords * kPairsPerWord,
-          Lanes::kWidth,
-          Lanes::kTableClasses,
-          Compiled<Lanes>::template load<scalar_t>,
-          Compiled<Lanes>::sweep,
-          Compiled<Lanes>::template load_classes<scalar_t>,
-          CompiledFrames<Lanes, Scaled<Lanes>>::kernels(),
-          CompiledFrames<Lanes, Expected<Lanes>>::kernels()};
+  static_assert(SweepLanes<Lanes> && SumLanes<Lanes>);
+  return {.tile_pairs = Lanes::kTileWords * kPairsPerWord,
+          .group_frames = Lanes::kWidth,
+          .table_classes = Lanes::kTableClasses,
+          .load_panel = Compiled<Lanes>::template load<scalar_t>,
+          .sweep_columns = Compiled<Lanes>::sweep,
+          .load_classes = Compiled<Lanes>::template load_classes<scalar_t>,
+          .scaled_frames = CompiledFrames<Lanes, ScaledWeight<Lanes>>::kernels(),
+          .expectation_frames = CompiledFrames<Lanes, ExpectationWeight<Lanes>>::kernels()};
 }
 
 template <class FloatLanes, class DoubleLanes>

@@ -1,7 +1,7 @@
-// The dictionary of lanes that compiles everywhere: vectors of the compiler's own (GCC and Clang).
+// The dictionary of lanes (lattice/lanes.h) that compiles everywhere: vectors of the compiler's own (GCC and Clang).
 //
 // Four floats become SSE2 on x86-64 and NEON on aarch64. The other dictionaries start from this one and replace the
-// words that their instruction set says better. `exceeds` and `greater` are plain '>' in IEEE order: false with a NaN.
+// words that their instruction set says better.
 // Isa only tells instantiations of different translation units apart: the linker must not take one for the other.
 #pragma once
 
@@ -13,16 +13,14 @@
 
 namespace ctc_align {
 
+// The words that are operators of the compiler, at any width.
 template <class RealType, int kLanes, class Isa>
-struct VectorLanes {
+struct VectorOperators {
   using Real = RealType;
+  using Bits = std::conditional_t<sizeof(Real) == 4, int32_t, int64_t>;
   static constexpr int kWidth = kLanes;
-  static constexpr int kTileWords = kLanes / 4;  // 4 vectors a word, or 4 words: 8 or 16 vectors of alphas
-  static constexpr index_t kTableClasses = 0;    // no look-up in registers
-
-  using Lane = std::conditional_t<sizeof(Real) == 4, int32_t, int64_t>;
   typedef Real Value __attribute__((vector_size(kWidth * sizeof(Real))));
-  typedef Lane Mask __attribute__((vector_size(kWidth * sizeof(Real))));
+  typedef Bits Mask __attribute__((vector_size(kWidth * sizeof(Real))));
 
   CTC_ALIGN_FN static Value load(const Real* p) {
     Value v;
@@ -32,12 +30,31 @@ struct VectorLanes {
   CTC_ALIGN_FN static void store(Real* p, Value v) { __builtin_memcpy(p, &v, sizeof v); }
   CTC_ALIGN_FN static Value broadcast(Real x) { return x - Value{}; }  // x - 0 is x, -0 too
   CTC_ALIGN_FN static Value add(Value a, Value b) { return a + b; }
+  CTC_ALIGN_FN static Value subtract(Value a, Value b) { return a - b; }
+  CTC_ALIGN_FN static Value multiply(Value a, Value b) { return a * b; }
+  CTC_ALIGN_FN static Value divide(Value a, Value b) { return a / b; }
   CTC_ALIGN_FN static Value greater(Value a, Value b) { return a > b ? a : b; }
   CTC_ALIGN_FN static Mask exceeds(Value a, Value b) { return a > b; }
   CTC_ALIGN_FN static Value select(Mask m, Value yes, Value no) { return m ? yes : no; }
+  CTC_ALIGN_FN static Value shift_bits_left(Value v, int n) { return (Value)((Mask)v << n); }
+  CTC_ALIGN_FN static Value shift_bits_right(Value v, int n) { return (Value)((Mask)v >> n); }
+  CTC_ALIGN_FN static Value keep_bits(Value v, Bits bits) { return (Value)((Mask)v & bits); }
+  CTC_ALIGN_FN static Value join_bits(Value a, Value b) { return (Value)((Mask)a | (Mask)b); }
+};
+
+template <class RealType, int kLanes, class Isa>
+struct VectorLanes : VectorOperators<RealType, kLanes, Isa> {
+  using Operators = VectorOperators<RealType, kLanes, Isa>;
+  using Operators::kWidth;
+  using typename Operators::Bits;
+  using typename Operators::Mask;
+  using typename Operators::Real;
+  using typename Operators::Value;
+  static constexpr int kTileWords = kLanes / 4;  // 4 vectors a word, or 4 words: 8 or 16 vectors of alphas
+  static constexpr index_t kTableClasses = 0;    // no look-up in registers
+
   CTC_ALIGN_FN static Real last(Value v) { return v[kWidth - 1]; }
 
-  // `current` moved up one lane; the last lane of `previous` enters at lane 0.
   CTC_ALIGN_FN static Value shift_in(Value previous, Value current) {
     if constexpr (kWidth == 4) {
       return shuffle<3, 4, 5, 6>(previous, current);
@@ -46,7 +63,7 @@ struct VectorLanes {
     }
   }
 
-  // A square of kWidth vectors, turned about its diagonal: log2(kWidth) rounds of a perfect shuffle of its rows.
+  // log2(kWidth) rounds of a perfect shuffle of the rows.
   CTC_ALIGN_FN static void transpose(Value (&square)[kWidth]) {
     for (int round = 1; round < kWidth; round *= 2) {
       Value next[kWidth];
@@ -66,13 +83,12 @@ struct VectorLanes {
     }
   }
 
-  // Lane i is on where bit i is set.
   CTC_ALIGN_FN static Mask mask(uint32_t bits) {
-    const Lane b = static_cast<Lane>(bits);
+    const Bits b = static_cast<Bits>(bits);
     return ((b - Mask{}) & bit_of_lane()) != 0;
   }
 
-  // The records of 16 pairs as one word: each lane contributes its own bit, then the lanes are joined once.
+  // Each lane contributes its own bit, then the lanes are joined once.
   CTC_ALIGN_FN static void store_records(RecordWord* word, const PairRecords<VectorLanes> (&records)[16 / kLanes]) {
     Mask joined = {};
     for (int u = 0; u < kPairsPerWord / kWidth; ++u) {
@@ -87,7 +103,7 @@ struct VectorLanes {
   }
 
  private:
-  // The lanes of `a` and then of `b`, counted from 0: those that kSources name, in that order.
+  // Picks lanes by kSources: lanes of `a` are counted from 0, those of `b` after them.
   template <int... kSources>
   CTC_ALIGN_FN static Value shuffle(Value a, Value b) {
 #if __has_builtin(__builtin_shufflevector)

@@ -11,7 +11,7 @@
 
 namespace ctc_align {
 
-// Where the results of an item go: its rows, padding included.
+// An item's rows of the results, padding included.
 template <class scalar_t, class label_t>
 struct AlignedRows {
   label_t* path;     // [padded_frames]
@@ -30,21 +30,21 @@ inline double epsilon(double) { return std::numeric_limits<double>::epsilon(); }
 inline float epsilon(StoredHalf) { return 1.0f / 1024; }
 inline float epsilon(StoredBFloat16) { return 1.0f / 128; }
 
-// The bases of the columns: room for those of the band, 0 in the first block.
+// Memory for the bases of the band's columns: 0 in the first frame block.
 struct BaseMemory {
   std::vector<index_t> row_begins;
   std::unique_ptr<double[]> values;
   index_t count = 0;
 
   explicit BaseMemory(const Band& band) {
-    const index_t blocks = BaseGrid::blocks(band.frames);
-    row_begins.reserve(blocks);
-    for (index_t n = 0; n < blocks; ++n) {
+    const index_t frame_blocks = BaseGrid::frame_blocks(band.frames);
+    row_begins.reserve(frame_blocks);
+    for (index_t n = 0; n < frame_blocks; ++n) {
       row_begins.push_back(count - BaseGrid::first_column(band, n));
       count += BaseGrid::last_column(band, n) - BaseGrid::first_column(band, n) + 1;
     }
     values = uninitialized<double>(count);
-    std::fill_n(values.get(), blocks > 0 ? BaseGrid::last_column(band, 0) + 1 : 0, 0.0);
+    std::fill_n(values.get(), frame_blocks > 0 ? BaseGrid::last_column(band, 0) + 1 : 0, 0.0);
   }
 
   BaseGrid grid() const { return {values.get(), row_begins.data()}; }
@@ -55,11 +55,11 @@ struct BaseMemory {
 // of the lattice are swept a second time, whatever its size: a row of alphas grows with the labels, and so may the pieces.
 inline index_t default_ladder_bytes(index_t frames) {
   constexpr index_t kBytesPerFrame = 160;
-  constexpr index_t kAlways = 4 << 20;  // little on any machine, and all records of a minute or two
+  constexpr index_t kAlways = 4 << 20;  // little on any machine, and enough for all records of a minute or two
   return std::max(kAlways, kBytesPerFrame * frames);
 }
 
-// Is any of these entries above 0 by more than the rounding of a logarithm? Those of log-probabilities are not.
+// Returns whether any of these entries is above 0 by more than the rounding of a logarithm: no log-probability is.
 template <class scalar_t>
 bool any_positive(const scalar_t* scores, index_t count) {
   using Real = AccumulationType<scalar_t>;
@@ -72,15 +72,15 @@ bool any_positive(const scalar_t* scores, index_t count) {
 }
 
 template <class scalar_t, class label_t>
-void mark_infeasible(const AlignedRows<scalar_t, label_t>& rows, const Crew& crew) {
-  fill(rows.path, rows.padded_frames, static_cast<label_t>(-1), crew);
-  fill(rows.scores, rows.padded_frames, minus_infinity(scalar_t{}), crew);
+void mark_infeasible(const AlignedRows<scalar_t, label_t>& rows, const Workers& workers) {
+  fill(rows.path, rows.padded_frames, static_cast<label_t>(-1), workers);
+  fill(rows.scores, rows.padded_frames, minus_infinity(scalar_t{}), workers);
 }
 
 // Finds the best path of an item of at least one frame and writes it. Returns false if there is none.
 template <class scalar_t, class label_t>
 bool trace_item(const Item<scalar_t, label_t>& item, const CompactTarget& target, const Options& options,
-                const Crew& crew, const AlignedRows<scalar_t, label_t>& rows) {
+                const Workers& workers, const AlignedRows<scalar_t, label_t>& rows) {
   using Real = AccumulationType<scalar_t>;
   const SweepKernels<scalar_t>& kernels = options.isa->kernels<scalar_t>();
   const StandardFloats standard_floats;
@@ -96,13 +96,16 @@ bool trace_item(const Item<scalar_t, label_t>& item, const CompactTarget& target
   start_paths(item.labels, first_emission, row.blank(0), row.label(0));
 
   const BaseMemory bases(band);
-  Sweeper<scalar_t> sweep(
-      kernels, crew, options.tiling,
-      {item.emissions, target.class_count, target.classes.empty() ? nullptr : target.classes.data(), target.blank},
-      item.frames);
+  const PanelSource<scalar_t> source{.emissions = item.emissions,
+                                     .class_count = target.class_count,
+                                     .classes = target.classes.empty() ? nullptr : target.classes.data(),
+                                     .blank_class = target.blank_class};
+  Sweeper<scalar_t> sweep(kernels, workers, options.tiling, source, item.frames);
 
-  LadderLimits limits{default_ladder_bytes(item.frames), options.cuts.data(), static_cast<index_t>(options.cuts.size()),
-                      options.force_cuts};
+  LadderLimits limits{.bytes = default_ladder_bytes(item.frames),
+                      .cuts = options.cuts.data(),
+                      .cut_count = static_cast<index_t>(options.cuts.size()),
+                      .forced = options.force_cuts};
   if (options.memory_budget > 0) {
     constexpr index_t kLeast = 64 * 1024;
     const index_t spent =
@@ -116,31 +119,38 @@ bool trace_item(const Item<scalar_t, label_t>& item, const CompactTarget& target
     rows.path[t] = static_cast<label_t>(klass);
     rows.scores[t] = item.emissions.at(t, klass);
   };
-  const SweepJob<Real> job{band,    band, {target.class_ids.data(), target.skip_bits.data()}, row, bases.grid(), true,
-                           nullptr, 0};
+  const SweepJob<Real> job{.whole = band,
+                           .band = band,
+                           .target = {target.class_ids.data(), target.skip_bits.data()},
+                           .row = row,
+                           .bases = bases.grid(),
+                           .settle_bases = true,
+                           .records = nullptr,
+                           .record_begin = 0};
   return Ladder<Real, Sweeper<scalar_t>, decltype(skip_allowed), decltype(visit)>(job, kernels.tile_pairs, limits,
                                                                                   sweep, skip_allowed, visit)
       .trace();
 }
 
-// Aligns an item whose lengths and labels are in range. Writes the whole rows of paths and scores. Returns false if the
-// item has no path, and is marked.
+// Aligns an item whose lengths and labels are in range, and writes its whole rows of paths and scores. Returns false if
+// the item has no path: then its rows are marked.
 template <class scalar_t, class label_t>
-bool align_item(const Item<scalar_t, label_t>& item, const Options& options, const Crew& crew,
+bool align_item(const Item<scalar_t, label_t>& item, const Options& options, const Workers& workers,
                 const AlignedRows<scalar_t, label_t>& rows) {
   const auto finds_path = [&] {
     if (item.frames == 0 || item.labels > item.frames) {  // nothing is sized by a target that cannot fit
       return item.labels == 0;
     }
     const CompactTarget target(item, options.isa->kernels<scalar_t>().tile_pairs);
-    return shortest_path(item.labels, target.repeats) <= item.frames && trace_item(item, target, options, crew, rows);
+    return shortest_path(item.labels, target.repeats) <= item.frames &&
+           trace_item(item, target, options, workers, rows);
   };
   if (!finds_path()) {
-    mark_infeasible(rows, crew);
+    mark_infeasible(rows, workers);
     return false;
   }
-  fill(rows.path + item.frames, rows.padded_frames - item.frames, static_cast<label_t>(item.blank), crew);
-  fill(rows.scores + item.frames, rows.padded_frames - item.frames, scalar_t{}, crew);
+  fill(rows.path + item.frames, rows.padded_frames - item.frames, static_cast<label_t>(item.blank), workers);
+  fill(rows.scores + item.frames, rows.padded_frames - item.frames, scalar_t{}, workers);
   return true;
 }
 

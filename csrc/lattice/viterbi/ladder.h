@@ -1,11 +1,11 @@
-// The memory ladder: the whole path in as little memory as there is, by sweeping some of the lattice again.
+// The memory ladder: the whole path in as little memory as asked for, by sweeping some of the lattice again.
 //
-// Contents: 1 checkpoints  2 where to cut  3 the recursion
+// Contents: 1 where to cut  2 the end of the path  3 the recursion
 //
 // The records of a lattice take 2 bits a cell: 0.4 MB for a minute of dense speech, 1.4 GB for an hour, 800 GB for a
 // day. Only those near the path are ever read. So:
 //
-//     trace a segment of frames, from a row of alphas at its start to the state that the path has at its end:
+//     trace a PIECE of the frames (at first all of them), from a row of alphas at its start to the path's state at its end:
 //         if the records of its band fit into the budget: sweep it with records, and walk
 //         else: sweep it without, keep a CHECKPOINT, the row of alphas, every n frames,
 //               and trace the pieces between two of them, from the last to the first
@@ -17,96 +17,29 @@
 //           |   |####* ####    |            checkpoints 4 (2L + 1) (T - L) / n.
 //           +---------------------- t       A cone whose records do not fit is traced the same way, in shorter pieces.
 //
-// The first sweep of all sees the whole band, settles the bases of every column and block, and finds the end of the
-// path. A later one sees less of each column and takes the bases as they are: same additions, same roundings, same bits.
+// The first sweep of all sees the whole band, computes the base of every column and frame block, and finds the end of the
+// path. A later one sees less of each column and reads the bases: same additions, same roundings, same bits. One such way
+// of tracing, with its depth of pieces, is a MEMORY LEVEL.
 //
 // Hirschberg's recursion needs less memory still, but twice the cells, and it adds in another order: other bits.
 #pragma once
 
 #include <algorithm>
-#include <limits>
 #include <memory>
-#include <vector>
 
-#include "sweep.h"
+#include "checkpoints.h"
 #include "traceback.h"
 
 namespace ctc_align {
 
-template <class T>
-std::unique_ptr<T[]> uninitialized(index_t count) {
-  return std::unique_ptr<T[]>(new T[static_cast<size_t>(count)]);
-}
+// ---------------------------------------------------------------------------------------------- 1 where to cut
 
-// ----------------------------------------------------------------------------------------------- 1 checkpoints
-
-// Rows of alphas at the frames from, from + every, from + 2 every, ... before `to`: of each the pairs in the band.
-template <class Real>
-class Checkpoints {
- public:
-  Checkpoints(const Band& band, index_t from, index_t to, index_t every)
-      : band_(band), from_(from), every_(every), begins_{0} {
-    for (index_t t = from; t < to; t += every) {
-      begins_.push_back(begins_.back() + 2 * (band.last(t) - band.first(t) + 1));
-    }
-    values_ = uninitialized<Real>(begins_.back());
-  }
-
-  index_t count() const { return static_cast<index_t>(begins_.size()) - 1; }
-  index_t bytes() const {
-    return begins_.back() * static_cast<index_t>(sizeof(Real)) + count() * static_cast<index_t>(sizeof(index_t));
-  }
-  index_t frame(index_t n) const { return from_ + n * every_; }
-
-  // The first frame at or behind t that has a checkpoint, if it goes on like this.
-  index_t next_frame(index_t t) const { return from_ + (t - from_ + every_ - 1) / every_ * every_; }
-
-  // Keeps the pairs begin..end-1 of a row, those of the band, if its frame is one of those.
-  void save(const AlphaRow<Real>& row, index_t t, index_t begin, index_t end) const {
-    const index_t n = (t - from_) / every_;
-    if (t != frame(n) || n >= count()) {
-      return;
-    }
-    begin = std::max(begin, band_.first(t));
-    end = std::min(end, band_.last(t) + 1);
-    if (begin < end) {
-      std::copy(&row.blank(begin), &row.blank(begin) + (end - begin), blanks(n) + (begin - band_.first(t)));
-      std::copy(&row.label(begin), &row.label(begin) + (end - begin), labels(n) + (begin - band_.first(t)));
-    }
-  }
-
-  // Fills a row from checkpoint n. Pairs that are not in it are -inf.
-  void restore(index_t n, const AlphaRow<Real>& row) const {
-    const index_t first = band_.first(frame(n));
-    const index_t begin = std::max(row.first_pair, first);
-    const index_t end = std::min(row.first_pair + row.pairs, band_.last(frame(n)) + 1);
-    std::fill_n(row.blanks, row.pairs, kMinusInfinity<Real>);
-    std::fill_n(row.labels, row.pairs, kMinusInfinity<Real>);
-    if (begin < end) {
-      std::copy(blanks(n) + (begin - first), blanks(n) + (end - first), &row.blank(begin));
-      std::copy(labels(n) + (begin - first), labels(n) + (end - first), &row.label(begin));
-    }
-  }
-
- private:
-  Real* blanks(index_t n) const { return values_.get() + begins_[n]; }
-  Real* labels(index_t n) const { return values_.get() + (begins_[n] + begins_[n + 1]) / 2; }
-
-  Band band_;
-  index_t from_;
-  index_t every_;
-  std::vector<index_t> begins_;
-  std::unique_ptr<Real[]> values_;
-};
-
-// ---------------------------------------------------------------------------------------------- 2 where to cut
-
-// What decides on the rung: sizes and these, never a value.
+// The memory level follows from sizes and from these limits, never from a value.
 struct LadderLimits {
-  index_t bytes;        // for records and checkpoints together
-  const index_t* cuts;  // tests: the frames of a piece, for each level, whatever fits
-  index_t cut_count;    // behind the last of them come records
-  bool forced;          // do the cuts count?
+  index_t bytes;                  // for records and checkpoints together
+  const index_t* cuts = nullptr;  // for tests: the frames of a piece on each level, whatever fits
+  index_t cut_count = 0;          // after the last cut come records
+  bool forced = false;            // use the cuts instead of the bytes
 };
 
 // Frames from one checkpoint to the next; 0: no checkpoints, the records fit.
@@ -122,11 +55,11 @@ index_t plan_pieces(const Band& band, index_t from, index_t to, const LadderLimi
       RecordRows{band}.words(from, to) <= limits.bytes / static_cast<index_t>(sizeof(RecordWord))) {
     return 0;
   }
-  // Three quarters of the budget for the checkpoints; what lies below them needs far less (n * n / 8 bytes, or again
-  // checkpoints), and short pieces mean little to sweep again.
+  // Three quarters of the budget for the checkpoints: the pieces need far less (n * n / 8 bytes, or checkpoints again),
+  // and short pieces leave little to sweep again.
   const index_t share = std::max<index_t>(limits.bytes / 4 * 3, 1);
   index_t every = band.cells(from, to) / share * kCellBytes + band.cells(from, to) % share * kCellBytes / share + 1;
-  // Whole frame blocks, or halves of one and so on: stretches end at both, and those of one length keep threads in step.
+  // Whole frame blocks, or halves of one and so on: strips end at both, and strips of one length keep threads in step.
   index_t step = kFrameBlock;
   while (step / 2 >= every) {
     step /= 2;
@@ -135,7 +68,7 @@ index_t plan_pieces(const Band& band, index_t from, index_t to, const LadderLimi
   return every < frames ? every : (frames + 1) / 2;
 }
 
-// ---------------------------------------------------------------------------------------------- 3 the recursion
+// --------------------------------------------------------------------------------------- 2 the end of the path
 
 // `row` holds the last frame. Where a column border lies between the last label and the last blank the label crosses it.
 template <class Real>
@@ -143,15 +76,17 @@ PathEnd<Real> find_path_end(const Band& band, const AlphaRow<Real>& row, const B
   const index_t labels = band.labels;
   Real label = labels > 0 ? row.label(labels - 1) : kMinusInfinity<Real>;
   if (kRebases<Real> && labels > 0 && labels % kColumnPairs == 0 && band.frames > 1) {
-    const index_t block = (band.frames - 2) / kFrameBlock;
+    const index_t frame_block = (band.frames - 2) / kFrameBlock;
     const index_t j = labels / kColumnPairs;
-    label += crossing_offset(bases.at(block, j - 1), bases.at(block, j));
+    label += crossing_offset(bases.at(frame_block, j - 1), bases.at(frame_block, j));
   }
   return best_path_end(labels, row.blank(labels), label);
 }
 
+// ---------------------------------------------------------------------------------------------- 3 the recursion
+
 // Traces the best path of an item.
-// sweep(job, from, to, checkpoints) sweeps the frames behind `from` up to `to` and keeps checkpoints unless null.
+// sweep(job, from, to, checkpoints) sweeps the frames from+1 .. to and keeps checkpoints unless null.
 // skip_allowed(pair) and visit(t, state) are those of walk_records.
 template <class Real, class Sweep, class SkipAllowed, class Visit>
 class Ladder {
@@ -165,16 +100,20 @@ class Ladder {
         skip_allowed_(skip_allowed),
         visit_(visit) {}
 
-  // Visits every frame from the last to the first; none if there is no path, and then returns false. The job's row
-  // holds frame 0, and room for the whole band.
+  // Visits every frame from the last to the first. Without a path it visits none and returns false. The job's row holds
+  // frame 0, and has room for the whole band.
   bool trace() {
     State state = {};
-    return trace_segment(0, job_.whole.frames - 1, job_.whole, limits_.bytes, 0, state) && (visit_(0, state), true);
+    if (!trace_piece(0, job_.whole.frames - 1, job_.whole, limits_.bytes, 0, state)) {
+      return false;
+    }
+    visit_(0, state);
+    return true;
   }
 
  private:
-  // The row holds frame `from`. `state` is the path's at frame `to` (on level 0 it is found here), and then at `from`.
-  bool trace_segment(index_t from, index_t to, const Band& band, index_t budget, index_t level, State& state) {
+  // The row holds frame `from`. `state` is the path's at frame `to`, on level 0 found here, and afterwards at `from`.
+  bool trace_piece(index_t from, index_t to, const Band& band, index_t budget, index_t level, State& state) {
     LadderLimits limits = limits_;
     limits.bytes = budget;
     const index_t every = plan_pieces<Real>(band, from, to, limits, level);
@@ -194,7 +133,7 @@ class Ladder {
       return true;
     }
 
-    release_records();  // a cone that is traced already may have needed many
+    release_records();  // a cone traced before may have needed many
     const Checkpoints<Real> checkpoints(band, from, to, every);
     checkpoints.save(job.row, from, job.row.first_pair, job.row.first_pair + job.row.pairs);
     sweep_(job, from, to, &checkpoints);
@@ -209,7 +148,7 @@ class Ladder {
       job_.row.first_pair = cone.first(start) / tile_pairs_ * tile_pairs_;
       job_.row.pairs = (cone.labels / tile_pairs_ + 1) * tile_pairs_ - job_.row.first_pair;
       checkpoints.restore(n, job_.row);
-      trace_segment(start, stop, cone, budget, level + 1, state);
+      trace_piece(start, stop, cone, budget, level + 1, state);
     }
     return true;
   }
@@ -234,7 +173,7 @@ class Ladder {
     record_words_ = 0;
   }
 
-  SweepJob<Real> job_;  // its row is a window on the memory of the first one
+  SweepJob<Real> job_;  // its row is a window on the memory of the first row
   index_t tile_pairs_;
   LadderLimits limits_;
   Sweep& sweep_;

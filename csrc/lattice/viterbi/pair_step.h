@@ -10,15 +10,15 @@
 // Record: from_left and enters; lattice.h tells what they mean. They serve both states: 1 bit per state.
 // Invariant: on entry the row holds frame t-1; only `left` crosses a pair boundary.
 // One rounded addition per state and frame, in frame order (rebase.h has the grid): every backend returns the same bits.
-// Callers see to it that emissions are finite or -inf (emission.h), and that skip_allowed is false for pair 0.
+// Callers pass emissions that are finite or -inf (emission.h), and skip_allowed is false for pair 0.
 // Cost per pair: 2 additions, 2 comparisons, 3 selects.
 #pragma once
 
-#include "../lattice.h"
+#include "../lanes.h"
 
 namespace ctc_align {
 
-// What one step decided, a mask of lanes for each bit of the record.
+// The decisions of one step, a mask of lanes for each bit of the record.
 template <class Lanes>
 struct PairRecords {
   typename Lanes::Mask from_left;
@@ -30,6 +30,7 @@ template <class Lanes, class Choice>
 CTC_ALIGN_FN PairRecords<Lanes> pair_step(typename Lanes::Value left, Choice skip_allowed,
                                           typename Lanes::Value blank_emission, typename Lanes::Value label_emission,
                                           typename Lanes::Value& blank, typename Lanes::Value& label) {
+  static_assert(StepLanes<Lanes, Choice>);
   const auto best_blank = Lanes::greater(left, blank);
   const auto entry = Lanes::select(skip_allowed, best_blank, blank);
   const PairRecords<Lanes> records = {Lanes::exceeds(left, blank), Lanes::exceeds(entry, label)};

@@ -7,7 +7,7 @@
 //
 //     | row 1 | row 2 | row 3  | ...      begin(1) = 0, begin(t+1) = begin(t) + length of row t
 //
-// (Frame 0 has no predecessors and no row. A segment of frames keeps its own rows only, see ladder.h.)
+// (Frame 0 has no predecessors and no row. A piece of the frames keeps its own rows only, see ladder.h.)
 // Offsets are exact for every T >= L, in 64 bits: 43,000 frames of 25,000 labels take 112 MB and pass 2^31 states.
 #pragma once
 
@@ -33,7 +33,7 @@ struct RecordRows {
     return last_words - first_words + t - 1;  // a row has last - first + 1 words; frame 0 would have one word
   }
 
-  // Words of the rows of the frames behind `from`, up to `to`.
+  // Words of the rows of frames from+1 .. to.
   CTC_ALIGN_FN index_t words(index_t from, index_t to) const { return begin(to + 1) - begin(from + 1); }
 
  private:

@@ -1,9 +1,9 @@
 // The forward pass: tiles of (pairs x frames), alphas in registers, one edge value a frame.
 //
-// Contents: 1 names  2 emissions of a tile  3 a tile  4 the rebase of a column  5 a stretch of frames
+// Contents: 1 names  2 emissions of a tile  3 a tile  4 the rebase of a column  5 a strip of frames
 //
-// Order of work. Frames are taken in STRETCHES, at most a block of the rebase grid; inside a stretch tiles go from
-// left to right. A tile keeps its pairs' alphas in registers for the whole stretch, and only the label alpha of its
+// Order of work. Frames are taken in STRIPS, at most a frame block of the rebase grid; inside a strip tiles go from
+// left to right. A tile keeps its pairs' alphas in registers for the whole strip, and only the label alpha of its
 // last pair leaves it, one value a frame: the EDGE.
 //
 //                 tile j-1        tile j
@@ -12,16 +12,15 @@
 //
 // Each tile replaces the edges it has read by its own, so one array of edges serves the whole row of tiles.
 // Dependencies only come from the left and from the past, so this order, or any other one of rectangles, is legal:
-// another thread may sweep the next stretch as soon as this one has gone far enough to the right (csrc/cpu/viterbi/schedule.h).
+// another thread may sweep the next strip as soon as this one has gone far enough to the right
+// (csrc/cpu/viterbi/schedule.h).
 //
 // The band decides which tiles are visited, in which of their frames, and which records are stored. There every pair of
-// the tile is computed. What stands outside the band is never read by a result: pairs not reached yet are -inf, pairs
-// left of the band cannot lead back into it (lattice.h), and behind blank L nothing leads to the left.
+// the tile is computed. No result reads a value outside the band: pairs not reached yet are -inf, pairs left of the band
+// cannot lead back into it (lattice.h), and nothing leads back from the right of blank L.
 //
 // Tried and slower: hardware gathers for the emissions, a quarter of the speed with 32 classes (AVX-512, Zen 5).
 #pragma once
-
-#include <limits>
 
 #include "../emission.h"
 #include "../lattice.h"
@@ -33,7 +32,7 @@ namespace ctc_align {
 
 // ----------------------------------------------------------------------------------------------------- 1 names
 
-// The target as the sweep wants it, padded to whole tiles: ids of panel classes, and 16 skip bits a record word.
+// The target for the sweep, padded to whole tiles: ids of panel classes, and 16 skip bits a record word.
 struct SweepTarget {
   const int32_t* class_ids;
   const uint16_t* skip_bits;
@@ -51,21 +50,23 @@ struct AlphaRow {
   CTC_ALIGN_FN Real& label(index_t pair) const { return labels[pair - first_pair]; }
 };
 
-// The base of every column in every block of frames, for the columns that are visited in the block and one more (where
-// the last label has its blank). Whoever sweeps an item first settles the bases; who sweeps a part of it again, and sees
-// less of each column, finds them here and rounds at the same places alike.
+// The base of every column in every frame block, for the columns that are visited in the frame block and one more (where
+// the last label has its blank). The first sweep of an item computes the bases. Later sweeps of a part of it see less of
+// each column: they read the bases here, and so round identically.
 struct BaseGrid {
   double* values;
-  const index_t* row_begins;  // [blocks], values[row_begins[n] + j] is column j's base in block n
+  const index_t* row_begins;  // [frame_blocks], values[row_begins[n] + j] is column j's base in frame block n
 
-  CTC_ALIGN_FN double& at(index_t block, index_t column) const { return values[row_begins[block] + column]; }
-  CTC_ALIGN_FN static index_t first_column(const Band& band, index_t block) {
-    return band.first(block * kFrameBlock) / kColumnPairs;
+  CTC_ALIGN_FN double& at(index_t frame_block, index_t column) const {
+    return values[row_begins[frame_block] + column];
   }
-  CTC_ALIGN_FN static index_t last_column(const Band& band, index_t block) {
-    return band.last(smaller((block + 1) * kFrameBlock + 1, band.frames)) / kColumnPairs;
+  CTC_ALIGN_FN static index_t first_column(const Band& band, index_t frame_block) {
+    return band.first(frame_block * kFrameBlock) / kColumnPairs;
   }
-  CTC_ALIGN_FN static index_t blocks(index_t frames) { return (frames + kFrameBlock - 2) / kFrameBlock; }
+  CTC_ALIGN_FN static index_t last_column(const Band& band, index_t frame_block) {
+    return band.last(smaller((frame_block + 1) * kFrameBlock + 1, band.frames)) / kColumnPairs;
+  }
+  CTC_ALIGN_FN static index_t frame_blocks(index_t frames) { return (frames + kFrameBlock - 2) / kFrameBlock; }
 };
 
 // What is swept, and what is kept of it.
@@ -76,15 +77,15 @@ struct SweepJob {
   SweepTarget target;
   AlphaRow<Real> row;    // of the frame before the first one; of the last one afterwards
   BaseGrid bases;        // float32 only
-  bool settle_bases;     // or take them from the grid
+  bool settle_bases;     // compute the bases, instead of reading them from the grid
   RecordWord* records;   // null: no records
   index_t record_begin;  // RecordRows::begin of the first frame's row
 };
 
-// A stretch of frames: what every tile in it reads and writes.
+// A strip of frames: what every tile in it reads and writes.
 template <class Real>
-struct Stretch {
-  index_t first_frame;  // >= 1; a stretch lies in one block of the rebase grid
+struct Strip {
+  index_t first_frame;  // >= 1; a strip lies in one frame block
   index_t frames;
   EmissionPanel<Real> panel;
   Real* edges;           // [frames]
@@ -114,7 +115,7 @@ struct TileEmissions {
   CTC_ALIGN_FN typename Lanes::Value begin_frame(index_t i) {  // returns the blank's emission
     const Real* row = panel.values + i * panel.row_length;
     table = Lanes::load_table(row);
-    return Lanes::broadcast(row[panel.blank]);
+    return Lanes::broadcast(row[panel.blank_class]);
   }
   CTC_ALIGN_FN typename Lanes::Value label(index_t, int v) const { return Lanes::look_up(table, ids[v]); }
 };
@@ -143,7 +144,7 @@ struct TileEmissions<Lanes, kVectors, false> {
     }
   }
   CTC_ALIGN_FN typename Lanes::Value begin_frame(index_t i) const {
-    return Lanes::broadcast(panel.values[panel.blank * panel.row_length + i]);
+    return Lanes::broadcast(panel.values[panel.blank_class * panel.row_length + i]);
   }
   CTC_ALIGN_FN typename Lanes::Value label(index_t i, int v) const {
     return Lanes::load(&group[i % kGroup][v * Lanes::kWidth]);
@@ -153,10 +154,10 @@ struct TileEmissions<Lanes, kVectors, false> {
 // --------------------------------------------------------------------------------------------------- 3 a tile
 
 // Sweeps one tile, `Lanes::kTileWords` record words of pairs from `first_word`, over the frames begin..end-1 of the
-// stretch. In the row it finds frame begin-1 (counted in the stretch) and leaves frame end-1.
+// strip. The row holds frame begin-1 (counted in the strip) before, and frame end-1 afterwards.
 // kRagged: the band's border runs through the tile, so some of its record words have no place in their row.
 template <class Lanes, bool kInRegisters, bool kRecords, bool kRagged>
-CTC_ALIGN_FN void sweep_tile(const SweepJob<typename Lanes::Real>& job, const Stretch<typename Lanes::Real>& stretch,
+CTC_ALIGN_FN void sweep_tile(const SweepJob<typename Lanes::Real>& job, const Strip<typename Lanes::Real>& strip,
                              index_t first_word, index_t begin, index_t end) {
   constexpr int kWords = Lanes::kTileWords;
   constexpr int kVectorsPerWord = kPairsPerWord / Lanes::kWidth;
@@ -164,7 +165,7 @@ CTC_ALIGN_FN void sweep_tile(const SweepJob<typename Lanes::Real>& job, const St
   const RecordRows rows{job.band};
   const index_t first_pair = first_word * kPairsPerWord;
 
-  TileEmissions<Lanes, kVectors, kInRegisters> emissions(stretch.panel, job.target.class_ids + first_pair);
+  TileEmissions<Lanes, kVectors, kInRegisters> emissions(strip.panel, job.target.class_ids + first_pair);
   typename Lanes::Value blanks[kVectors], labels[kVectors];
   typename Lanes::Mask skips[kVectors];
   for (int v = 0; v < kVectors; ++v) {
@@ -179,8 +180,8 @@ CTC_ALIGN_FN void sweep_tile(const SweepJob<typename Lanes::Real>& job, const St
     const index_t group_end = smaller<index_t>(end, group + emissions.kGroup);
     for (index_t i = larger(begin, group); i < group_end; ++i) {
       const auto blank_emission = emissions.begin_frame(i);
-      auto left = Lanes::broadcast(stretch.edges[i]);
-      stretch.edges[i] = Lanes::last(labels[kVectors - 1]);
+      auto left = Lanes::broadcast(strip.edges[i]);
+      strip.edges[i] = Lanes::last(labels[kVectors - 1]);
 
       for (int w = 0; w < kWords; ++w) {
         PairRecords<Lanes> records[kVectorsPerWord];
@@ -193,9 +194,9 @@ CTC_ALIGN_FN void sweep_tile(const SweepJob<typename Lanes::Real>& job, const St
         }
         if constexpr (kRecords) {
           const index_t word = first_word + w;
-          const index_t t = stretch.first_frame + i;
+          const index_t t = strip.first_frame + i;
           if (!kRagged || (rows.first_word(t) <= word && word <= rows.last_word(t))) {
-            Lanes::store_records(job.records + (stretch.row_offsets[i] + word), records);
+            Lanes::store_records(job.records + (strip.row_offsets[i] + word), records);
           }
         }
       }
@@ -233,14 +234,14 @@ CTC_ALIGN_FN typename Lanes::Real largest(const typename Lanes::Real* alphas, in
   return best;
 }
 
-// Moves column j's maximum into its base, by the rule of rebase.h, where block `block` begins. The row holds the frame
-// before. With the bases settled already it only moves the alphas.
+// Moves column j's maximum into its base, by the rule of rebase.h, where `frame_block` begins. The row holds the frame
+// before. Where the bases are settled already it only moves the alphas.
 template <class Lanes>
-CTC_ALIGN_FN void rebase_column(const SweepJob<float>& job, index_t block, index_t j) {
-  const index_t t = block * kFrameBlock;
+CTC_ALIGN_FN void rebase_column(const SweepJob<float>& job, index_t frame_block, index_t j) {
+  const index_t t = frame_block * kFrameBlock;
   const bool known =
-      BaseGrid::first_column(job.whole, block - 1) <= j && j <= BaseGrid::last_column(job.whole, block - 1);
-  const double base = known ? job.bases.at(block - 1, j) : 0;  // 0: nothing lives there yet, so it has no say
+      BaseGrid::first_column(job.whole, frame_block - 1) <= j && j <= BaseGrid::last_column(job.whole, frame_block - 1);
+  const double base = known ? job.bases.at(frame_block - 1, j) : 0;  // 0: all of the column is still -inf
   if (job.settle_bases) {
     const index_t begin = larger(j * kColumnPairs, job.whole.first(t));
     const index_t end = smaller((j + 1) * kColumnPairs, job.whole.last(t) + 1);
@@ -253,12 +254,12 @@ CTC_ALIGN_FN void rebase_column(const SweepJob<float>& job, index_t block, index
       const float label = largest<Lanes>(&job.row.label(begin), label_end - begin);
       best = label > best ? label : best;
     }
-    const bool has_left = j > BaseGrid::first_column(job.whole, block);
-    const double next = next_base(base, best, has_left, has_left ? job.bases.at(block, j - 1) : 0);
-    job.bases.at(block, j) = next > kMinusInfinity<double> ? next : base;
+    const bool has_left = j > BaseGrid::first_column(job.whole, frame_block);
+    const double next = next_base(base, best, has_left, has_left ? job.bases.at(frame_block, j - 1) : 0);
+    job.bases.at(frame_block, j) = next > kMinusInfinity<double> ? next : base;
   }
   // A column that nothing has reached stays at -inf. (Its base may be below what a float32 holds: -inf less -inf is NaN.)
-  const float moved = known ? base_move(base, job.bases.at(block, j)) : 0;
+  const float moved = known ? base_move(base, job.bases.at(frame_block, j)) : 0;
   const index_t begin = larger(j * kColumnPairs, job.row.first_pair);
   const index_t end = smaller((j + 1) * kColumnPairs, job.row.first_pair + job.row.pairs);
   for (index_t k = begin; k < end; ++k) {
@@ -267,78 +268,78 @@ CTC_ALIGN_FN void rebase_column(const SweepJob<float>& job, index_t block, index
   }
 }
 
-// ----------------------------------------------------------------------------------- 5 a stretch of frames
+// ----------------------------------------------------------------------------------- 5 a strip of frames
 
-// Makes the edges and the offsets of the records ready for the tiles of a stretch.
+// Prepares the edges and the offsets of the records for the tiles of a strip.
 template <class Real>
-CTC_ALIGN_FN void begin_stretch(const SweepJob<Real>& job, const Stretch<Real>& stretch) {
+CTC_ALIGN_FN void begin_strip(const SweepJob<Real>& job, const Strip<Real>& strip) {
   const RecordRows rows{job.band};
-  index_t row_begin = job.records ? rows.begin(stretch.first_frame) - job.record_begin : 0;
-  for (index_t i = 0; i < stretch.frames; ++i) {
-    const index_t t = stretch.first_frame + i;
-    stretch.edges[i] = kMinusInfinity<Real>;
+  index_t row_begin = job.records ? rows.begin(strip.first_frame) - job.record_begin : 0;
+  for (index_t i = 0; i < strip.frames; ++i) {
+    const index_t t = strip.first_frame + i;
+    strip.edges[i] = kMinusInfinity<Real>;
     if (job.records) {
-      stretch.row_offsets[i] = row_begin - rows.first_word(t);
+      strip.row_offsets[i] = row_begin - rows.first_word(t);
       row_begin += rows.last_word(t) - rows.first_word(t) + 1;
     }
   }
 }
 
-// The columns that the tiles of a stretch lie in: its first frame reads pair first(t-1), its last one reaches last(t).
+// The columns that the tiles of a strip lie in: its first frame reads pair first(t-1), its last one reaches last(t).
 struct ColumnRange {
   index_t first, last;
 };
 template <class Real>
-CTC_ALIGN_FN ColumnRange columns_of_stretch(const SweepJob<Real>& job, index_t first_frame, index_t last_frame) {
+CTC_ALIGN_FN ColumnRange columns_of_strip(const SweepJob<Real>& job, index_t first_frame, index_t last_frame) {
   return {job.band.first(first_frame - 1) / kColumnPairs, job.band.last(last_frame) / kColumnPairs};
 }
 
 template <class Lanes, bool kInRegisters>
 CTC_ALIGN_FN void sweep_tile_in_band(const SweepJob<typename Lanes::Real>& job,
-                                     const Stretch<typename Lanes::Real>& stretch, index_t tile) {
+                                     const Strip<typename Lanes::Real>& strip, index_t tile) {
   constexpr index_t kTilePairs = Lanes::kTileWords * kPairsPerWord;
   const Band& band = job.band;
-  const index_t t0 = stretch.first_frame;
+  const index_t t0 = strip.first_frame;
   const index_t first_pair = tile * kTilePairs;
   const index_t last_pair = first_pair + kTilePairs - 1;
 
-  // Before frame first_pair nothing has come here, and the edges are still -inf. The last frame with a pair in the band
-  // is last_pair + T - L; one more leaves the edge that the next tile reads after it.
-  const index_t begin = smaller(larger<index_t>(first_pair - t0, 0), stretch.frames);
-  const index_t end = smaller(larger(last_pair + band.frames - band.labels - t0 + 2, begin), stretch.frames);
+  // Before frame first_pair no path has come here, and the edges are still -inf. The last frame with a pair in the band
+  // is last_pair + T - L; one more frame leaves the edge that the next tile reads after it.
+  const index_t begin = smaller(larger<index_t>(first_pair - t0, 0), strip.frames);
+  const index_t end = smaller(larger(last_pair + band.frames - band.labels - t0 + 2, begin), strip.frames);
   const index_t word = first_pair / kPairsPerWord;
   const bool inside = band.first(t0 + end - 1) <= first_pair && last_pair <= band.last(t0 + begin);
   if (!job.records) {
-    sweep_tile<Lanes, kInRegisters, false, false>(job, stretch, word, begin, end);
+    sweep_tile<Lanes, kInRegisters, false, false>(job, strip, word, begin, end);
   } else if (inside) {
-    sweep_tile<Lanes, kInRegisters, true, false>(job, stretch, word, begin, end);
+    sweep_tile<Lanes, kInRegisters, true, false>(job, strip, word, begin, end);
   } else {
-    sweep_tile<Lanes, kInRegisters, true, true>(job, stretch, word, begin, end);
+    sweep_tile<Lanes, kInRegisters, true, true>(job, strip, word, begin, end);
   }
 }
 
-// Sweeps the columns `columns` of a stretch; those on their left are done.
+// Sweeps some columns of a strip; those on their left are done.
 template <class Lanes>
-CTC_ALIGN_FN void sweep_columns(const SweepJob<typename Lanes::Real>& job, const Stretch<typename Lanes::Real>& stretch,
+CTC_ALIGN_FN void sweep_columns(const SweepJob<typename Lanes::Real>& job, const Strip<typename Lanes::Real>& strip,
                                 ColumnRange columns) {
   using Real = typename Lanes::Real;
   constexpr index_t kTilePairs = Lanes::kTileWords * kPairsPerWord;
   static_assert(kColumnPairs % kTilePairs == 0, "a tile lies in one column");
-  const index_t t = stretch.first_frame;
-  const ColumnRange all = columns_of_stretch(job, t, stretch.last_frame());
+  const index_t t = strip.first_frame;
+  const ColumnRange all = columns_of_strip(job, t, strip.last_frame());
   const index_t first_tile = job.band.first(t - 1) / kTilePairs;
-  const index_t last_tile = job.band.last(stretch.last_frame()) / kTilePairs;
+  const index_t last_tile = job.band.last(strip.last_frame()) / kTilePairs;
 
   for (index_t j = columns.first; j <= columns.last; ++j) {
     if constexpr (kRebases<Real>) {
-      const index_t block = (t - 1) / kFrameBlock;
+      const index_t frame_block = (t - 1) / kFrameBlock;
       if (starts_frame_block(t)) {
-        rebase_column<Lanes>(job, block, j);
+        rebase_column<Lanes>(job, frame_block, j);
       }
       if (j > all.first) {
-        const float offset = crossing_offset(job.bases.at(block, j - 1), job.bases.at(block, j));
-        for (index_t i = 0; i < stretch.frames; ++i) {
-          stretch.edges[i] += offset;
+        const float offset = crossing_offset(job.bases.at(frame_block, j - 1), job.bases.at(frame_block, j));
+        for (index_t i = 0; i < strip.frames; ++i) {
+          strip.edges[i] += offset;
         }
       }
     }
@@ -346,21 +347,21 @@ CTC_ALIGN_FN void sweep_columns(const SweepJob<typename Lanes::Real>& job, const
     const index_t end = smaller(last_tile + 1, (j + 1) * (kColumnPairs / kTilePairs));
     for (index_t tile = begin; tile < end; ++tile) {
       if constexpr (Lanes::kTableClasses > 0) {
-        if (stretch.panel.by_frame) {
-          sweep_tile_in_band<Lanes, true>(job, stretch, tile);
+        if (strip.panel.by_frame) {
+          sweep_tile_in_band<Lanes, true>(job, strip, tile);
           continue;
         }
       }
-      sweep_tile_in_band<Lanes, false>(job, stretch, tile);
+      sweep_tile_in_band<Lanes, false>(job, strip, tile);
     }
   }
 
-  // A later stretch of this block may go further to the right; the border is here.
+  // A later strip of this frame block may go further to the right; the border is here.
   if constexpr (kRebases<Real>) {
     if (job.settle_bases && starts_frame_block(t) && columns.last == all.last) {
-      const index_t block = (t - 1) / kFrameBlock;
-      for (index_t j = all.last + 1; j <= BaseGrid::last_column(job.whole, block); ++j) {
-        rebase_column<Lanes>(job, block, j);
+      const index_t frame_block = (t - 1) / kFrameBlock;
+      for (index_t j = all.last + 1; j <= BaseGrid::last_column(job.whole, frame_block); ++j) {
+        rebase_column<Lanes>(job, frame_block, j);
       }
     }
   }

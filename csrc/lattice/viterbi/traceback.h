@@ -1,4 +1,4 @@
-// Walks the records of a stretch of frames, from the state that the best path has at its end to the one at its start.
+// The walk back along the records of some frames, from the best path's state at their end to its state at their start.
 #pragma once
 
 #include "../lattice.h"
@@ -7,7 +7,7 @@
 namespace ctc_align {
 
 // Calls visit(t, state) for t = to, to-1, ..., from+1 and returns the state at frame `from`.
-// `records` begins with the row of frame from+1. Every backpointer leads to the same pair or to the one on its left,
+// `records` begins with the row of frame from+1. Every backpointer leads to the same pair or to the pair on its left,
 // and none leads out of the band.
 template <class SkipAllowed, class Visit>
 CTC_ALIGN_FN State walk_records(const Band& band, index_t from, index_t to, const RecordWord* records, State state,

@@ -1,0 +1,189 @@
+// The whole way forward and back, in as little memory as asked for: which rows of alphas are kept, and the total.
+//
+// The way back needs the alphas of every frame, from the last to the first. With one MEMORY LEVEL all are kept. With
+// more, the item is cut into `rows` parts: the way forward keeps the row before each part, and the parts are swept again,
+// the last one first, each with the levels that are left.
+//
+//     level 1   | . . . . . . . . | . . . . . . . . | . . . . . . . . |    '|' kept, '.' swept and forgotten
+//     level 0                                         | | | | | | | | |    the last part again, all of it kept
+//
+// Memory rows * levels; every level but one costs another sweep forward.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <optional>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "frame.h"
+
+namespace ctc_align {
+
+struct MemoryLevels {
+  int levels;
+  index_t rows;  // of each level: rows^levels >= frames
+
+  // The fewest levels that fit into `bytes`, or those that take least.
+  static MemoryLevels choose(index_t frames, index_t row_bytes, index_t bytes) {
+    MemoryLevels best{1, std::max<index_t>(frames, 1)};
+    index_t rows = best.rows;
+    for (int levels = 2; best.levels * best.rows * row_bytes > bytes && rows > 2; ++levels) {
+      rows = static_cast<index_t>(std::pow(static_cast<double>(frames), 1.0 / levels));
+      while (power(rows, levels) < frames) {
+        ++rows;
+      }
+      if (levels * rows < best.levels * best.rows) {
+        best = {levels, rows};
+      }
+    }
+    return best;
+  }
+  // rows^levels, or a number greater than any item's frames.
+  static index_t power(index_t rows, int levels) {
+    index_t product = 1;
+    for (int i = 0; i < levels && product < (index_t{1} << 40); ++i) {
+      product *= std::min<index_t>(rows, 1 << 20);
+    }
+    return product;
+  }
+};
+
+// The END RULE over the last frame's alphas.
+template <class Real>
+Total total_of(const WeightRow<Real>& alphas, index_t labels) {
+  const auto [last_blank, last_label] = path_ends(labels);
+  const Real* ends[2] = {alphas.at(last_blank), alphas.at(last_label)};  // label -1 is there, and zero
+  const double most = std::max(ends[0][alphas.width], ends[1][alphas.width]);
+  Total total{0, most + alphas.base, 0};
+  for (const Real* end : ends) {
+    const double distance = std::max<double>(end[alphas.width] - most, -2000);
+    const double mantissa = std::ldexp(static_cast<double>(end[0]), static_cast<int>(distance));
+    total.mantissa += mantissa;
+    total.mean += alphas.planes > 2 ? mantissa * end[2 * alphas.width] : 0;
+  }
+  total.mean /= total.mantissa;
+  return total;
+}
+
+// The rows of an item, all in one array.
+template <class Real>
+struct RowMemory {
+  Real* values;
+  index_t words;
+  index_t planes;
+
+  WeightRow<Real> row(index_t n) const {
+    return {values + n * WeightRow<Real>::size_for(words, planes), WeightRow<Real>::width_for(words), planes};
+  }
+};
+
+// Sums over the paths of an item of at least one frame.
+//
+// steps.forward(t, from, to) makes frame t's alphas from those of frame t-1. steps.backward(t, alphas, total, from, to)
+// makes q of frame t from that of frame t+1, and hands on the sums of the frame: from the last frame to the first, unless
+// there is no path.
+//
+// Exponents are whole numbers in a Real, relative to the best state of their frame. Those of alpha and beta of a state
+// that paths with any weight go through add up to -`over_z`, see backward_frame, so they are exact as long as that is
+// below kWidest. Where a target holds many classes that are all but impossible it is not, and the sums have to be done
+// again in float64.
+template <class Real, class Steps>
+class ForwardBackward {
+ public:
+  using Row = WeightRow<Real>;
+
+  static constexpr index_t kLooseRows = 5;  // before the frames, two of q, two of a sweep that forgets
+  static index_t row_count(const MemoryLevels& levels) { return kLooseRows + levels.levels * levels.rows; }
+
+  // `memory` has room for row_count(levels) rows.
+  ForwardBackward(const Band& band, const MemoryLevels& levels, const RowMemory<Real>& memory, Steps& steps)
+      : band_(band), levels_(levels), memory_(memory), steps_(steps) {}
+
+  // The log-likelihood in nats; -inf if there is no path. Nothing if exponents do not fit into a Real: then the sums of
+  // some frames may have been handed on, and wrong ones.
+  std::optional<double> run() {
+    Row start = memory_.row(0);
+    begin_row(start, memory_.words, kBeforeFirstFrame);
+    later_ = memory_.row(1);
+    begin_row(later_, memory_.words, path_ends(band_.labels).blank);
+    earlier_ = memory_.row(2);
+    if (!run(0, band_.frames, levels_.levels - 1, start)) {
+      return too_wide_ ? std::nullopt : std::make_optional(kMinusInfinity<double>);
+    }
+    return std::log(total_.mantissa) + total_.exponent * std::log(2.0);
+  }
+
+ private:
+  // Half of 2^24, to which float32 counts: the other half is for what exponents gain in kFramesToNormalize frames.
+  static constexpr double kWidest = std::is_same_v<Real, float> ? 0x1p23 : std::numeric_limits<double>::infinity();
+
+  Row kept_row(int level, index_t i) const { return memory_.row(kLooseRows + level * levels_.rows + i); }
+
+  // Runs frames begin..end-1, `start` the alphas of the frame before. False if the item has no path, or is too wide.
+  bool run(index_t begin, index_t end, int level, const Row& start) {
+    if (level == 0) {
+      return run_kept(begin, end, start);
+    }
+    const index_t part = MemoryLevels::power(levels_.rows, level);
+    std::vector<Row> starts;
+    starts.reserve(levels_.rows);
+    starts.push_back(start);
+    Row from = start;
+    for (index_t t = begin; t + part < end || (t - begin) % part != 0; ++t) {
+      const bool keep = (t + 1 - begin) % part == 0;
+      Row to = keep ? kept_row(level, static_cast<index_t>(starts.size()) - 1) : memory_.row(3 + t % 2);
+      steps_.forward(t, from, to);
+      from = to;
+      if (keep) {
+        starts.push_back(to);
+      }
+    }
+    for (auto p = static_cast<index_t>(starts.size()) - 1; p >= 0; --p) {
+      if (!run(begin + p * part, std::min(begin + (p + 1) * part, end), level - 1, starts[p])) {
+        return false;
+      }
+    }
+    return true;
+  }
+
+  // The same with room for all alphas.
+  bool run_kept(index_t begin, index_t end, const Row& start) {
+    std::vector<Row> alphas;
+    alphas.reserve(end - begin + 1);
+    alphas.push_back(start);
+    for (index_t t = begin; t < end; ++t) {
+      Row to = kept_row(0, t - begin);
+      steps_.forward(t, alphas.back(), to);
+      alphas.push_back(to);
+    }
+    if (end == band_.frames) {
+      total_ = total_of(alphas.back(), band_.labels);
+      if (!(total_.mantissa > 0)) {
+        return false;
+      }
+    }
+    for (index_t t = end - 1; t >= begin; --t) {
+      const Row& alpha = alphas[t - begin + 1];
+      if (alpha.base + later_.base - total_.exponent > kWidest) {
+        too_wide_ = true;
+        return false;
+      }
+      steps_.backward(t, alpha, total_, later_, earlier_);
+      std::swap(later_, earlier_);
+    }
+    return true;
+  }
+
+  const Band band_;
+  const MemoryLevels levels_;
+  const RowMemory<Real> memory_;
+  Steps& steps_;
+  bool too_wide_ = false;
+  Row later_ = {}, earlier_ = {};  // q
+  Total total_ = {};
+};
+
+}  // namespace ctc_align

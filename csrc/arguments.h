@@ -1,7 +1,7 @@
 // Checks of the arguments that every device makes: shapes, dtypes, devices, and the range of `blank`.
 //
 // Values inside tensors (lengths, labels) are checked by each kernel: the CPU kernel raises, the CUDA kernel marks.
-// Messages name the argument, the expected and the found. The fake kernel in _operator.py says the same.
+// Messages name the argument, the expected and the found. The fake kernel in _arguments.py says the same.
 #pragma once
 
 #include <stdexcept>

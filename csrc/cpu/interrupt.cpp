@@ -102,7 +102,7 @@ void StopSignal::look() {}
 
 }  // namespace ctc_align
 
-// The exception that ended a call, a new reference, or null. Python's lock must be held: torch_ctc_align/_operator.py
+// The exception that ended a call, a new reference, or null. Python's lock must be held: torch_ctc_align/_library.py
 // calls it through ctypes.PyDLL.
 extern "C" __attribute__((visibility("default"))) void* ctc_align_take_exception() {
 #if defined(__linux__)

@@ -5,6 +5,8 @@ The promise is a second from the signal to the exception; a busy machine gets th
 
 import pytest
 
+pytestmark = pytest.mark.alone
+
 # Ten hours of silence and a second thread that presses Ctrl-C. The call would go on for a minute at least, so whoever
 # gets the exception got it from within. One value for all emissions: they take no memory.
 START = """

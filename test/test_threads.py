@@ -37,6 +37,7 @@ def test_calls_from_several_python_threads(random_case, cpu, threads):
         assert torch.equal(scores, expected[i][1])
 
 
+@pytest.mark.alone
 def test_other_python_threads_go_on_during_a_call(threads):
     """Python cannot take its lock from a thread here: another one runs only where the call lets go of it."""
     threads(1)

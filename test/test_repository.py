@@ -1,0 +1,192 @@
+"""Rules for the files themselves: how long they are, where torch's private names are, and that nothing goes missing.
+
+CONTRIBUTING.md says where things live and what a word means. These tests hold its three tables.
+"""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import conftest
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = {".py", ".h", ".cpp", ".cu", ".cuh"}
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+def files(folder):
+    """The source files in a folder and in the folders below it."""
+    return [path for path in sorted((ROOT / folder).rglob("*")) if path.suffix in SOURCES]
+
+
+def table(heading):
+    """The rows of the only table under a heading of CONTRIBUTING.md, without its first two."""
+    text = re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", CONTRIBUTING, re.MULTILINE | re.DOTALL)[1]
+    rows = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
+    assert all(len(row) == 2 for row in rows), rows
+    return [(first.strip(), second.strip()) for first, second in rows[2:]]
+
+
+def paths_named(heading):
+    """Every path in the first column of a table."""
+    return [path for first, _ in table(heading) for path in re.findall(r"`([^`]+)`", first)]
+
+
+@pytest.mark.parametrize("folder, most", [("csrc", 400), ("test", 600), ("benchmarks", 600)])
+def test_files_are_short(folder, most):
+    lengths = {
+        str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines()) for path in files(folder)
+    }
+    assert lengths
+    assert {path: lines for path, lines in lengths.items() if lines > most} == {}
+
+
+def private_names_of_torch(source):
+    """(line, name) of each private name that a module takes from torch."""
+    tree = ast.parse(source)
+    from_torch = set()  # names that are bound to torch, or to something in it
+    found = []
+
+    def note(node, *parts):
+        if any(part.startswith("_") and not part.endswith("__") for part in parts):
+            found.append((node.lineno, ".".join(parts)))
+
+    def root(node):
+        while isinstance(node, ast.Attribute | ast.Call | ast.Subscript):
+            node = node.func if isinstance(node, ast.Call) else node.value
+        return node.id if isinstance(node, ast.Name) else None
+
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for name in node.names:
+                if name.name.split(".")[0] == "torch":
+                    from_torch.add(name.asname or "torch")
+                    note(node, *name.name.split("."))
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and (node.module or "").split(".")[0] == "torch":
+            for name in node.names:
+                from_torch.add(name.asname or name.name)
+                note(node, *node.module.split("."), name.name)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and root(node) in from_torch:
+            note(node, root(node), node.attr)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("getattr", "hasattr"):
+            where, name = node.args[:2]
+            if root(where) in from_torch and isinstance(name, ast.Constant):
+                note(node, root(where), name.value)
+    return sorted(set(found))
+
+
+def test_private_names_are_found():
+    """Guards the search: in each of these lines it finds one, and in no other."""
+    source = """\
+import torch, torch.utils._pytree
+from torch._functorch import utils
+from torch.utils import _pytree as tree
+from torch import fx as graphs
+torch._check(True)
+torch.Tensor._base
+graphs._symbolic_trace
+getattr(torch, "_C")
+import torch.nn.functional as F
+from torch_ctc_align import _mistakes
+torch.ops.ctc_align.forced_align(_mistakes, torch.__version__)
+F.pad(x._base)
+"""
+    assert [line for line, _ in private_names_of_torch(source)] == [1, 2, 3, 5, 6, 7, 8]
+
+
+def test_private_names_of_torch_are_in_the_seam_alone():
+    modules = {path.name: private_names_of_torch(path.read_text()) for path in files("torch_ctc_align")}
+    assert modules.pop("_torch_seam.py"), "the search finds nothing"
+    assert {name: found for name, found in modules.items() if found} == {}
+
+
+# ---------------------------------------------------------------------------------- tables of CONTRIBUTING.md
+
+
+def test_the_table_of_test_files_is_complete():
+    """A folder with a slash at its end stands for all that is in it."""
+    named = paths_named("Tests")
+    assert len(named) == len(set(named)), "a file is in the table twice"
+    assert [path for path in named if not (ROOT / "test" / path).exists()] == []
+    folders = tuple(path for path in named if path.endswith("/"))
+    here = [str(path.relative_to(ROOT / "test")) for path in files("test")]
+    assert [path for path in here if path not in named and not path.startswith(folders)] == []
+
+
+def test_the_table_of_places_is_complete():
+    """It names every module of the package and every folder of the sources."""
+    named = paths_named("Where things live")
+    assert len(named) == len(set(named)), "a path is in the table twice"
+    assert [path for path in named if not (ROOT / path).exists()] == []
+    folders = {f"{path.parent.relative_to(ROOT)}/" for path in files("csrc")}
+    modules = {str(path.relative_to(ROOT)) for path in files("torch_ctc_align")} - {"torch_ctc_align/__init__.py"}
+    assert sorted((folders - {"csrc/"} | modules) - set(named)) == []
+
+
+def glossary():
+    """The words, in the order of the table; a row may define several that belong together."""
+    return [word.strip(" *") for words, _ in table("Words") for word in words.split(",")]
+
+
+def test_a_word_has_one_meaning():
+    words = glossary()
+    assert len(words) > 50, "the search finds too little"
+    assert all(meaning for _, meaning in table("Words"))
+    assert sorted({word for word in words if words.count(word) > 1}) == []
+    assert words == sorted(words, key=str.lower)
+
+
+def test_pages_define_a_word_once():
+    """A page defines a word where it is set in bold. The glossary has one meaning for it, so one page at most does."""
+    places = {}
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        for bold in re.findall(r"(?<![*\w])\*\*([a-z][a-z -]*)\*\*", page.read_text(encoding="utf-8")):
+            if bold in glossary():
+                places.setdefault(bold, []).append(page.name)
+    assert "tile" in places, "the search finds nothing"
+    assert {word: pages for word, pages in places.items() if len(pages) > 1} == {}
+
+
+# ---------------------------------------------------------------------------------------- what CI demands
+
+
+def run_pytest(folder, test, required):
+    """Exit status and output of one test in a process of its own, with the project's conftest.py."""
+    (folder / "test_one.py").write_text(test)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "conftest", "-q", "-rs", "--rootdir", folder, folder / "test_one.py"],
+        env=os.environ
+        | {"CTC_ALIGN_REQUIRE": required, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "test")])},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_what_is_required_fails_instead_of_being_skipped(tmp_path):
+    test = "def test_one(missing):\n    missing('{name}', 'not here')\n"
+    status, said = run_pytest(
+        tmp_path, test.format(name="asan") + test.format(name="nvcc").replace("one", "two"), "asan"
+    )
+    assert status == pytest.ExitCode.TESTS_FAILED, said
+    assert "1 failed, 1 skipped" in said
+
+
+def test_an_unknown_requirement_is_an_error(tmp_path):
+    status, said = run_pytest(tmp_path, "def test_one():\n    pass\n", "avx2,avx1024")
+    assert status == pytest.ExitCode.USAGE_ERROR, said
+    assert "CTC_ALIGN_REQUIRE must name some of" in said
+    assert "found avx1024" in said
+
+
+def test_ci_requires_words_that_are_known():
+    """Those of every machine are tried wherever CI runs; this also holds those of machines that are not at hand."""
+    words = re.findall(r"^\s*.*required\+=\((.*?)\)", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
+    assert set(" ".join(words).split()) >= {"c++", "asan", "avx512", "avx2", "portable", "nvcc", "cuda"}
+    assert set(" ".join(words).split()) <= conftest.REQUIRABLE

@@ -7,19 +7,25 @@ VENV := .venv
 CLIENTS ?= .clients
 TORCHES ?= .torches
 BIN := $(VENV)/bin
+
 SHELL := bash
 .SHELLFLAGS := -o pipefail -c
 ifndef V
 .SILENT:
 endif
 
-# While something is fetched for minutes, a line every five seconds says how much has come. (Downloads lie in TMPDIR.)
-install = mkdir -p $(1)/tmp; (while sleep 5; do echo "  $$(du -sm $(1)/ | cut -f1) MB in $(1)"; done) & trap "kill $$!" EXIT; \
+# While something is fetched, a line every five seconds says how much has come. (Downloads lie in TMPDIR.)
+define install
+mkdir -p $(1)/tmp; \
+  (while sleep 5 >/dev/null; do echo "  $$(du -sm $(1)/ | cut -f1) MB in $(1)"; done) & trap "kill $$!" EXIT; \
   TMPDIR=$(abspath $(1))/tmp $(1)/bin/python -m pip --disable-pip-version-check $(if $(V),,--quiet) install
+endef
 
-# A compiler's command lines go to a log, which is shown where the command fails. What setup.py says, and warnings, are shown at once.
+# A compiler's command lines go to a log, which is shown if the command fails. What setup.py says is shown at once, and
+# so are warnings.
 define quietly
-mkdir -p build; $(1) $(if $(V),,2>&1 | tee build/log | sed -un 's/^torch_ctc_align: //p; /warning:/p' || { cat build/log; exit 1; })
+mkdir -p build; \
+  $(1) $(if $(V),,2>&1 | tee build/log | sed -un 's/^torch_ctc_align: //p; /[0-9])\?: warning/p' || { cat build/log; exit 1; })
 endef
 
 # Stamps: what has been installed lies in the environment, what has been built lies beside the objects.
@@ -31,7 +37,7 @@ BUILT := build/.built
 
 # Directories are listed too: their time changes when a file comes or goes.
 NATIVE := setup.py $(shell find csrc)
-CXX_FILES = $(shell find $(wildcard csrc test/csrc benchmarks) -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+CXX_FILES = $(shell find csrc test benchmarks -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 .PHONY: help build test test-all test-clients test-torches sanitize demo train-demo lint format wheel check-wheel cuda-compile cuda-cycles bench bench-long bench-plot gpu clean
 .DELETE_ON_ERROR:
@@ -159,7 +165,8 @@ $(BUILT): $(NATIVE) $(TOOLS)
 	$(call quietly,$(BIN)/python setup.py --quiet build_ext --inplace) && echo "Built in $$SECONDS s"
 	touch $@
 
-# After the first build, so that this only links: the object files are shared (see pyproject.toml).
-$(LINKED): pyproject.toml $(TOOLS) | $(BUILT)
-	$(call install,$(VENV)) --no-build-isolation --no-deps -e .
+# Makes the package importable from anywhere. (pip install -e would compile all of it a second time.)
+$(LINKED): $(TOOLS)
+	$(BIN)/python -c 'import os, sysconfig; \
+	  open(sysconfig.get_path("purelib") + "/torch_ctc_align.pth", "w").write(os.getcwd() + "\n")'
 	touch $@

@@ -1,9 +1,5 @@
-"""Rules for the files themselves: how long they are, where torch's private names are, and that nothing goes missing.
+"""Rules for the files themselves: their length, the version, the tables of CONTRIBUTING.md, and what CI requires."""
 
-CONTRIBUTING.md says where things live and what a word means. These tests hold its three tables.
-"""
-
-import ast
 import os
 import re
 import subprocess
@@ -12,6 +8,8 @@ from pathlib import Path
 
 import conftest
 import pytest
+
+import torch_ctc_align
 
 ROOT = Path(__file__).parents[1]
 SOURCES = {".py", ".h", ".cpp", ".cu", ".cuh"}
@@ -45,64 +43,14 @@ def test_files_are_short(folder, most):
     assert {path: lines for path, lines in lengths.items() if lines > most} == {}
 
 
-def private_names_of_torch(source):
-    """(line, name) of each private name that a module takes from torch."""
-    tree = ast.parse(source)
-    from_torch = set()  # names that are bound to torch, or to something in it
-    found = []
-
-    def note(node, *parts):
-        if any(part.startswith("_") and not part.endswith("__") for part in parts):
-            found.append((node.lineno, ".".join(parts)))
-
-    def root(node):
-        while isinstance(node, ast.Attribute | ast.Call | ast.Subscript):
-            node = node.func if isinstance(node, ast.Call) else node.value
-        return node.id if isinstance(node, ast.Name) else None
-
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            for name in node.names:
-                if name.name.split(".")[0] == "torch":
-                    from_torch.add(name.asname or "torch")
-                    note(node, *name.name.split("."))
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and (node.module or "").split(".")[0] == "torch":
-            for name in node.names:
-                from_torch.add(name.asname or name.name)
-                note(node, *node.module.split("."), name.name)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and root(node) in from_torch:
-            note(node, root(node), node.attr)
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("getattr", "hasattr"):
-            where, name = node.args[:2]
-            if root(where) in from_torch and isinstance(name, ast.Constant):
-                note(node, root(where), name.value)
-    return sorted(set(found))
-
-
-def test_private_names_are_found():
-    """Guards the search: in each of these lines it finds one, and in no other."""
-    source = """\
-import torch, torch.utils._pytree
-from torch._functorch import utils
-from torch.utils import _pytree as tree
-from torch import fx as graphs
-torch._check(True)
-torch.Tensor._base
-graphs._symbolic_trace
-getattr(torch, "_C")
-import torch.nn.functional as F
-from torch_ctc_align import _mistakes
-torch.ops.ctc_align.forced_align(_mistakes, torch.__version__)
-F.pad(x._base)
-"""
-    assert [line for line, _ in private_names_of_torch(source)] == [1, 2, 3, 5, 6, 7, 8]
-
-
-def test_private_names_of_torch_are_in_the_seam_alone():
-    modules = {path.name: private_names_of_torch(path.read_text()) for path in files("torch_ctc_align")}
-    assert modules.pop("_torch_seam.py"), "the search finds nothing"
-    assert {name: found for name, found in modules.items() if found} == {}
+def test_the_version_is_the_same_everywhere():
+    """And the day of its release: what is not released yet is above it in the changelog."""
+    releases = re.findall(r"^## \[(.*)\](?: - (.*))?$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert releases[0] == ("Unreleased", "")
+    version, date = releases[1]
+    assert version == torch_ctc_align.__version__
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert re.findall(r"^(?:version|date-released): (.*)$", citation, re.MULTILINE) == [version, date]
 
 
 # ---------------------------------------------------------------------------------- tables of CONTRIBUTING.md

@@ -262,21 +262,21 @@ list""",
         self.refuse(
             """\
 log_probs must be 3-D (batch_size, input length, num classes). log_probs must have shape (B, T, C),
-found (5, 4); of a single item pass log_probs[None] and targets[None]""",
+found (5, 4); for a single item pass log_probs[None] and targets[None]""",
             log_probs()[0],
             targets()[0],
         )
         self.refuse(
             """\
 log_probs must be 3-D (batch_size, input length, num classes). log_probs must have shape (B, T, C),
-found (5, 4); of a single item pass log_probs[None]""",
+found (5, 4); for a single item pass log_probs[None]""",
             log_probs()[0],
             targets([1, 2]),
         )
         self.refuse(
             """\
 targets must be 2-D (batch_size, target length,). targets must have shape (B, L) with B = 1 as in
-log_probs, found (2,); of a single item pass targets[None]""",
+log_probs, found (2,); for a single item pass targets[None]""",
             log_probs(B=1),
             targets()[0],
         )
@@ -351,7 +351,7 @@ input_lengths must be a tensor or a sequence of int, one for each item, found 5;
             )
             self.refuse(
                 """\
-log_probs must have shape (B, T, C), found (5, 4); of a single item pass log_probs[None] and
+log_probs must have shape (B, T, C), found (5, 4); for a single item pass log_probs[None] and
 targets[None]""",
                 log_probs()[0],
                 targets()[0],

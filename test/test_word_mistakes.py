@@ -18,8 +18,8 @@ MARKED = TokenSpans(torch.full((2,), -1), torch.full((2,), -1), torch.full((2,),
 @pytest.mark.parametrize(
     "spans, kwargs, message",
     [
-        ([H], {}, "separator or tokens_per_word must be given, nothing says where a word ends"),
-        ([H, I], {"separator": 0}, "words must be as many as the spans spell, expected 1, found 2"),
+        ([H], {}, "separator or tokens_per_word must be given, to say where a word ends"),
+        ([H, I], {"separator": 0}, "words must match the spans in number, expected 1, found 2"),
         (
             [H, BAR, I],
             {"tokens_per_word": [1, 1]},
@@ -30,7 +30,7 @@ MARKED = TokenSpans(torch.full((2,), -1), torch.full((2,), -1), torch.full((2,),
             {"tokens_per_word": [1, 0]},
             "tokens_per_word[1] must be a number of tokens, expected at least 1, found 0",
         ),
-        ([H, I], {"tokens_per_word": [2]}, "words must be as many as the spans spell, expected 1, found 2"),
+        ([H, I], {"tokens_per_word": [2]}, "words must match the spans in number, expected 1, found 2"),
         (
             [H, Span(2, -1, -1, 0.0)],
             {"separator": 0},
@@ -50,7 +50,7 @@ MARKED = TokenSpans(torch.full((2,), -1), torch.full((2,), -1), torch.full((2,),
         (
             ROW,
             {"separator": 0, "tokens": TARGET[:3]},
-            "tokens must be as many as spans, expected 8 (padding included), found 3",
+            "tokens must match the spans in number, expected 8 (padding included), found 3",
         ),
         (
             [H, I],
@@ -63,7 +63,7 @@ MARKED = TokenSpans(torch.full((2,), -1), torch.full((2,), -1), torch.full((2,),
             "spans must be those of one item, TokenSpans(starts[b], ends[b], scores[b]) of shape (L,) (word_borders "
             "takes a batch), found (1, 8), (1, 8), (1, 8)",
         ),
-        (MARKED, {"tokens_per_word": [1, 1]}, "the item of these spans is marked, expected one that has a path"),
+        (MARKED, {"tokens_per_word": [1, 1]}, "the spans are those of a marked item, expected an item with a path"),
         (
             [H, I],
             {"separator": 0, "borders": "tight"},
@@ -155,11 +155,11 @@ def test_errors_of_pauses(pauses, message):
 LOUD = [H, TokenSpan(2, 5, 8, 0.5)]
 SCORE_WARNING = (
     "merge_words: scores must be log-probabilities, expected at most 0, found 0.5 for span 1 (token 2); "
-    "merge_tokens(path, scores) gives them, with scores.exp() it does not, and confidences will be above 1. Where this "
+    "merge_tokens(path, scores) gives them, with scores.exp() it does not, and confidences will be above 1. If this "
     "is meant (priors subtracted), turn AlignmentWarning off"
 )
 SECONDS_WARNING = (
-    "seconds_per_frame must be in seconds, expected at most 1, found 20: milliseconds, or the samples of a hop? Where "
+    "seconds_per_frame must be in seconds, expected at most 1, found 20: milliseconds, or the samples of a hop? If "
     "this is meant, turn AlignmentWarning off"
 )
 

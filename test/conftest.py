@@ -122,7 +122,7 @@ def shown_afresh(monkeypatch):
 
 @pytest.fixture
 def fresh_python():
-    """fresh_python(code, **environment) runs code in a process of its own and returns what it prints."""
+    """fresh_python(code, **environment) runs code in a process of its own and returns its output."""
 
     def run(code: str, **environment: str) -> str:
         done = subprocess.run(

@@ -75,7 +75,7 @@ class OperatorTest(expecttest.TestCase):
 
     @pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")
     def test_dtypes_have_their_names(self):
-        """As Python prints them, which is what the fake kernel says."""
+        """They are as Python prints them, and as the fake kernel says them."""
         floats = ["float4_e2m1fn_x2", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz"]
         integers = ["int8", "int16", "uint8", "uint16", "uint32", "uint64"]
         for name in [*floats, "float8_e8m0fnu", *integers, "bool", "complex32", "complex64", "complex128"]:

@@ -343,7 +343,7 @@ def test_blocks_of_two_threads_that_overlap(torchaudio):
 
 
 def test_a_plain_call_lasts_until_it_is_undone(torchaudio):
-    """A notebook runs a cell twice, and has lost what the first run returned."""
+    """A notebook runs a cell twice, and has lost the result of the first run."""
     before = state(torchaudio)
     install_in_torchaudio()
     installation = install_in_torchaudio()

@@ -264,7 +264,7 @@ def kill_at(process: subprocess.Popen, words: str) -> None:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """The folder of a quick run that nobody has disturbed, and what it has printed."""
+    """Returns the folder of a quick run that was not interrupted, and its output."""
     out = tmp_path_factory.mktemp("trained")
     return out, finish(start("train_ctc.py", out))
 

@@ -1,4 +1,4 @@
-"""Gradients of the scores: of all orders, in every mode of torch.func, and nothing kept where nobody asks for them."""
+"""Gradients of the scores: of all orders, in every mode of torch.func, and nothing is kept if none is asked for."""
 
 import math
 

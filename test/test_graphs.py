@@ -251,7 +251,7 @@ def test_misfits_fail_at_trace_time(misfit, way):
 
 
 def test_bad_labels_fail_when_the_graph_runs(compile_fully):
-    """Values are nobody's business while a graph is made; the kernel looks at them."""
+    """No value is looked at while a graph is made; the kernel looks at them."""
     compiled = compile_fully(ForcedAligner())
     compiled(torch.zeros(1, 5, 3), torch.tensor([[1, 2]]))
     for label, message in [(0, "must not be the blank"), (3, "must be a class of log_probs")]:

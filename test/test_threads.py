@@ -1,4 +1,4 @@
-"""Threads: those that call the operator at once, those that it uses itself, and what it leaves to others."""
+"""Threads: several that call the operator at once, those that it uses itself, and others that go on meanwhile."""
 
 import sys
 import threading
@@ -133,7 +133,7 @@ for cpu, threads, i, (paths, scores) in found:
 
 
 def test_flushing_subnormal_numbers_costs_no_bit(fresh_python):
-    """torch.set_flush_denormal(True) does not reach into a call, whichever thread works, and stays set behind it."""
+    """torch.set_flush_denormal(True) does not reach into a call, whichever thread works, and stays set after it."""
     said = fresh_python(FLUSH).splitlines()
     if said[0] == "cannot flush" and not torch.set_flush_denormal(False):
         pytest.skip("this processor cannot flush subnormal numbers")

@@ -1,4 +1,4 @@
-"""Grouping token spans into words: what is refused, and what is warned of."""
+"""Grouping token spans into words: errors and warnings."""
 
 import math
 import warnings

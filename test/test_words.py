@@ -177,7 +177,7 @@ def test_every_item_has_its_end():
 
 
 def test_split_words_are_sums_of_durations():
-    """Where there is no silence outside of words and no separator."""
+    """This holds where there is no silence outside of words and no separator."""
     spans = [Span(1, 0, 3, 0.0), Span(2, 4, 5, 0.0), Span(3, 9, 12, 0.0)]
     for blanks in ("split", "before", "after"):
         durations = token_durations(batch_of([spans]), 12, blanks=blanks)[0]

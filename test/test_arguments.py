@@ -17,7 +17,7 @@ operator = torch.ops.ctc_align.forced_align
 
 
 def message_of(function, *arguments, kind=ValueError, **options):
-    """What the error of a call says, without the name of the function, folded to lines of 100 characters."""
+    """Returns the message of a call's error, without the name of the function, folded to lines of 100 characters."""
     with pytest.raises(kind) as caught:
         function(*arguments, **options)
     phrase, name, text = str(caught.value).rpartition(f"{function.__name__}: ")

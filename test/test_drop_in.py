@@ -459,7 +459,7 @@ def test_refuses_in_torchaudios_words(kind, phrase, changed):
 
 @pytest.mark.parametrize("kind, phrase, changed", REFUSED.values(), ids=REFUSED)
 def test_those_words_are_torchaudios(torchaudio, kind, phrase, changed):
-    """And within an installation its own function, with our kernel below, says the same."""
+    """Within an installation torchaudio's own function, with our kernel below, says the same."""
     held = [torchaudio.functional.forced_align]
     with pytest.raises(kind, match=re.escape(phrase)):
         held[0](**arguments_of(changed))

@@ -234,7 +234,7 @@ def test_edit_distance(ctc):
 
 
 def start(script: str, out: Path, *arguments: str) -> subprocess.Popen:
-    """A quick run as a process group of its own; prints as it goes."""
+    """Starts a quick run as a process group of its own. It prints as it goes."""
     arguments = (*arguments, *([] if WITH_PICTURE else ["--no-picture"]))
     return subprocess.Popen(
         [sys.executable, "-u", str(EXAMPLES / script), "--quick", "--out", str(out), *arguments],

@@ -393,7 +393,7 @@ def test_ahead_of_time_inductor(cxx, package):
 
 @pytest.mark.slow
 def test_errors_of_a_package_keep_their_text(cxx, package):
-    """But not their type, as docs/exporting.md says."""
+    """They do not keep their type, as docs/exporting.md says."""
     log_probs, targets, *lengths = make_exact_arguments(*OTHER_SIZES[0])
     targets[0, 1] = 2
     text = r"forced_align: targets\[0, 1\] must not be the blank, expected a label other than 2, found 2"

@@ -123,7 +123,7 @@ assert (paths >= 0).all()
 
 @pytest.mark.parametrize("B, threads", [(1, 1), (1, 2), (6, 2)])
 def test_no_memory_is_an_error_and_the_next_call_works(fresh_python, B, threads):
-    """Whoever asks for it: the thread that calls, alone or for others too, or a thread with an item of its own."""
+    """The caller's thread asks for it, for itself or for others too, or a thread with an item of its own does."""
     said = fresh_python(RUN_OUT.format(B=B, threads=threads), CTC_ALIGN_MEMORY_BUDGET="")
     assert said.split("\n") == ["MemoryError", "MemoryError", "no outputs", ""]
 

@@ -374,7 +374,7 @@ def test_graphs_and_fake_tensors_look_at_nothing(generator):
     assert torch.equal(compiled(probs, targets, strict=False)[0], operator(probs, targets)[0])
 
 
-# Those who look on
+# Modes and transforms that look on
 
 
 def test_a_trace_is_the_same_whatever_came_before(fresh_python):

@@ -44,7 +44,7 @@ def test_files_are_short(folder, most):
 
 
 def test_the_version_is_the_same_everywhere():
-    """And the day of its release: what is not released yet is above it in the changelog."""
+    """So is the day of its release. Later changes are above it in the changelog."""
     releases = re.findall(r"^## \[(.*)\](?: - (.*))?$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert releases[0] == ("Unreleased", "")
     version, date = releases[1]
@@ -134,7 +134,7 @@ def test_an_unknown_requirement_is_an_error(tmp_path):
 
 
 def test_ci_requires_words_that_are_known():
-    """Those of every machine are tried wherever CI runs; this also holds those of machines that are not at hand."""
+    """CI tries the words of its own machine. This also holds those of other machines."""
     words = re.findall(r"^\s*.*required\+=\((.*?)\)", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
     assert set(" ".join(words).split()) >= {"c++", "asan", "avx512", "avx2", "portable", "nvcc", "cuda"}
     assert set(" ".join(words).split()) <= conftest.REQUIRABLE

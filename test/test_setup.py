@@ -174,7 +174,7 @@ def test_compilers(setup, tool, says, fits):
 
 
 def test_a_real_compiler(setup, monkeypatch, missing):
-    """Guards the probe: a compiler that is here is told by it."""
+    """Guards the probe: it recognises the compiler that is here."""
     command = os.environ.get("CXX", "c++")
     if not shutil.which(command.split()[0]):
         missing("c++", "no C++ compiler")

@@ -101,7 +101,7 @@ def test_a_call_uses_as_many_threads_as_torch_says(fresh_python, number):
     assert int(fresh_python(COUNT_THREADS.format(threads=number))) == number - 1
 
 
-# In a process of its own: there the second thread is made while its maker flushes, and then flushes for ever.
+# It needs a process of its own: the second thread is made while its maker flushes, and then flushes for ever.
 FLUSH = """
 import itertools, torch, torch_ctc_align
 from torch_ctc_align.config import _forced, config

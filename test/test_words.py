@@ -377,7 +377,7 @@ def test_a_row_of_token_spans(tokens):
 
 
 def test_a_row_may_be_a_plain_tuple():
-    """As zip(*spans) hands it out."""
+    """zip(*spans) gives plain tuples."""
     batch = TokenSpans(*(column[None] for column in ROW))
     (row,) = zip(*batch, strict=True)
     assert merge(row, separator=0, tokens=TARGET) == HI_YOU

@@ -1,12 +1,32 @@
 # Everything happens in .venv, which the first command sets up; test-clients and test-torches have environments of their
 # own, in the directories CLIENTS and TORCHES.
 # PYTHON=python3.12 picks another interpreter, ARGS goes to the command underneath: make test ARGS="-k ties".
+# V=1 shows every command and all that it says.
 PYTHON ?= python3
 VENV := .venv
 CLIENTS ?= .clients
 TORCHES ?= .torches
 BIN := $(VENV)/bin
-install = $(1)/bin/python -m pip --disable-pip-version-check --quiet install
+
+SHELL := bash
+.SHELLFLAGS := -o pipefail -c
+ifndef V
+.SILENT:
+endif
+
+# While something is fetched, a line every five seconds says how much has come. (Downloads lie in TMPDIR.)
+define install
+mkdir -p $(1)/tmp; \
+  (while sleep 5 >/dev/null; do echo "  $$(du -sm $(1)/ | cut -f1) MB in $(1)"; done) & trap "kill $$!" EXIT; \
+  TMPDIR=$(abspath $(1))/tmp $(1)/bin/python -m pip --disable-pip-version-check $(if $(V),,--quiet) install
+endef
+
+# A compiler's command lines go to a log, which is shown if the command fails. What setup.py says is shown at once, and
+# so are warnings.
+define quietly
+mkdir -p build; \
+  $(1) $(if $(V),,2>&1 | tee build/log | sed -un 's/^torch_ctc_align: //p; /[0-9])\?: warning/p' || { cat build/log; exit 1; })
+endef
 
 # Stamps: what has been installed lies in the environment, what has been built lies beside the objects.
 TOOLS := $(VENV)/.tools
@@ -17,32 +37,36 @@ BUILT := build/.built
 
 # Directories are listed too: their time changes when a file comes or goes.
 NATIVE := setup.py $(shell find csrc)
-CXX_FILES = $(shell find $(wildcard csrc test/csrc benchmarks) -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+CXX_FILES = $(shell find csrc test benchmarks -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help build test test-clients test-torches sanitize demo train-demo lint format wheel check-wheel cuda-compile cuda-cycles bench bench-long bench-plot gpu clean
+.PHONY: help build test test-all test-clients test-torches sanitize demo train-demo lint format wheel check-wheel cuda-compile cuda-cycles bench bench-long bench-plot gpu clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
 help:  ## list these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: $(BUILT) $(LINKED)  ## build the extension in place
 
 # On a busy machine threads that spin while they wait slow tiny cases down many times over; these sleep.
-test: export OMP_WAIT_POLICY ?= passive
-test: build  ## run the tests
-	$(BIN)/python -m pytest $(ARGS)
+test test-all: export OMP_WAIT_POLICY ?= passive
+test test-all: pytest = $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+test: build  ## run the tests, in five minutes: all but those that are marked slow
+	$(pytest) -m "not slow" $(ARGS)
+
+test-all: build  ## run all tests
+	$(pytest) $(ARGS)
 
 # One build of the extension serves every Python and torch, so the clients import the clone. The libraries are what
 # torchaudio is linked against: see test/clients_environment.py.
 test-clients: export OMP_WAIT_POLICY ?= passive
-test-clients: export CTC_ALIGN_REQUIRE ?= clients,torchaudio
+test-clients: export CTC_ALIGN_REQUIRE := clients,torchaudio$(CTC_ALIGN_REQUIRE:%=,%)
 test-clients: $(BUILT) $(CLIENTS_READY)  ## run clients and torchaudio with our functions in them; CLIENTS=directory
 	LD_LIBRARY_PATH=$(abspath $(CLIENTS))/stubs$${LD_LIBRARY_PATH:+:$$LD_LIBRARY_PATH} \
 	  $(CLIENTS)/bin/python -m pytest test/test_clients.py test/test_drop_in.py test/test_peers.py $(ARGS)
 
 # What depends on torch itself: kinds of errors, interrupts, the operator's registrations. One build serves all of them.
-TORCH_TESTS := $(addprefix test/test_,arguments.py errors.py mistakes.py operator.py interrupt.py memory.py)
+TORCH_TESTS := $(addprefix test/test_,arguments.py arguments_of_functions.py errors.py mistakes.py operator.py interrupt.py memory.py)
 test-torches: export OMP_WAIT_POLICY ?= passive
 test-torches: $(BUILT) $(TORCHES)/oldest/.ready $(TORCHES)/newest/.ready  ## run some tests on the oldest and the newest torch; TORCHES=directory
 	$(call install,$(TORCHES)/newest) --upgrade --upgrade-strategy only-if-needed -r test/requirements-torch-newest.txt
@@ -74,7 +98,7 @@ format: $(TOOLS)  ## mend style in place
 # build/lib is where setuptools gathers the package; without the rm, files deleted since would be packed as well.
 wheel: $(TOOLS)  ## build dist/*.whl
 	rm -rf build/lib* build/bdist* dist
-	$(BIN)/python -m build --no-isolation --wheel
+	$(call quietly,$(BIN)/python -m build --no-isolation --wheel)
 
 check-wheel: wheel  ## install the wheel in a clean environment and align with it
 	$(BIN)/python test/check_wheel.py dist/*.whl
@@ -104,44 +128,45 @@ clean:  ## remove what was built; .venv stays
 	rm -rf build dist *.egg-info torch_ctc_align/*.so
 
 $(TOOLS): requirements-dev.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	  { echo "error: $(PYTHON) is missing or older than 3.10; make PYTHON=... picks another" >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	  { echo "error: $(PYTHON) cannot make virtual environments; on Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }
-	@command -v "$${CXX:-c++}" >/dev/null || \
+	command -v "$${CXX:-c++}" >/dev/null || \
 	  { echo "error: no C++ compiler $${CXX:-c++}; on Debian or Ubuntu: apt install g++" >&2; exit 1; }
-	@echo "Setting up $(VENV); the first time this fetches torch and takes some minutes"
-	@$(PYTHON) -m venv $(VENV)
-	$(call install,$(VENV)) -r requirements-dev.txt
-	@touch $@
+	echo "Setting up $(VENV); the first time this fetches torch and takes some minutes"
+	$(PYTHON) -m venv $(VENV)
+	$(call install,$(VENV)) -r requirements-dev.txt && echo "Set up $(VENV) in $$SECONDS s"
+	touch $@
 
 $(EXAMPLES): examples/requirements.txt | $(TOOLS)
 	$(call install,$(VENV)) -r $<
-	@touch $@
+	touch $@
 
 $(CLIENTS_READY): test/requirements-clients.txt test/requirements-clients-alone.txt test/clients_environment.py
-	@echo "Setting up $(CLIENTS), 1.4 GB with the CPU build of torch; the first time this takes some minutes"
-	@$(PYTHON) -m venv $(CLIENTS)
+	echo "Setting up $(CLIENTS), 1.4 GB with the CPU build of torch; the first time this takes some minutes"
+	$(PYTHON) -m venv $(CLIENTS)
 	$(call install,$(CLIENTS)) -r test/requirements-clients.txt
 	$(call install,$(CLIENTS)) --no-deps --no-build-isolation -r test/requirements-clients-alone.txt
 	$(CLIENTS)/bin/python test/clients_environment.py $(CLIENTS)/stubs
-	@touch $@
+	touch $@
 
 $(TORCHES)/%/.ready: test/requirements-torch-%.txt
-	@echo "Setting up $(@D), several GB with CUDA's libraries; the first time this takes some minutes"
-	@$(PYTHON) -m venv $(@D)
+	echo "Setting up $(@D), several GB with CUDA's libraries; the first time this takes some minutes"
+	$(PYTHON) -m venv $(@D)
 	$(call install,$(@D)) -r $<
-	@touch $@
+	touch $@
 
 build/ceiling: benchmarks/ceiling.cpp $(NATIVE)
-	@mkdir -p $(@D)
+	mkdir -p $(@D)
 	$${CXX:-c++} -std=c++20 -O3 -march=native -ffp-contract=off -w $< -o $@
 
 $(BUILT): $(NATIVE) $(TOOLS)
-	$(BIN)/python setup.py --quiet build_ext --inplace
-	@touch $@
+	$(call quietly,$(BIN)/python setup.py --quiet build_ext --inplace) && echo "Built in $$SECONDS s"
+	touch $@
 
-# After the first build, so that this only links: the object files are shared (see pyproject.toml).
-$(LINKED): pyproject.toml $(TOOLS) | $(BUILT)
-	$(call install,$(VENV)) --no-build-isolation --no-deps -e .
-	@touch $@
+# Makes the package importable from anywhere. (pip install -e would compile all of it a second time.)
+$(LINKED): $(TOOLS)
+	$(BIN)/python -c 'import os, sysconfig; \
+	  open(sysconfig.get_path("purelib") + "/torch_ctc_align.pth", "w").write(os.getcwd() + "\n")'
+	touch $@

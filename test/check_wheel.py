@@ -1,4 +1,4 @@
-"""Checks a wheel as a stranger gets it: what is in it, what it links to, and one alignment in a clean environment.
+"""Checks a wheel as a stranger gets it: its contents, its libraries, one alignment in a clean environment.
 
     python test/check_wheel.py dist/*.whl [--torch 2.13.0]
 

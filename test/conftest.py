@@ -1,9 +1,10 @@
 """What the tests share: one seed, random cases, the aligners, fresh processes, and what happens when a peer is missing.
 
 CTC_ALIGN_SEED=7                  another seed for every random case (printed at the top of a run)
-CTC_ALIGN_REQUIRE=torchaudio      names, separated by commas, whose absence is a failure instead of a skip
+CTC_ALIGN_REQUIRE=avx2,asan       names, separated by commas: their absence fails a test instead of skipping it
 """
 
+import fcntl
 import itertools
 import os
 import subprocess
@@ -19,12 +20,39 @@ from torch_ctc_align import _mistakes, errors, reference
 from torch_ctc_align.config import _forced
 
 SEED = int(os.environ.get("CTC_ALIGN_SEED", "0"))
-REQUIRED = os.environ.get("CTC_ALIGN_REQUIRE", "").split(",")
 CPUS = ["avx512", "avx2", "portable"]  # all instruction sets of the CPU kernel, here or not
+# What CTC_ALIGN_REQUIRE may name. check_cuda_compile.py asks for nvcc; tests skip without any of the others.
+REQUIRABLE = {*CPUS, "asan", "c++", "clients", "cuda", "nvcc", "onnxscript", "setuptools", "torchaudio"}
+REQUIRED = set(filter(None, os.environ.get("CTC_ALIGN_REQUIRE", "").split(",")))
+
+
+def pytest_configure() -> None:
+    if unknown := REQUIRED - REQUIRABLE:
+        raise pytest.UsageError(
+            f"CTC_ALIGN_REQUIRE must name some of {', '.join(sorted(REQUIRABLE))}, found {', '.join(sorted(unknown))}"
+        )
 
 
 def pytest_report_header() -> str:
-    return f"CTC_ALIGN_SEED={SEED}, torch {torch.__version__}, torch_ctc_align {torch_ctc_align.__version__}"
+    required = f", required: {', '.join(sorted(REQUIRED))}" if REQUIRED else ""
+    return f"CTC_ALIGN_SEED={SEED}, torch {torch.__version__}, torch_ctc_align {torch_ctc_align.__version__}{required}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item):
+    """Among the processes of pytest-xdist a test that is marked `alone` has the machine to itself.
+
+    Such a test holds one file exclusively and every other test holds it together with others. Each test comes through
+    a second file, the gate: while an `alone` test waits there, no other test can start ahead of it.
+    """
+    if not hasattr(item.config, "workerinput"):  # not one of several processes
+        return (yield)
+    folder = item.config.cache.mkdir("alone")
+    with open(folder / "gate", "w") as gate, open(folder / "machine", "w") as machine:
+        fcntl.flock(gate, fcntl.LOCK_EX)
+        fcntl.flock(machine, fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH)
+        fcntl.flock(gate, fcntl.LOCK_UN)
+        return (yield)
 
 
 @pytest.fixture
@@ -94,7 +122,7 @@ def shown_afresh(monkeypatch):
 
 @pytest.fixture
 def fresh_python():
-    """fresh_python(code, **environment) runs code in a process of its own and returns what it prints."""
+    """fresh_python(code, **environment) runs code in a process of its own and returns its output."""
 
     def run(code: str, **environment: str) -> str:
         done = subprocess.run(
@@ -116,6 +144,7 @@ def missing():
     """missing("torchaudio", reason): skips the test, or fails it where torchaudio is required."""
 
     def skip_or_fail(name: str, reason: str) -> None:
+        assert name in REQUIRABLE, f"{name} is missing in REQUIRABLE"
         (pytest.fail if name in REQUIRED else pytest.skip)(reason)
 
     return skip_or_fail

@@ -1,4 +1,4 @@
-"""Durations of tokens, and the module that goes behind a model: ForcedAligner."""
+"""Durations of tokens, and the module that follows a model: ForcedAligner."""
 
 import copy
 import inspect
@@ -17,7 +17,7 @@ from torch_ctc_align import Alignment, ForcedAligner, TokenSpans, reference, tok
 INF = math.inf
 BLANKS = ["split", "before", "after", "drop"]
 
-# Durations. Item 0 is c a t with blanks before, between (1 and 2 frames) and behind; item 1 has labels that touch, a
+# Durations. Item 0 is c a t with blanks before, between (1 and 2 frames) and after; item 1 has labels that touch, a
 # padding label and a padding frame; item 2 is marked; item 3 is silence: no label.
 PATHS = torch.tensor(
     [

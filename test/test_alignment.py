@@ -102,7 +102,7 @@ def test_blank_between_different_labels_is_optional(align):
 
 
 def test_no_frame_to_spare(align):
-    """T = L + R: one path only, whatever it costs."""
+    """T = L + R: there is one path only, at any cost."""
     free = [[0.0, -7.0]] * 5
     assert align_one(align, free, [1, 1, 1]) == ([1, 0, 1, 0, 1], [-7, 0, -7, 0, -7])
     assert align_one(align, [[0.0, -7.0, -7.0]] * 4, [2, 1, 1]) == ([2, 1, 0, 1], [-7, -7, 0, -7])

@@ -253,7 +253,7 @@ def alignments(cut):
 
 @pytest.fixture
 def mms_aligner(lhotse, torchaudio, noisy, monkeypatch):
-    """lhotse's aligner. The bundle is torchaudio's, except for the model. The romaniser returns what it is given."""
+    """lhotse's aligner. The bundle is torchaudio's, except for the model. The romaniser returns its input."""
     real = torchaudio.pipelines.MMS_FA
     model = Model(noisy(100, len(real.get_labels())))
     parts = {name: getattr(real, name) for name in ("get_tokenizer", "get_aligner", "get_labels")}
@@ -326,7 +326,7 @@ def test_lhotse_asr_aligner(lhotse, torchaudio, cut, starts, monkeypatch):
 def test_easyaligner(client, torchaudio, noisy, tmp_path):
     """From words to the spans of words, with a wildcard at either end. It only reads the tokenizer of its processor."""
     alignment = client("easyaligner.alignment.pytorch")
-    vocabulary = ["<pad>", "|", *LETTERS, "*", "<unk>", "<s>", "</s>"]  # * is the class behind the model's
+    vocabulary = ["<pad>", "|", *LETTERS, "*", "<unk>", "<s>", "</s>"]  # * is the class after the model's
     (tmp_path / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(vocabulary)}))
     tokenizer = client("transformers").Wav2Vec2CTCTokenizer(str(tmp_path / "vocab.json"))
     processor = SimpleNamespace(tokenizer=tokenizer)

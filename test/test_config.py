@@ -18,7 +18,7 @@ forced_align = torch.ops.ctc_align.forced_align
 
 @pytest.fixture(autouse=True)
 def budget():
-    """No budget, whatever the environment says; afterwards the one from before."""
+    """There is no budget, even if the environment sets one; afterwards there is the one from before."""
     before = config().memory_budget
     set_memory_budget(None)
     yield

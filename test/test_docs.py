@@ -5,17 +5,18 @@ through. The blocks of a page share their names, from top to bottom, as a reader
 """
 
 import doctest
+import importlib
 import re
 from pathlib import Path
 
 import pytest
 
-import torch_ctc_align.aligner
-import torch_ctc_align.functional
-import torch_ctc_align.words
+import torch_ctc_align
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FOLDERS = ["docs", "benchmarks", "examples", "test"]
+PAGES = [*sorted(ROOT.glob("*.md")), *(page for folder in FOLDERS for page in sorted((ROOT / folder).rglob("*.md")))]
+SLOW = {"docs/exporting.md"}  # it compiles a C++ program, and a package ahead of time
 FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -40,7 +41,10 @@ def run_session(source, names, page, line):
     return "".join(failures)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=page_id)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=[pytest.mark.slow] * (page_id(page) in SLOW), id=page_id(page)) for page in PAGES],
+)
 def test_python_of_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # pages write files
     names = {"__name__": page.stem}
@@ -53,8 +57,11 @@ def test_python_of_a_page_runs(page, tmp_path, monkeypatch):
             exec(code, names)
 
 
-def test_the_readme_has_an_example():
-    """Guards the search for blocks: a page whose fences are not found would pass without running anything."""
+def test_pages_and_their_examples_are_found():
+    """Guards the searches: a page that is not found, or whose fences are not, would pass without running anything."""
+    assert {"README.md", "CONTRIBUTING.md", "examples/README.md", "benchmarks/README.md", *SLOW} <= set(
+        map(page_id, PAGES)
+    )
     assert list(python_blocks((ROOT / "README.md").read_text(encoding="utf-8")))
 
 
@@ -63,15 +70,22 @@ def test_the_program_of_a_page_is_the_one_that_is_tested():
     assert blocks == [(ROOT / "test/csrc/aoti_align.cpp").read_text()]
 
 
-MODULES = [torch_ctc_align.functional, torch_ctc_align.spans, torch_ctc_align.aligner, torch_ctc_align.words]
+PACKAGE = Path(torch_ctc_align.__file__).parent
+MODULES = [path.stem for path in sorted(PACKAGE.glob("*.py")) if re.search(r"^ *>>> ", path.read_text(), re.MULTILINE)]
+MODULES.remove("drop_in")  # its example needs torchaudio: see test_drop_in.py
 
 
-@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", MODULES)
 def test_docstring_examples(module):
     names = {name: getattr(torch_ctc_align, name) for name in torch_ctc_align.__all__}
+    module = importlib.import_module(f"torch_ctc_align.{module}")
     result = doctest.testmod(module, extraglobs={"torch_ctc_align": torch_ctc_align} | names)
     assert result.attempted > 0
     assert result.failed == 0
+
+
+def test_modules_with_examples_are_found():
+    assert {"aligner", "functional", "words"} <= set(MODULES)
 
 
 def anchor_of(heading):
@@ -95,3 +109,29 @@ def test_links_of_a_page_lead_somewhere(page):
         target = page.parent / path if path else page
         assert target.exists(), f"{page_id(page)} links to {link}"
         assert not anchor or anchor in anchors(target), f"{page_id(page)} links to {link}"
+
+
+# In code, inline or in a block, where a command begins.
+MAKE = re.compile(r"(?:^|`|\|)\s*make ([a-z][a-z-]*)", re.MULTILINE)
+SCRIPT = re.compile(r"(?:python[\d.]* )([\w/]+\.py)\b([^`\n|]*)")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_commands_of_a_page_exist(page):
+    """Targets of the Makefile; scripts of this repository, from its root on, and their options."""
+    text = page.read_text(encoding="utf-8")
+    targets = re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(MAKE.findall(text)) <= set(targets)
+    for script, arguments in SCRIPT.findall(text):
+        assert (ROOT / script).is_file(), f"{page_id(page)} runs {script}"
+        source = (ROOT / script).read_text()
+        for option in re.findall(r"(?<!\S)--[a-z-]+", arguments):
+            assert f'"{option}"' in source, f"{page_id(page)} gives {script} {option}"
+
+
+def test_commands_are_found():
+    """Guards the search."""
+    assert MAKE.findall("`make test`, or\n    make bench ARGS\n```sh\nmake demo\n") == ["test", "bench", "demo"]
+    assert SCRIPT.findall("python examples/align_speech.py a.wav --text b\n") == [
+        ("examples/align_speech.py", " a.wav --text b")
+    ]

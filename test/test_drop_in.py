@@ -343,7 +343,7 @@ def test_blocks_of_two_threads_that_overlap(torchaudio):
 
 
 def test_a_plain_call_lasts_until_it_is_undone(torchaudio):
-    """A notebook runs a cell twice, and has lost what the first run returned."""
+    """A notebook runs a cell twice, and has lost the result of the first run."""
     before = state(torchaudio)
     install_in_torchaudio()
     installation = install_in_torchaudio()
@@ -459,7 +459,7 @@ def test_refuses_in_torchaudios_words(kind, phrase, changed):
 
 @pytest.mark.parametrize("kind, phrase, changed", REFUSED.values(), ids=REFUSED)
 def test_those_words_are_torchaudios(torchaudio, kind, phrase, changed):
-    """And within an installation its own function, with our kernel below, says the same."""
+    """Within an installation torchaudio's own function, with our kernel below, says the same."""
     held = [torchaudio.functional.forced_align]
     with pytest.raises(kind, match=re.escape(phrase)):
         held[0](**arguments_of(changed))

@@ -1,4 +1,4 @@
-"""Kinds of errors: AlignmentError and what it carries, and the same kinds on every torch.
+"""Kinds of errors: AlignmentError and its attributes, and the same kinds on every torch.
 
 From torch 2.15 on, whatever a kernel throws arrives as a RuntimeError. The functions, and the operators by way of their
 autograd kernels, make ValueError and MemoryError of it again; in inference mode the operators cannot.
@@ -136,7 +136,7 @@ def test_it_goes_to_other_processes_and_back():
 
 
 def test_what_torch_raised_is_not_shown():
-    """One sentence, not two tracebacks of which the first speaks of the kernel."""
+    """The user sees one sentence, not two tracebacks, the first of them about the kernel."""
     error = error_of(torch_ctc_align.forced_align, *bad_label("forced_align"))
     assert error.__cause__ is None
     assert error.__suppress_context__
@@ -174,7 +174,7 @@ def test_kinds_of_an_operator(name, mode):
 
 @pytest.mark.parametrize("name", [*FUNCTIONS, "posteriors_backward"])
 def test_kinds_of_an_operator_in_inference_mode(name):
-    """There they are what torch makes of them; the text is the same."""
+    """There torch decides the type; the text is the same."""
     as_ever = TorchVersion(torch.__version__) < (2, 15)
     operator = getattr(operators, name)
     for arguments, kind in ((bad_label(name), ValueError), (without_memory(name), MemoryError)):
@@ -207,7 +207,7 @@ def test_kinds_of_a_backward_pass(name):
 
 
 def test_a_failure_of_cuda_is_not_taken_for_a_refusal():
-    """Whoever skips the items that cannot be aligned must not skip a broken device."""
+    """Code that skips items that cannot be aligned must not skip a broken device."""
     failed = RuntimeError("forced_align: CUDA failed in launching the sweep: an illegal memory access was encountered")
     raised = explain("forced_align", failed, *arguments_of("forced_align"), None, 0)
     assert raised is failed

@@ -234,7 +234,7 @@ def test_edit_distance(ctc):
 
 
 def start(script: str, out: Path, *arguments: str) -> subprocess.Popen:
-    """A quick run as a process group of its own; prints as it goes."""
+    """Starts a quick run as a process group of its own. It prints as it goes."""
     arguments = (*arguments, *([] if WITH_PICTURE else ["--no-picture"]))
     return subprocess.Popen(
         [sys.executable, "-u", str(EXAMPLES / script), "--quick", "--out", str(out), *arguments],
@@ -264,7 +264,7 @@ def kill_at(process: subprocess.Popen, words: str) -> None:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """The folder of a quick run that nobody has disturbed, and what it has printed."""
+    """Returns the folder of a quick run that was not interrupted, and its output."""
     out = tmp_path_factory.mktemp("trained")
     return out, finish(start("train_ctc.py", out))
 
@@ -275,6 +275,7 @@ def read_rows(output: str) -> dict[str, list[float]]:
     return {label: [float(number) for number in re.findall(r"[-+]?\d[\d.]*", cells)] for label, cells in rows}
 
 
+@pytest.mark.slow
 def test_training_learns(trained):
     out, output = trained
     state = torch.load(out / "quick_ctc.pt")
@@ -289,6 +290,7 @@ def test_training_learns(trained):
     assert (out / "quick_ctc.png").is_file() == WITH_PICTURE
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_result(trained, tmp_path):
     kill_at(start("train_ctc.py", tmp_path), "ctc_loss epoch 10/")
     time.sleep(0.5)
@@ -300,6 +302,7 @@ def test_a_killed_run_goes_on_to_the_same_result(trained, tmp_path):
         assert torch.equal(found["model"][name], value), name
 
 
+@pytest.mark.slow
 def test_another_seed_needs_another_folder(trained):
     process = start("train_ctc.py", trained[0], "--seed", "1")
     _, errors = process.communicate(timeout=300)
@@ -308,6 +311,7 @@ def test_another_seed_needs_another_folder(trained):
     assert "seed = 0, this run has 1" in errors
 
 
+@pytest.mark.slow
 def test_durations_add_up_to_lengths(trained, examples, ctc, clips):
     import train_durations
 
@@ -330,6 +334,7 @@ def test_padding_counts_for_nothing_in_the_loss_of_durations(examples):
     torch.testing.assert_close(train_durations.duration_loss(predicted, together), torch.cat(alone).mean())
 
 
+@pytest.mark.slow
 def test_durations_are_learnt(trained):
     out, _ = trained
     output = finish(start("train_durations.py", out))

@@ -1,4 +1,4 @@
-"""Gradients of the scores: of all orders, in every mode of torch.func, and nothing kept where nobody asks for them."""
+"""Gradients of the scores: of all orders, in every mode of torch.func, and nothing is kept if none is asked for."""
 
 import math
 
@@ -169,7 +169,7 @@ def test_nothing_is_saved_where_nobody_differentiates(random_case):
 
 
 def test_no_copy_of_the_emission_is_saved(random_case):
-    """What is saved is of the size of the path, beside log_probs itself."""
+    """A call saves tensors of the path's size, beside log_probs itself."""
     log_probs, *rest = make_arguments(random_case)
     log_probs.requires_grad_()
     saved = saved_tensors(lambda: forced_align(log_probs, *rest))

@@ -147,6 +147,7 @@ def make_training_batch(generator, B, T, L):
     return torch.randn(B, T, 12, generator=generator), targets, input_lengths, target_lengths
 
 
+@pytest.mark.slow
 def test_a_training_step_compiles(generator, cxx):
     """Model, alignment, its loss and a CTC loss are one graph, whatever the sizes, and C++ forward and backward.
 
@@ -250,7 +251,7 @@ def test_misfits_fail_at_trace_time(misfit, way):
 
 
 def test_bad_labels_fail_when_the_graph_runs(compile_fully):
-    """Values are nobody's business while a graph is made; the kernel looks at them."""
+    """No value is looked at while a graph is made; the kernel looks at them."""
     compiled = compile_fully(ForcedAligner())
     compiled(torch.zeros(1, 5, 3), torch.tensor([[1, 2]]))
     for label, message in [(0, "must not be the blank"), (3, "must be a class of log_probs")]:
@@ -379,6 +380,7 @@ def package(tmp_path_factory):
     return torch._inductor.aoti_compile_and_package(export(ForcedAligner(2)), package_path=str(path))
 
 
+@pytest.mark.slow
 def test_ahead_of_time_inductor(cxx, package):
     """An exported graph, compiled to a shared library, calls the same kernel."""
     loaded = torch._inductor.aoti_load_package(package)
@@ -389,8 +391,9 @@ def test_ahead_of_time_inductor(cxx, package):
         assert_same(tree_leaves(found), tree_leaves(expected))
 
 
+@pytest.mark.slow
 def test_errors_of_a_package_keep_their_text(cxx, package):
-    """But not their type, as docs/exporting.md says."""
+    """They do not keep their type, as docs/exporting.md says."""
     log_probs, targets, *lengths = make_exact_arguments(*OTHER_SIZES[0])
     targets[0, 1] = 2
     text = r"forced_align: targets\[0, 1\] must not be the blank, expected a label other than 2, found 2"
@@ -401,6 +404,7 @@ def test_errors_of_a_package_keep_their_text(cxx, package):
         forced_align(log_probs, targets, *lengths, 2)
 
 
+@pytest.mark.slow
 def test_ahead_of_time_inductor_without_python(cxx, package, tmp_path):
     """The C++ program, compiled and run with the commands of docs/exporting.md, finds the same bits."""
     page = (ROOT / "docs/exporting.md").read_text(encoding="utf-8")

@@ -5,12 +5,14 @@ The promise is a second from the signal to the exception; a busy machine gets th
 
 import pytest
 
-# Ten hours of silence and a second thread that presses Ctrl-C. The call would go on for a minute at least, so whoever
-# gets the exception got it from within. One value for all emissions: they take no memory.
+pytestmark = pytest.mark.alone
+
+# Ten hours of silence and a second thread that presses Ctrl-C. The call would go on for a minute at least, so the
+# exception comes from within it. One value for all emissions: they take no memory.
 START = """
 import os, signal, sys, threading, time, torch, torch_ctc_align
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # what a job in the background inherits is to ignore it
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background inherits that it is ignored
 
 def make_case(T, L):
     return torch.zeros(1).expand(1, T, 8), torch.arange(L)[None] % 7 + 1
@@ -57,7 +59,7 @@ check_that_all_is_well()
 
 
 def test_so_does_the_operator(fresh_python):
-    """By way of its autograd kernel, whatever torch makes of the error that the CPU kernel throws."""
+    """Its autograd kernel restores the exception, whichever error torch makes of the CPU kernel's."""
     code = """
 press_after(1)
 print(what_ends(lambda: torch.ops.ctc_align.forced_align(*make_case(2_000_000, 800_000))))
@@ -166,7 +168,7 @@ check_that_all_is_well()
     assert fresh_python(start(1) + code) == "KeyboardInterrupt()\n"
 
 
-def test_a_handler_that_takes_a_note_does_not_end_the_call(fresh_python):
+def test_a_handler_that_does_not_raise_does_not_end_the_call(fresh_python):
     """It runs while the call goes on; the call is long enough for that (half a second) on any machine."""
     code = """
 notes = []

@@ -29,7 +29,7 @@ def make_anchored_case(generator, pieces, frames, labels, different=64):
     targets = torch.randint(ANCHOR + 1, CLASSES, (different, labels + 1), generator=generator)
     targets[:, 0] = ANCHOR
 
-    # Each piece is aligned together with the anchor behind it, which decides how the piece ends.
+    # Each piece is aligned together with the anchor after it, which decides how the piece ends.
     paths, _ = reference.forced_align(
         torch.cat([log_probs, log_probs[:, :1]], 1), torch.cat([targets, targets[:, :1]], 1), accumulate=torch.float64
     )
@@ -53,7 +53,7 @@ def test_anchored_cases_are_what_they_claim(generator, pieces, frames, labels):
 
 
 def test_more_than_two_giga_cells(generator):
-    """T * (2L + 1) > 2^31, of which nearly 2^30 cells are in the band."""
+    """T * (2L + 1) > 2^31; nearly 2^30 of these cells are in the band."""
     log_probs, targets, path = make_anchored_case(generator, pieces=1000, frames=42, labels=24)
     assert log_probs.shape[1] * (2 * targets.shape[1] + 1) > 2**31
     paths, scores = torch.ops.ctc_align.forced_align(log_probs, targets)

@@ -1,4 +1,4 @@
-"""Lengths: short items, empty items, what lies behind them, and items that have no path."""
+"""Lengths: short items, empty items, the padding after them, and items that have no path."""
 
 import math
 

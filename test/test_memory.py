@@ -1,4 +1,4 @@
-"""Memory: how much a call takes beside its inputs and outputs, and what happens where there is none.
+"""Memory: how much a call takes beside its inputs and outputs, and how it fails if there is too little.
 
 Each test has a process of its own: peaks, limits and crashes concern a whole process.
 """
@@ -10,8 +10,8 @@ import pytest
 # ------------------------------------------------------------------------------------------------- how much it takes
 
 # 17 minutes of speech. Every call is the first one of a process that is forked for it, so that nothing is left over in
-# the allocator. The peak of resident memory is reset before the call; what is resident then and the outputs are taken
-# off the peak.
+# the allocator. The peak of resident memory is reset before the call; what the process holds then, and the outputs, are
+# subtracted from the peak.
 MEASURE = """
 import json, os, torch, torch_ctc_align
 from torch_ctc_align.config import _forced
@@ -34,7 +34,7 @@ log_probs = torch.randn(1, T, C, generator=generator).expand(B, -1, -1)
 targets = torch.randint(1, C, (B, L), generator=generator)
 torch.set_num_threads(1)
 few = log_probs[:1, :20], targets[:1, :5]
-torch.ops.ctc_align.forced_align(*few)  # whatever is set up once
+torch.ops.ctc_align.forced_align(*few)  # so that all that is set up once is there
 for budget in {budgets}:
     if os.fork() == 0:
         torch.set_num_threads({threads})
@@ -123,12 +123,12 @@ assert (paths >= 0).all()
 
 @pytest.mark.parametrize("B, threads", [(1, 1), (1, 2), (6, 2)])
 def test_no_memory_is_an_error_and_the_next_call_works(fresh_python, B, threads):
-    """Whoever asks for it: the thread that calls, alone or for others too, or a thread with an item of its own."""
+    """The caller's thread asks for it, for itself or for others too, or a thread with an item of its own does."""
     said = fresh_python(RUN_OUT.format(B=B, threads=threads), CTC_ALIGN_MEMORY_BUDGET="")
     assert said.split("\n") == ["MemoryError", "MemoryError", "no outputs", ""]
 
 
-# Sizes of which an output, or a table of the items, cannot exist. 8 GB are far less than any of these would take.
+# Sizes for which an output, or a table of the items, cannot exist. 8 GB are far less than any of these would take.
 ABSURD = """
 import resource, torch, torch_ctc_align
 
@@ -161,7 +161,7 @@ def test_absurd_sizes_are_errors(fresh_python):
 
 
 def test_padding_of_an_absurd_size_costs_nothing(fresh_python):
-    """2^62 labels, of which two are in use."""
+    """2^62 labels; two of them are in use."""
     code = """
 import torch, torch_ctc_align
 targets = torch.ones(1, 1, dtype=torch.int64).expand(1, 2**62)

@@ -34,7 +34,7 @@ def dtype(request):
 
 @pytest.fixture(params=[(2, 1), (32, 0.1), (32, 3), (5000, 1), (5000, 10)], ids=str)
 def model(request, generator, dtype):
-    """Logits (2, 40, C) of so many classes, flat or peaked, and targets."""
+    """Returns logits (2, 40, C), flat or peaked, and targets."""
     C, scale = request.param
     logits = (torch.randn(2, 40, C, generator=generator) * scale).to(dtype)
     return logits, torch.randint(1, C, (2, 5), generator=generator)
@@ -58,7 +58,7 @@ def test_probabilities_are_refused(model):
 
 
 def test_probabilities_are_refused_once_a_warning_was_shown(generator):
-    """The second mistake of a process is not lost behind the first."""
+    """The first mistake of a process does not hide the second."""
     logits = torch.randn(2, 40, 32, generator=generator) * 3
     targets = logits.argmax(-1)[:, :1].clamp(min=1)
     assert len(warnings_of(forced_align, logits, targets)) == 1
@@ -89,7 +89,7 @@ def test_the_item_that_is_wrong_is_named(generator):
 
 
 def test_padding_takes_no_part_in_it(generator):
-    """Frames behind the input length hold zeros, as padded models leave them, or NaN."""
+    """Frames past the input length hold zeros, as padded models leave them, or NaN."""
     probs = torch.randn(1, 40, 6, generator=generator).softmax(-1)
     for padding in (0, math.nan, -1):
         probs[:, 30:] = padding
@@ -324,7 +324,7 @@ def test_constant_emissions_are_left_alone(dtype):
 
 @pytest.mark.usefixtures("nothing_is_said")
 def test_a_class_of_zeros_for_anything_is_left_alone(random_case, dtype):
-    """The trick of docs/in_training_pipelines.md: a star that stands for whatever was said."""
+    """The trick of docs/in_training_pipelines.md: a star that stands for any speech."""
     log_probs, targets = random_case(2, 40, 5, 12, dtype=dtype)
     starred = torch.cat([log_probs, log_probs.new_zeros(2, 40, 1)], -1)
     targets[:, 2] = 12
@@ -372,7 +372,7 @@ def test_graphs_and_fake_tensors_look_at_nothing(generator):
     assert torch.equal(compiled(probs, targets, strict=False)[0], operator(probs, targets)[0])
 
 
-# Those who look on
+# Modes and transforms that look on
 
 
 def test_a_trace_is_the_same_whatever_came_before(fresh_python):

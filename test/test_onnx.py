@@ -1,4 +1,4 @@
-"""ONNX has no such operator, and whoever exports one is told what to export instead."""
+"""ONNX has no such operator; its export fails and says what to export instead."""
 
 import importlib.util
 

@@ -248,7 +248,7 @@ def test_vmap_with_one_of_the_lengths(random_case, which):
 
 
 def test_nested_vmap(random_case):
-    """Over two dimensions, of which the emission has one and the targets the other: three models, two transcripts."""
+    """Over two dimensions, one of the emissions and one of the targets: three models, two transcripts."""
     log_probs, targets = random_case(6, 15, 4, 6)
     log_probs, targets = log_probs.unflatten(0, (3, 2)), targets[:4].unflatten(0, (2, 2))
     transcripts = torch.vmap(forced_align, in_dims=(None, 0))

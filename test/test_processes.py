@@ -49,14 +49,14 @@ def busy_parent(threads):
     return align_items(range(6))
 
 
-# What torch and multiprocessing say about fork in a process with threads, whatever is done there.
+# The warning of torch and multiprocessing about any fork in a process with threads.
 ignore_fork_warnings = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 
 @ignore_fork_warnings
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 def test_workers_of_a_data_loader_align(busy_parent, context):
-    """A worker runs on one thread, so that fork is no trap for it."""
+    """A worker runs on one thread, so fork is safe for it."""
     loader = DataLoader(AlignedItems(), batch_size=2, num_workers=2, multiprocessing_context=context, timeout=120)
     expected = ForcedAligner()(*(torch.stack(x) for x in zip(*map(make_item, range(6)), strict=True)))
     seen = []

@@ -79,7 +79,7 @@ def test_path_spells_the_transcript(clip):
 
 
 def test_total_score(clip):
-    # 356 addends of up to 10 nats in float64: the order of summation shows far behind the ninth digit.
+    # 356 addends of up to 10 nats in float64: the order of summation shows far after the ninth digit.
     assert clip.scores.double().sum().item() == pytest.approx(-45.55458869, abs=1e-8)
 
 

@@ -98,7 +98,7 @@ def test_torch_takes_the_choice(setup, monkeypatch):
 
 @pytest.fixture
 def build(setup, monkeypatch, capfd):
-    """build(**environment): what is said before compiling, and TORCH_CUDA_ARCH_LIST while it would be compiled."""
+    """build(**environment) -> the line that is printed before compiling, and TORCH_CUDA_ARCH_LIST at that time."""
     compiled = []
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     monkeypatch.setattr(
@@ -108,7 +108,7 @@ def build(setup, monkeypatch, capfd):
     )
 
     def run(**environment):
-        monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "")  # so that what is set here does not outlive the test
+        monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "")  # so that the build's value does not outlive the test
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
         setup.BuildLibraries(Distribution()).build_extensions()
@@ -174,7 +174,7 @@ def test_compilers(setup, tool, says, fits):
 
 
 def test_a_real_compiler(setup, monkeypatch, missing):
-    """Guards the probe: a compiler that is here is told by it."""
+    """Guards the probe: it recognises the compiler that is here."""
     command = os.environ.get("CXX", "c++")
     if not shutil.which(command.split()[0]):
         missing("c++", "no C++ compiler")

@@ -14,6 +14,7 @@ import torch_ctc_align
 from torch_ctc_align import TokenSpan, merge_tokens
 
 operator = torch.ops.ctc_align.forced_align
+pytestmark = pytest.mark.alone
 
 
 def costs(functions, rounds, calls):

@@ -1,4 +1,4 @@
-"""Threads: those that call the operator at once, those that it uses itself, and what it leaves to others."""
+"""Threads: several that call the operator at once, those that it uses itself, and others that go on meanwhile."""
 
 import sys
 import threading
@@ -37,6 +37,7 @@ def test_calls_from_several_python_threads(random_case, cpu, threads):
         assert torch.equal(scores, expected[i][1])
 
 
+@pytest.mark.alone
 def test_other_python_threads_go_on_during_a_call(threads):
     """Python cannot take its lock from a thread here: another one runs only where the call lets go of it."""
     threads(1)
@@ -100,7 +101,7 @@ def test_a_call_uses_as_many_threads_as_torch_says(fresh_python, number):
     assert int(fresh_python(COUNT_THREADS.format(threads=number))) == number - 1
 
 
-# In a process of its own: there the second thread is made while its maker flushes, and then flushes for ever.
+# It needs a process of its own: the second thread is made while its maker flushes, and then flushes for ever.
 FLUSH = """
 import itertools, torch, torch_ctc_align
 from torch_ctc_align.config import _forced, config
@@ -132,7 +133,7 @@ for cpu, threads, i, (paths, scores) in found:
 
 
 def test_flushing_subnormal_numbers_costs_no_bit(fresh_python):
-    """torch.set_flush_denormal(True) does not reach into a call, whichever thread works, and stays set behind it."""
+    """torch.set_flush_denormal(True) does not reach into a call, whichever thread works, and stays set after it."""
     said = fresh_python(FLUSH).splitlines()
     if said[0] == "cannot flush" and not torch.set_flush_denormal(False):
         pytest.skip("this processor cannot flush subnormal numbers")

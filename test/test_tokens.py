@@ -23,7 +23,7 @@ def walk(path, blank):
     for label in path:
         if label == blank:
             tokens.append(-1)
-            states.append(2 * spoken)  # the blank behind so many tokens
+            states.append(2 * spoken)  # the blank after the tokens spoken so far
         else:
             spoken += label != before
             tokens.append(spoken - 1)
@@ -33,7 +33,7 @@ def walk(path, blank):
 
 
 def random_batch(random_case, generator, blank=0):
-    """Paths of 40 items with other lengths each, all of which have a path."""
+    """Returns paths of 40 items. Each has lengths of its own, and a path."""
     B, T, L, C = 40, 60, 15, 6
     log_probs, targets = random_case(B, T, L, C, blank=blank)
     target_lengths = torch.randint(0, L + 1, (B,), generator=generator)
@@ -108,7 +108,7 @@ def test_states_of_the_lattice_are_two_k_and_two_k_plus_one(random_case, generat
 
 
 def reference_classes(target, blank):
-    """Of every state: a blank before, between and behind the labels."""
+    """Every state has one: a blank before, between and after the labels."""
     return [blank, *itertools.chain.from_iterable((label, blank) for label in target)]
 
 
@@ -186,7 +186,7 @@ def test_no_value_is_looked_at():
     assert token_spans(paths.to("meta"), paths.to("meta"), targets.to("meta")).ends.shape == (2, 3)
 
 
-# Of a path that does not spell the target, as with a forgotten blank
+# A path that does not spell the target, as with a forgotten blank
 
 
 def wrong_paths():
@@ -252,7 +252,7 @@ def test_min_frames_of_almost_nothing(B, L):
 
 
 def test_min_frames_are_what_it_takes(random_case, generator):
-    """The operator finds a path in so many frames, and none in one less."""
+    """The operator finds a path in exactly these frames, and none in one less."""
     targets = torch.randint(1, 4, (200, 9), generator=generator)
     lengths = torch.randint(0, 10, (200,), generator=generator)
     needed = min_frames(targets, lengths)

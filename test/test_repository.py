@@ -1,0 +1,140 @@
+"""Rules for the files themselves: their length, the version, the tables of CONTRIBUTING.md, and what CI requires."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import conftest
+import pytest
+
+import torch_ctc_align
+
+ROOT = Path(__file__).parents[1]
+SOURCES = {".py", ".h", ".cpp", ".cu", ".cuh"}
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+def files(folder):
+    """The source files in a folder and in the folders below it."""
+    return [path for path in sorted((ROOT / folder).rglob("*")) if path.suffix in SOURCES]
+
+
+def table(heading):
+    """The rows of the only table under a heading of CONTRIBUTING.md, without its first two."""
+    text = re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", CONTRIBUTING, re.MULTILINE | re.DOTALL)[1]
+    rows = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
+    assert all(len(row) == 2 for row in rows), rows
+    return [(first.strip(), second.strip()) for first, second in rows[2:]]
+
+
+def paths_named(heading):
+    """Every path in the first column of a table."""
+    return [path for first, _ in table(heading) for path in re.findall(r"`([^`]+)`", first)]
+
+
+@pytest.mark.parametrize("folder, most", [("csrc", 400), ("test", 600), ("benchmarks", 600)])
+def test_files_are_short(folder, most):
+    lengths = {
+        str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines()) for path in files(folder)
+    }
+    assert lengths
+    assert {path: lines for path, lines in lengths.items() if lines > most} == {}
+
+
+def test_the_version_is_the_same_everywhere():
+    """So is the day of its release. Later changes are above it in the changelog."""
+    releases = re.findall(r"^## \[(.*)\](?: - (.*))?$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert releases[0] == ("Unreleased", "")
+    version, date = releases[1]
+    assert version == torch_ctc_align.__version__
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert re.findall(r"^(?:version|date-released): (.*)$", citation, re.MULTILINE) == [version, date]
+
+
+# ---------------------------------------------------------------------------------- tables of CONTRIBUTING.md
+
+
+def test_the_table_of_test_files_is_complete():
+    """A folder with a slash at its end stands for all that is in it."""
+    named = paths_named("Tests")
+    assert len(named) == len(set(named)), "a file is in the table twice"
+    assert [path for path in named if not (ROOT / "test" / path).exists()] == []
+    folders = tuple(path for path in named if path.endswith("/"))
+    here = [str(path.relative_to(ROOT / "test")) for path in files("test")]
+    assert [path for path in here if path not in named and not path.startswith(folders)] == []
+
+
+def test_the_table_of_places_is_complete():
+    """It names every module of the package and every folder of the sources."""
+    named = paths_named("Where things live")
+    assert len(named) == len(set(named)), "a path is in the table twice"
+    assert [path for path in named if not (ROOT / path).exists()] == []
+    folders = {f"{path.parent.relative_to(ROOT)}/" for path in files("csrc")}
+    modules = {str(path.relative_to(ROOT)) for path in files("torch_ctc_align")} - {"torch_ctc_align/__init__.py"}
+    assert sorted((folders - {"csrc/"} | modules) - set(named)) == []
+
+
+def glossary():
+    """The words, in the order of the table; a row may define several that belong together."""
+    return [word.strip(" *") for words, _ in table("Words") for word in words.split(",")]
+
+
+def test_a_word_has_one_meaning():
+    words = glossary()
+    assert len(words) > 50, "the search finds too little"
+    assert all(meaning for _, meaning in table("Words"))
+    assert sorted({word for word in words if words.count(word) > 1}) == []
+    assert words == sorted(words, key=str.lower)
+
+
+def test_pages_define_a_word_once():
+    """A page defines a word where it is set in bold. The glossary has one meaning for it, so one page at most does."""
+    places = {}
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        for bold in re.findall(r"(?<![*\w])\*\*([a-z][a-z -]*)\*\*", page.read_text(encoding="utf-8")):
+            if bold in glossary():
+                places.setdefault(bold, []).append(page.name)
+    assert "tile" in places, "the search finds nothing"
+    assert {word: pages for word, pages in places.items() if len(pages) > 1} == {}
+
+
+# ---------------------------------------------------------------------------------------- what CI demands
+
+
+def run_pytest(folder, test, required):
+    """Exit status and output of one test in a process of its own, with the project's conftest.py."""
+    (folder / "test_one.py").write_text(test)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "conftest", "-q", "-rs", "--rootdir", folder, folder / "test_one.py"],
+        env=os.environ
+        | {"CTC_ALIGN_REQUIRE": required, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "test")])},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_what_is_required_fails_instead_of_being_skipped(tmp_path):
+    test = "def test_one(missing):\n    missing('{name}', 'not here')\n"
+    status, said = run_pytest(
+        tmp_path, test.format(name="asan") + test.format(name="nvcc").replace("one", "two"), "asan"
+    )
+    assert status == pytest.ExitCode.TESTS_FAILED, said
+    assert "1 failed, 1 skipped" in said
+
+
+def test_an_unknown_requirement_is_an_error(tmp_path):
+    status, said = run_pytest(tmp_path, "def test_one():\n    pass\n", "avx2,avx1024")
+    assert status == pytest.ExitCode.USAGE_ERROR, said
+    assert "CTC_ALIGN_REQUIRE must name some of" in said
+    assert "found avx1024" in said
+
+
+def test_ci_requires_words_that_are_known():
+    """CI tries the words of its own machine. This also holds those of other machines."""
+    words = re.findall(r"^\s*.*required\+=\((.*?)\)", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
+    assert set(" ".join(words).split()) >= {"c++", "asan", "avx512", "avx2", "portable", "nvcc", "cuda"}
+    assert set(" ".join(words).split()) <= conftest.REQUIRABLE

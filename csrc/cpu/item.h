@@ -70,6 +70,8 @@ struct CompactTarget {
     }
   }
 
+  // Null if the panel has all classes, as in EmissionPanel.
+  const int64_t* panel_classes() const { return classes.empty() ? nullptr : classes.data(); }
   int64_t class_of(index_t pair) const { return classes.empty() ? class_ids[pair] : classes[class_ids[pair]]; }
   bool skip_allowed(index_t pair) const { return (skip_bits[pair / kPairsPerWord] >> (pair % kPairsPerWord)) & 1; }
 

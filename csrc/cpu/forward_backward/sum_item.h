@@ -39,7 +39,7 @@ class ItemSums {
         frame_(path_values.data ? kernels_.expectation_frames : kernels_.scaled_frames),
         emissions_(item.emissions),
         path_values_(path_values),
-        classes_(target.classes.empty() ? nullptr : target.classes.data()),
+        classes_(target.panel_classes()),
         workers_(workers),
         visit_(visit) {
     constexpr index_t kRealBytes = sizeof(Real);

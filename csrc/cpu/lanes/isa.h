@@ -55,27 +55,14 @@ struct Isa : SweepKernels<StoredHalf>, SweepKernels<StoredBFloat16>, SweepKernel
   }
 };
 
-// The functions of lattice/, to be pointed to.
-template <class Lanes>
-struct Compiled {
-  using Real = typename Lanes::Real;
+// load_panel with Lanes in its name, so that the linker does not take one instruction set's copy for all.
+template <class Lanes, class scalar_t>
+void load_panel_of(const EmissionPanel<typename Lanes::Real>& panel, const Emissions<scalar_t>& emissions,
+                   index_t first_frame, index_t frames) {
+  load_panel<Lanes::kWidth>(panel, emissions, first_frame, frames);
+}
 
-  template <class scalar_t>
-  static void load(const EmissionPanel<Real>& panel, const Emissions<scalar_t>& emissions, index_t first_frame,
-                   index_t frames) {
-    load_panel<Lanes::kWidth>(panel, emissions, first_frame, frames);
-  }
-  template <class scalar_t>
-  static void load_classes(const ForwardBackwardLattice<Real>& lattice, const Emissions<scalar_t>& emissions,
-                           const int64_t* classes, index_t t, double shift) {
-    ctc_align::load_classes<Lanes>(lattice, emissions, classes, t, shift);
-  }
-  static void sweep(const SweepJob<Real>& job, const Strip<Real>& strip, ColumnRange columns) {
-    sweep_columns<Lanes>(job, strip, columns);
-  }
-};
-
-// The same with every choice made beforehand that holds for a whole frame.
+// Frames with every choice made beforehand that holds for a whole frame.
 template <class Lanes, class Weight>
 struct CompiledFrames {
   using Real = typename Lanes::Real;
@@ -83,41 +70,31 @@ struct CompiledFrames {
   using Row = WeightRow<Real>;
 
   static void forward(const Lattice& lattice, index_t t, const Row& from, Row& to) {
-    if constexpr (Lanes::kTableClasses > 0) {
-      if (lattice.class_count <= Lanes::kTableClasses) {
-        return forward<TableLookUp<Lanes>>(lattice, t, from, to);
-      }
-    }
-    forward<RowLookUp<Lanes>>(lattice, t, from, to);
+    choose(lattice, t, [&]<class LookUp, bool kNormalize>(Choices<LookUp, kNormalize>) {
+      forward_frame<Lanes, Weight, LookUp, kNormalize>(lattice, t, from, to);
+    });
   }
   static FrameSums<Real> backward(const Lattice& lattice, index_t t, const Row& alphas, const Total& total,
                                   const Row& from, Row& to, Real* label_sums) {
-    if constexpr (Lanes::kTableClasses > 0) {
-      if (lattice.class_count <= Lanes::kTableClasses) {
-        return backward<TableLookUp<Lanes>>(lattice, t, alphas, total, from, to, label_sums);
-      }
-    }
-    return backward<RowLookUp<Lanes>>(lattice, t, alphas, total, from, to, label_sums);
+    return choose(lattice, t, [&]<class LookUp, bool kNormalize>(Choices<LookUp, kNormalize>) {
+      return backward_frame<Lanes, Weight, LookUp, kNormalize>(lattice, t, alphas, total, from, to, label_sums);
+    });
   }
   static constexpr FrameKernels<Real> kernels() { return {Weight::kPlanes, forward, backward}; }
 
  private:
-  static bool normalizes(index_t t) { return t % kFramesToNormalize == kFramesToNormalize - 1; }
+  template <class LookUp, bool kNormalize>
+  struct Choices {};
 
-  template <class LookUp>
-  static void forward(const Lattice& lattice, index_t t, const Row& from, Row& to) {
-    if (normalizes(t)) {
-      forward_frame<Lanes, Weight, LookUp, true>(lattice, t, from, to);
-    } else {
-      forward_frame<Lanes, Weight, LookUp, false>(lattice, t, from, to);
+  template <class Run>
+  static auto choose(const Lattice& lattice, index_t t, const Run& run) {
+    const bool normalizes = t % kFramesToNormalize == kFramesToNormalize - 1;
+    if constexpr (Lanes::kTableClasses > 0) {
+      if (lattice.class_count <= Lanes::kTableClasses) {
+        return normalizes ? run(Choices<TableLookUp<Lanes>, true>()) : run(Choices<TableLookUp<Lanes>, false>());
+      }
     }
-  }
-  template <class LookUp>
-  static FrameSums<Real> backward(const Lattice& lattice, index_t t, const Row& alphas, const Total& total,
-                                  const Row& from, Row& to, Real* label_sums) {
-    return normalizes(t)
-               ? backward_frame<Lanes, Weight, LookUp, true>(lattice, t, alphas, total, from, to, label_sums)
-               : backward_frame<Lanes, Weight, LookUp, false>(lattice, t, alphas, total, from, to, label_sums);
+    return normalizes ? run(Choices<RowLookUp<Lanes>, true>()) : run(Choices<RowLookUp<Lanes>, false>());
   }
 };
 
@@ -127,9 +104,9 @@ constexpr SweepKernels<scalar_t> make_kernels() {
   return {.tile_pairs = Lanes::kTileWords * kPairsPerWord,
           .group_frames = Lanes::kWidth,
           .table_classes = Lanes::kTableClasses,
-          .load_panel = Compiled<Lanes>::template load<scalar_t>,
-          .sweep_columns = Compiled<Lanes>::sweep,
-          .load_classes = Compiled<Lanes>::template load_classes<scalar_t>,
+          .load_panel = load_panel_of<Lanes, scalar_t>,
+          .sweep_columns = sweep_columns<Lanes>,
+          .load_classes = load_classes<Lanes, scalar_t>,
           .scaled_frames = CompiledFrames<Lanes, ScaledWeight<Lanes>>::kernels(),
           .expectation_frames = CompiledFrames<Lanes, ExpectationWeight<Lanes>>::kernels()};
 }

@@ -96,11 +96,7 @@ bool trace_item(const Item<scalar_t, label_t>& item, const CompactTarget& target
   start_paths(item.labels, first_emission, row.blank(0), row.label(0));
 
   const BaseMemory bases(band);
-  const PanelSource<scalar_t> source{.emissions = item.emissions,
-                                     .class_count = target.class_count,
-                                     .classes = target.classes.empty() ? nullptr : target.classes.data(),
-                                     .blank_class = target.blank_class};
-  Sweeper<scalar_t> sweep(kernels, workers, options.tiling, source, item.frames);
+  Sweeper<scalar_t> sweep(kernels, workers, options.tiling, item.emissions, target, item.frames);
 
   LadderLimits limits{.bytes = default_ladder_bytes(item.frames),
                       .cuts = options.cuts.data(),

@@ -25,6 +25,7 @@
 
 #include "../../lattice/viterbi/ladder.h"
 #include "../float_state.h"
+#include "../item.h"
 #include "../lanes/isa.h"
 #include "../workers.h"
 
@@ -36,39 +37,39 @@ struct Tiling {
   index_t group_columns = 0;  // between two looks at the strip before
 };
 
-// The emissions of one item, and how to put them into a panel.
-template <class scalar_t>
-struct PanelSource {
-  Emissions<scalar_t> emissions;
-  index_t class_count;
-  const int64_t* classes;  // null: all of them
-  int32_t blank_class;     // panel class
-};
-
 template <class scalar_t>
 class Sweeper {
  public:
   using Real = AccumulationType<scalar_t>;
 
   Sweeper(const SweepKernels<scalar_t>& kernels, const Workers& workers, const Tiling& tiling,
-          const PanelSource<scalar_t>& source, index_t frames)
-      : kernels_(kernels), workers_(workers), tiling_(tiling), source_(source), scratch_(std::max(workers.count, 1)) {
+          const Emissions<scalar_t>& emissions, const CompactTarget& target, index_t frames)
+      : kernels_(kernels),
+        workers_(workers),
+        tiling_(tiling),
+        emissions_(emissions),
+        panel_{.values = nullptr,
+               .row_length = kernels.table_classes,
+               .by_frame = target.class_count <= kernels.table_classes,
+               .class_count = target.class_count,
+               .classes = target.panel_classes(),
+               .blank_class = target.blank_class},
+        scratch_(std::max(workers.count, 1)) {
     constexpr index_t kRealBytes = sizeof(Real);
-    by_frame_ = source.class_count <= kernels.table_classes;
     index_t most = std::min(kFrameBlock, std::max<index_t>(frames - 1, 1));
     if (tiling.strip_frames > 0) {
       most = std::min(most, tiling.strip_frames);
     }
-    if (by_frame_) {
+    if (panel_.by_frame) {
       strip_frames_ = most;
-      row_length_ = kernels.table_classes;
-      panel_values_ = row_length_ * strip_frames_;
+      panel_values_ = panel_.row_length * strip_frames_;
     } else {
       const index_t group = kernels.group_frames;
-      const index_t fitting = kPanelBytes / (source.class_count * kRealBytes) / group * group;
+      const index_t fitting = kPanelBytes / (target.class_count * kRealBytes) / group * group;
       strip_frames_ = std::min(most, std::max(fitting, group));
-      row_length_ = (strip_frames_ + group - 1) / group * group + group;  // + group: no power of two, which caches hate
-      panel_values_ = row_length_ * source.class_count;
+      // One group more than needed: caches handle rows of a power of two badly.
+      panel_.row_length = (strip_frames_ + group - 1) / group * group + group;
+      panel_values_ = panel_.row_length * target.class_count;
     }
     prepare(scratch_[0]);
   }
@@ -89,10 +90,16 @@ class Sweeper {
     const index_t most = std::max<index_t>(1, kCellsInGroup / (strip_frames_ * kColumnPairs));
     const index_t group = std::clamp<index_t>(columns / (4 * kLag * count), 1, most);
 
-    Run run(job, to, checkpoints, tiling_.group_columns > 0 ? tiling_.group_columns : group, from + 1, count);
+    Run run{.job = job,
+            .to = to,
+            .checkpoints = checkpoints,
+            .group_columns = tiling_.group_columns > 0 ? tiling_.group_columns : group,
+            .workers = count,
+            .next_frame = from + 1};
     if (count == 1) {
       work(run, scratch_[0]);
     } else {
+      run.progress = std::make_unique<Progress[]>(count);
       for (int w = 0; w < count; ++w) {
         prepare(scratch_[w]);
       }
@@ -129,26 +136,16 @@ class Sweeper {
   };
 
   struct Run {
-    Run(const SweepJob<Real>& swept, index_t last_frame, const Checkpoints<Real>* kept, index_t columns, index_t frame,
-        int count)
-        : job(swept), to(last_frame), checkpoints(kept), group_columns(columns), workers(count), next_frame(frame) {
-      if (workers > 1) {
-        progress = std::make_unique<Progress[]>(workers);
-      }
-    }
-
     const SweepJob<Real>& job;
     const index_t to;
     const Checkpoints<Real>* const checkpoints;
     const index_t group_columns;
     const int workers;
-
-    std::mutex mutex;  // of the next two
     index_t next_frame;
     index_t next_strip = 0;
-
-    std::atomic<bool> stopped{false};
-    std::unique_ptr<Progress[]> progress;  // strip s writes into progress[s % workers]; none for a single worker
+    std::mutex mutex = {};  // of the last two
+    std::atomic<bool> stopped = false;
+    std::unique_ptr<Progress[]> progress = {};  // strip s writes into progress[s % workers]; none for a single worker
   };
 
   void prepare(Scratch& scratch) const {
@@ -181,20 +178,13 @@ class Sweeper {
     if (run.checkpoints) {
       end = std::min(end, run.checkpoints->next_frame(t) + 1);
     }
-    return {.first_frame = t,
-            .frames = end - t,
-            .panel = {.values = scratch.panel.get(),
-                      .row_length = row_length_,
-                      .by_frame = by_frame_,
-                      .class_count = source_.class_count,
-                      .classes = source_.classes,
-                      .blank_class = source_.blank_class},
-            .edges = scratch.edges.get(),
-            .row_offsets = scratch.row_offsets.get()};
+    EmissionPanel<Real> panel = panel_;
+    panel.values = scratch.panel.get();
+    return {t, end - t, panel, scratch.edges.get(), scratch.row_offsets.get()};
   }
 
   void sweep_strip(Run& run, const Strip<Real>& strip, index_t number) const {
-    kernels_.load_panel(strip.panel, source_.emissions, strip.first_frame, strip.frames);
+    kernels_.load_panel(strip.panel, emissions_, strip.first_frame, strip.frames);
     begin_strip(run.job, strip);
     const ColumnRange all = columns_of_strip(run.job, strip.first_frame, strip.last_frame());
     for (index_t first = all.first; first <= all.last; first += run.group_columns) {
@@ -244,10 +234,9 @@ class Sweeper {
   const SweepKernels<scalar_t>& kernels_;
   const Workers& workers_;
   const Tiling& tiling_;
-  const PanelSource<scalar_t> source_;
-  bool by_frame_;
+  const Emissions<scalar_t> emissions_;
+  EmissionPanel<Real> panel_;  // without its values, which are in a worker's scratch
   index_t strip_frames_;
-  index_t row_length_;
   index_t panel_values_;
   std::vector<Scratch> scratch_;
 };

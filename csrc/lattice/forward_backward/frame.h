@@ -167,11 +167,7 @@ CTC_ALIGN_FN FrameSums<typename Lanes::Real> backward_frame(const ForwardBackwar
     sum += all_lanes[i];
     blank_sum += blank_lanes[i];
   }
-  return {.label_sums = label_sums,
-          .first = lattice.band.first(t),
-          .last = lattice.band.last(t),
-          .blank_sum = blank_sum,
-          .factor = 1 / sum};
+  return {label_sums, lattice.band.first(t), lattice.band.last(t), blank_sum, 1 / sum};
 }
 
 }  // namespace ctc_align

@@ -99,7 +99,7 @@ class Case:
     C: int = 20
     blank: int = 0
     dtype: torch.dtype = torch.float32
-    distinct: int = 1000  # labels, if there are so many classes
+    distinct: int = 1000  # labels, if there are enough classes
     seed: int = SEED
 
     def arguments(self):
@@ -160,7 +160,7 @@ def shortest(target):
 
 
 def some_path(target, frames, blank, draw):
-    """A path of a target, if it has one in so many frames; no best one."""
+    """Any path of a target in that number of frames, if it has one."""
     states = torch.full((2 * len(target) + 1,), blank)
     states[1::2] = target
     needed = torch.zeros(len(states), dtype=torch.int64)
@@ -286,9 +286,13 @@ LONG = {
     "float64": Case("thirds", B=1, L=2500, spare=3000, C=30, dtype=torch.float64),
     "real": Case("real", B=1, L=2500, spare=0),
 }
+LONG_AND_SLOW = {"tall", "many classes", "masks"}
 
 
-@pytest.mark.parametrize("case", LONG.values(), ids=LONG.keys())
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, id=name, marks=[pytest.mark.slow] * (name in LONG_AND_SLOW)) for name, case in LONG.items()],
+)
 def test_threads_over_one_item(case):
     """Short strips and one column after the other keep a thread close behind the one before.
 
@@ -335,7 +339,7 @@ def test_any_number_of_classes_and_any_of_them_the_blank(C, distinct, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_thousands_of_labels_that_are_all_different(dtype):
-    """So many that their panel has room for a few frames only."""
+    """Their panel has room for a few frames only."""
     generator = torch.Generator().manual_seed(SEED)
     targets = 1 + torch.randperm(4000, generator=generator)[None, :2500]
     log_probs = (torch.randint(-3, 1, (1, 2900, 4001), generator=generator) / 3).to(dtype)
@@ -362,7 +366,7 @@ def make_decisions(blanks, labels, frames, others):
     """log_probs (N, T, C), targets (N, L) and N frames, at which an entry for the blank stands against one for a label.
 
     Before that frame the path is held in the blank, after it in the label: the label begins there, or one frame later
-    if the blank's entry is larger. `others` are so many labels to begin with, which take a frame each.
+    if the blank's entry is larger. `others` is a number of labels to begin with, which take a frame each.
     """
     N, last = len(blanks), others + 1
     log_probs = torch.full((N, others + frames + 2, last + 1), -INF, dtype=blanks.dtype)
@@ -374,7 +378,7 @@ def make_decisions(blanks, labels, frames, others):
     return log_probs, torch.arange(1, last + 1).expand(N, -1), t == at
 
 
-@pytest.mark.parametrize("others", [0, 33], ids=["few classes", "many classes"])
+@pytest.mark.parametrize("others", [0, pytest.param(33, marks=pytest.mark.slow)], ids=["few classes", "many classes"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_every_bit_pattern_of_the_half_types(dtype, others):
     """Each of the 65536 against the next larger, the next smaller and itself, at any place of a vector of frames."""

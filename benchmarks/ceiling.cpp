@@ -1,12 +1,12 @@
-// How many states of the lattice can one core of this machine sweep in a second, if it does nothing but that?
+// The number of states that one core of this machine can sweep in a second, if it does nothing else.
 //
 //     c++ -std=c++20 -O3 -march=native -ffp-contract=off benchmarks/ceiling.cpp -o build/ceiling
 //     build/ceiling 50000 25000        (T and L; make bench does both)
 //
-// The recurrence of csrc/lattice/viterbi/pair_step.h over the band, in tiles whose alphas stay in registers for a block of
-// frames. Left out is all else that an alignment is made of: records, checkpoints, the second sweep, the rebase of sums,
-// the emissions' way through memory (32 classes of a block of frames lie in the first cache), the traceback. What the
-// package reaches of this number is what all of that costs it.
+// The recurrence of csrc/lattice/viterbi/pair_step.h over the band, in tiles whose alphas stay in registers for a frame
+// block. It leaves out the rest of an alignment: records, checkpoints, the second sweep, the rebase of sums, the traceback,
+// and the emissions' way through memory (32 classes of a frame block lie in the first cache). The package's distance from
+// this number is the cost of that rest.
 //
 // Prints the best of some repetitions, a line for each number of vectors in a tile.
 #include <algorithm>
@@ -16,6 +16,8 @@
 #include <limits>
 #include <random>
 #include <vector>
+
+#include "../csrc/lattice/viterbi/rebase.h"
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__)
 #include "../csrc/cpu/lanes/avx512.h"
@@ -32,25 +34,25 @@ namespace {
 
 using ctc_align::Band;
 using ctc_align::index_t;
+using ctc_align::kFrameBlock;
+using ctc_align::kMinusInfinity;
 
 constexpr index_t kClasses = 32;
-constexpr index_t kBlock = 512;  // frames that a tile is swept over
 constexpr int kRepeats = 7;
 template <class Lanes>
 constexpr bool kLookUp = Lanes::kTableClasses >= kClasses;
-constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
 struct Problem {
   Band band;
   std::vector<int32_t> targets;  // padded, as the others, to whole tiles of any size
   std::vector<uint16_t> skips;   // a bit for each pair
-  std::vector<float> emissions;  // [kBlock, kClasses], for every block
+  std::vector<float> emissions;  // [kFrameBlock, kClasses], for every frame block
 };
 
 Problem make_problem(index_t frames, index_t labels) {
   constexpr index_t kPadding = 1024;
   std::mt19937 random(0);
-  Problem p{{frames, labels}, {}, {}, std::vector<float>(kBlock * kClasses)};
+  Problem p{{frames, labels}, {}, {}, std::vector<float>(kFrameBlock * kClasses)};
   p.targets.resize(labels + kPadding);
   p.skips.resize(labels / 16 + kPadding);
   for (index_t k = 0; k < labels; ++k) {
@@ -78,7 +80,7 @@ struct TileEmissions {
   CTC_ALIGN_FN typename Lanes::Value label(int v) const { return Lanes::look_up(table, ids[v]); }
 };
 
-// Where no register holds such a row: any of its values will do, so the look-up is left out too.
+// Where no register holds such a row: any of its values will do, so this leaves out the look-up, too.
 template <class Lanes, int kVectors>
 struct TileEmissions<Lanes, kVectors, false> {
   const float* row;
@@ -123,14 +125,14 @@ template <int kVectors>
 double sweep_seconds(const Problem& p, float& score) {
   constexpr index_t kTile = kVectors * Native::kWidth;
   const index_t T = p.band.frames, L = p.band.labels;
-  std::vector<float> blanks(p.targets.size(), kMinusInfinity), labels(blanks), edges(kBlock);
+  std::vector<float> blanks(p.targets.size(), kMinusInfinity<float>), labels(blanks), edges(kFrameBlock);
 
   const auto start = std::chrono::steady_clock::now();
   blanks[0] = p.emissions[0];
   labels[0] = p.emissions[p.targets[0]];
-  for (index_t t = 1; t < T; t += kBlock) {
-    const index_t frames = std::min(kBlock, T - t);
-    std::fill(edges.begin(), edges.end(), kMinusInfinity);
+  for (index_t t = 1; t < T; t += kFrameBlock) {
+    const index_t frames = std::min(kFrameBlock, T - t);
+    std::fill(edges.begin(), edges.end(), kMinusInfinity<float>);
     for (index_t tile = p.band.first(t - 1) / kTile; tile <= p.band.last(t + frames - 1) / kTile; ++tile) {
       sweep_tile<Native, kVectors>(p, tile * kTile, frames, blanks.data(), labels.data(), edges.data());
     }

@@ -117,7 +117,7 @@ class ForwardBackward {
   }
 
  private:
-  // Half of 2^24, to which float32 counts: the other half is for what exponents gain in kFramesToNormalize frames.
+  // Half of 2^24, to which float32 counts: the other half is for the growth of exponents in kFramesToNormalize frames.
   static constexpr double kWidest = std::is_same_v<Real, float> ? 0x1p23 : std::numeric_limits<double>::infinity();
 
   Row kept_row(int level, index_t i) const { return memory_.row(kLooseRows + level * levels_.rows + i); }

@@ -1,7 +1,7 @@
-"""Equal bits on every way through the CPU kernel: instruction set, rung of the memory ladder, sizes of work, threads.
+"""Equal bits on every way through the CPU kernel: instruction set, memory level, sizes of work, threads.
 
 A *way* is one choice of all of these. None of them may change a bit of a result, and every case here goes many ways.
-What they have to give is said by ``reference.py``, which goes none of them.
+The expected results come from ``reference.py``, which goes none of them.
 
 The examples that hypothesis draws are the same in every run; another CTC_ALIGN_SEED draws others.
 """
@@ -40,7 +40,7 @@ class Way:
     cpu: str = "portable"
     cuts: tuple[int, ...] | None = ()  # frames of a piece on each level of the ladder; None: as the budget wants it
     budget: int | None = None
-    stretch_frames: int = 0
+    strip_frames: int = 0
     group_columns: int = 0
     threads: int = 1
 
@@ -50,7 +50,7 @@ class Way:
         torch_ctc_align.set_memory_budget(self.budget)
         torch.set_num_threads(self.threads)
         try:
-            with _forced(self.cpu, self.cuts, self.stretch_frames, self.group_columns):
+            with _forced(self.cpu, self.cuts, self.strip_frames, self.group_columns):
                 yield
         finally:
             torch.set_num_threads(threads)
@@ -63,11 +63,11 @@ class Way:
 
 PLAIN = Way()
 
-# Pieces of 1 frame, of an odd number and of a prime one, of a block of frames and one more or less, longer than any
+# Pieces of 1 frame, of an odd number and of a prime one, of a frame block and one more or less, longer than any
 # item; and up to three levels of them.
 CUTS = [(), (1,), (15,), (97,), (511,), (512,), (513,), (10**6,), (1, 1), (300, 20), (97, 13, 3), (700, 1)]
 BUDGETS = [None, 1, 100_000, 300_000]  # of 1 byte it takes what it must have
-STRETCHES = [0, 1, 3, 15, 16, 17, 64, 511]
+STRIPS = [0, 1, 3, 15, 16, 17, 64, 511]
 GROUPS = [0, 1, 2]
 THREADS = [1, 2, 3, 8]
 
@@ -76,7 +76,7 @@ ways = st.builds(
     cpu=st.sampled_from(CPUS),
     cuts=st.sampled_from([*CUTS, None]) | st.tuples(st.integers(1, 40)) | st.tuples(*[st.integers(1, 600)] * 2),
     budget=st.sampled_from(BUDGETS),
-    stretch_frames=st.sampled_from(STRETCHES) | st.integers(1, 512),
+    strip_frames=st.sampled_from(STRIPS) | st.integers(1, 512),
     group_columns=st.sampled_from(GROUPS),
     threads=st.sampled_from(THREADS),
 )
@@ -99,7 +99,7 @@ class Case:
     C: int = 20
     blank: int = 0
     dtype: torch.dtype = torch.float32
-    distinct: int = 1000  # labels, if there are so many classes
+    distinct: int = 1000  # labels, if there are enough classes
     seed: int = SEED
 
     def arguments(self):
@@ -160,7 +160,7 @@ def shortest(target):
 
 
 def some_path(target, frames, blank, draw):
-    """A path of a target, if it has one in so many frames; no best one."""
+    """Any path of a target in that number of frames, if it has one."""
     states = torch.full((2 * len(target) + 1,), blank)
     states[1::2] = target
     needed = torch.zeros(len(states), dtype=torch.int64)
@@ -210,14 +210,14 @@ def cases(draw, labels, spare):
 
 
 small_cases = cases(st.integers(0, 30), st.integers(0, 3) | st.integers(0, 60))
-long_cases = cases(  # several columns of 256 pairs and several blocks of 512 frames
+long_cases = cases(  # several columns of 256 pairs and several frame blocks
     st.sampled_from([0, 1, 254, 255, 256, 257, 511, 512, 513]) | st.integers(250, 900),
     st.sampled_from([0, 1, 2, 255, 256, 511, 512, 513]) | st.integers(300, 1300),
 )
 
 
 def examples(count):
-    """So many examples, the same ones in every run with the same CTC_ALIGN_SEED."""
+    """Draws `count` examples, the same ones in every run with the same CTC_ALIGN_SEED."""
 
     def decorate(test):
         return hypothesis.seed(SEED)(hypothesis.settings(max_examples=count, deadline=None, database=None)(test))
@@ -228,33 +228,48 @@ def examples(count):
 # ------------------------------------------------------------------------------------------ any case, any way
 
 
-@hypothesis.given(case=small_cases, some_ways=st.lists(ways, min_size=4, max_size=4))
-@examples(150)
-def test_any_small_case_any_way(case, some_ways):
+def check_ways(case, some_ways):
     arguments = case.arguments()
     right = expected(arguments, feasible=case.L + case.spare > 0)
     for way in some_ways:
         assert_same(way.align(*arguments), right)
+
+
+@hypothesis.given(case=small_cases, some_ways=st.lists(ways, min_size=4, max_size=4))
+@examples(40)
+def test_any_small_case_any_way(case, some_ways):
+    check_ways(case, some_ways)
 
 
 @hypothesis.given(case=long_cases, some_ways=st.lists(ways, min_size=12, max_size=12))
-@examples(60)
+@examples(12)
 def test_any_long_case_any_way(case, some_ways):
-    arguments = case.arguments()
-    right = expected(arguments, feasible=case.L + case.spare > 0)
-    for way in some_ways:
-        assert_same(way.align(*arguments), right)
+    check_ways(case, some_ways)
+
+
+@pytest.mark.slow
+@hypothesis.given(case=small_cases, some_ways=st.lists(ways, min_size=4, max_size=4))
+@examples(150)
+def test_many_small_cases_any_way(case, some_ways):
+    check_ways(case, some_ways)
+
+
+@pytest.mark.slow
+@hypothesis.given(case=long_cases, some_ways=st.lists(ways, min_size=12, max_size=12))
+@examples(60)
+def test_many_long_cases_any_way(case, some_ways):
+    check_ways(case, some_ways)
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_on_every_rung(kind, dtype):
-    """Two items of four columns and three blocks of frames: every instruction set on every rung, the rest drawn."""
+def test_every_kind_on_every_memory_level(kind, dtype):
+    """Two items of four columns and three frame blocks: every instruction set on every memory level, the rest drawn."""
     arguments = Case(kind, B=2, L=800, spare=500, C=20, blank=7, dtype=dtype).arguments()
     right = expected(arguments)
     draw = random.Random(SEED)
     for cpu, cuts in itertools.product(CPUS, 2 * [*CUTS, None]):
-        way = Way(cpu, cuts, draw.choice(BUDGETS), draw.choice(STRETCHES), draw.choice(GROUPS), draw.choice(THREADS))
+        way = Way(cpu, cuts, draw.choice(BUDGETS), draw.choice(STRIPS), draw.choice(GROUPS), draw.choice(THREADS))
         assert_same(way.align(*arguments), right)
 
 
@@ -271,11 +286,15 @@ LONG = {
     "float64": Case("thirds", B=1, L=2500, spare=3000, C=30, dtype=torch.float64),
     "real": Case("real", B=1, L=2500, spare=0),
 }
+LONG_AND_SLOW = {"tall", "many classes", "masks"}
 
 
-@pytest.mark.parametrize("case", LONG.values(), ids=LONG.keys())
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, id=name, marks=[pytest.mark.slow] * (name in LONG_AND_SLOW)) for name, case in LONG.items()],
+)
 def test_threads_over_one_item(case):
-    """Short stretches and one column after the other keep a thread close behind the one before.
+    """Short strips and one column after the other keep a thread close behind the one before.
 
     Pieces of 3000 frames leave cones that are worth more than one thread themselves.
     """
@@ -283,10 +302,10 @@ def test_threads_over_one_item(case):
     right = expected(arguments)
     draw = random.Random(SEED)
     for cpu, cuts, threads in itertools.product(CPUS, [(), (3000,), (1000, 40), None], [2, 8]):
-        way = Way(cpu, cuts, draw.choice(BUDGETS), draw.choice(STRETCHES), draw.choice(GROUPS), threads)
+        way = Way(cpu, cuts, draw.choice(BUDGETS), draw.choice(STRIPS), draw.choice(GROUPS), threads)
         assert_same(way.align(*arguments), right)
-    for cpu, stretch_frames in itertools.product(CPUS, [3, 64]):
-        assert_same(Way(cpu, (3000,), None, stretch_frames, 1, 4).align(*arguments), right)
+    for cpu, strip_frames in itertools.product(CPUS, [3, 64]):
+        assert_same(Way(cpu, (3000,), None, strip_frames, 1, 4).align(*arguments), right)
 
 
 def test_long_and_short_items_in_one_batch():
@@ -314,13 +333,13 @@ def test_any_number_of_classes_and_any_of_them_the_blank(C, distinct, dtype):
         case = Case("thirds", B=2, L=70, spare=40, C=C, blank=blank, dtype=dtype, distinct=distinct)
         arguments = case.arguments()
         right = expected(arguments)
-        for cpu, cuts, stretch_frames in itertools.product(CPUS, [(), (13,)], [0, 5]):
-            assert_same(Way(cpu, cuts, stretch_frames=stretch_frames).align(*arguments), right)
+        for cpu, cuts, strip_frames in itertools.product(CPUS, [(), (13,)], [0, 5]):
+            assert_same(Way(cpu, cuts, strip_frames=strip_frames).align(*arguments), right)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_thousands_of_labels_that_are_all_different(dtype):
-    """So many that their panel has room for a few frames only."""
+    """Their panel has room for a few frames only."""
     generator = torch.Generator().manual_seed(SEED)
     targets = 1 + torch.randperm(4000, generator=generator)[None, :2500]
     log_probs = (torch.randint(-3, 1, (1, 2900, 4001), generator=generator) / 3).to(dtype)
@@ -347,7 +366,7 @@ def make_decisions(blanks, labels, frames, others):
     """log_probs (N, T, C), targets (N, L) and N frames, at which an entry for the blank stands against one for a label.
 
     Before that frame the path is held in the blank, after it in the label: the label begins there, or one frame later
-    if the blank's entry is larger. `others` are so many labels to begin with, which take a frame each.
+    if the blank's entry is larger. `others` is a number of labels to begin with, which take a frame each.
     """
     N, last = len(blanks), others + 1
     log_probs = torch.full((N, others + frames + 2, last + 1), -INF, dtype=blanks.dtype)
@@ -359,7 +378,7 @@ def make_decisions(blanks, labels, frames, others):
     return log_probs, torch.arange(1, last + 1).expand(N, -1), t == at
 
 
-@pytest.mark.parametrize("others", [0, 33], ids=["few classes", "many classes"])
+@pytest.mark.parametrize("others", [0, pytest.param(33, marks=pytest.mark.slow)], ids=["few classes", "many classes"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_every_bit_pattern_of_the_half_types(dtype, others):
     """Each of the 65536 against the next larger, the next smaller and itself, at any place of a vector of frames."""

@@ -17,7 +17,7 @@ BUILT := build/.built
 
 # Directories are listed too: their time changes when a file comes or goes.
 NATIVE := setup.py $(shell find csrc)
-CXX_FILES = $(shell find $(wildcard csrc test/csrc benchmarks) -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+CXX_FILES = $(shell find $(wildcard csrc test/csrc test/harness benchmarks) -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 .PHONY: help build test test-clients test-torches sanitize demo train-demo lint format wheel check-wheel cuda-compile cuda-cycles bench bench-long bench-plot gpu clean
 .DELETE_ON_ERROR:

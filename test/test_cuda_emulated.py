@@ -570,10 +570,10 @@ def test_without_the_cuda_library_cuda_tensors_are_refused_in_one_sentence(tmp_p
 
 @pytest.fixture(scope="module", autouse=True)
 def sanitized(request):
-    """This file's run under AddressSanitizer: a process beside the other tests, if the last of them is to run too."""
+    """This file's run under AddressSanitizer: a process beside the other tests, if the last of them is to run, too."""
     wanted = any(item.name == "test_under_address_sanitizer" for item in request.session.items)
     compiler = os.environ.get("CXX", "g++").split()
-    # With the C++ library beside it: torch throws and catches while it is imported, and ASan wants to know by whom.
+    # With the C++ library beside it: torch throws and catches while it is imported, and ASan has to know its functions.
     names = [f"-print-file-name={library}" for library in ("libasan.so", "libstdc++.so")]
     preload = [subprocess.run([*compiler, name], capture_output=True, text=True).stdout.strip() for name in names]
     if UNDER_ASAN or not wanted or not all(Path(library).is_absolute() for library in preload):
@@ -581,14 +581,16 @@ def sanitized(request):
         return
     environment = os.environ | {"CTC_ALIGN_ASAN": "1", "ASAN_OPTIONS": "detect_leaks=0"}
     environment["LD_PRELOAD"] = ":".join(preload)
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__]
-    command += ["-k", "bad_values or padding or frames[1] or frames[130] or frames[514] or replay or any_layout"]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "not slow", __file__]
+    cases = "frames[pairs-1] or frames[pairs-130] or frames[pairs-514] or bad_values or padding or replay or any_layout"
+    command += ["-k", f"{cases} or half_types_of_few_frames"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
     yield process
     process.kill()
     process.wait()
 
 
+@pytest.mark.slow
 def test_under_address_sanitizer(sanitized, missing):
     """Bad input, padding, replay and a few sizes: no access leaves its tensor or its part of the workspace."""
     if sanitized is None:

@@ -118,7 +118,7 @@ struct Sweep {
       steps.consume(warp, [&](int stage) {
         row.run_stage(frames.first + stage * kStage, frames.count - stage * kStage, shared.edges.into(warp, stage));
       });
-      reached_end = frames.first + frames.count > task.end_frame;
+      reached_end = reached_end || frames.first + frames.count > task.end_frame;
     }
     if (reached_end && task.is_first_pass() && row.owns_end()) {
       finish(row.path_end());

@@ -128,7 +128,7 @@ def test_more_frames_than_are_counted():
 
 
 def test_more_items_than_are_counted():
-    """Also where their number overflows what is worked out from it."""
+    """Also where products of their number overflow."""
     for B in (2**31, 2**57, 2**60):
         with pytest.raises(ValueError, match="the batch is too large for one CUDA launch"):
             forced_align(torch.zeros(1, 1, 1).cuda().expand(B, 1, 1), torch.ones(1, 0).long().cuda().expand(B, 0))

@@ -21,32 +21,33 @@ constexpr int kWarp = 32;
 // at the same place of the text. MEMORY WORDS are called by any lane, on words that cross between blocks of threads:
 // relaxed ones carry their whole message themselves; a release makes all writes before it visible after the acquire
 // that reads it.
+// clang-format off
 template <class D>
-concept DeviceWords =
-    requires(int number, bool holds, uint32_t word, uint32_t* words, uint64_t* pairs, float f, double d) {
-  {D::thread()}->std::same_as<int>;                       // in its block
-  {D::lane()}->std::same_as<int>;                         // in its warp
-  {D::warp()}->std::same_as<int>;                         // in its block
-  {D::block()}->std::same_as<uint32_t>;                   // in its grid
-  {D::threads_per_block()}->std::same_as<int>;            //
-  {D::greater(f, f)}->std::same_as<float>;                // the maximum; the arguments are never NaN
-  {D::greater(d, d)}->std::same_as<double>;               //
-  {D::ones(word)}->std::same_as<int>;                     // the number of bits that are set
-  {D::opaque(word)}->std::same_as<uint32_t>;              // the same value, which the compiler knows nothing of
-  {D::prefetch(words)}->std::same_as<void>;               // into the second cache; a hint
-  {D::shuffle_up(f, number)}->std::same_as<float>;        // collective: of the lane `number` to the left, or its own
-  {D::shuffle_xor(f, number)}->std::same_as<float>;       // collective: of lane ^ number
-  {D::any(holds)}->std::same_as<bool>;                    // collective: whether it holds in any lane
-  {D::warp_barrier()}->std::same_as<void>;                // collective: orders memory within the warp
-  {D::block_barrier()}->std::same_as<void>;               // collective: orders memory within the block
-  {D::block_barrier(number)}->std::same_as<void>;         // the same; the emulator checks that all bring one number
-  {D::take_ticket(words)}->std::same_as<uint32_t>;        // memory: what was there; adds 1; orders nothing
-  {D::load_relaxed(pairs)}->std::same_as<uint64_t>;       // memory
-  {D::store_relaxed(pairs, *pairs)}->std::same_as<void>;  // memory
-  {D::load_acquire(words)}->std::same_as<uint32_t>;       // memory
-  {D::store_release(words, word)}->std::same_as<void>;    // memory
-  {D::pause()}->std::same_as<void>;                       // between two looks at a word that is not there yet
+concept DeviceWords = requires(int n, bool holds, uint32_t word, uint32_t* words, uint64_t* pairs, float f, double d) {
+  { D::thread() } -> std::same_as<int>;                       // in its block
+  { D::lane() } -> std::same_as<int>;                         // in its warp
+  { D::warp() } -> std::same_as<int>;                         // in its block
+  { D::block() } -> std::same_as<uint32_t>;                   // in its grid
+  { D::threads_per_block() } -> std::same_as<int>;
+  { D::greater(f, f) } -> std::same_as<float>;                // the maximum; the arguments are never NaN
+  { D::greater(d, d) } -> std::same_as<double>;
+  { D::ones(word) } -> std::same_as<int>;                     // the number of bits that are set
+  { D::opaque(word) } -> std::same_as<uint32_t>;              // the same value; the compiler forgets all about it
+  { D::prefetch(words) } -> std::same_as<void>;               // into the second cache; a hint
+  { D::shuffle_up(f, n) } -> std::same_as<float>;             // collective: from n lanes to the left, else its own
+  { D::shuffle_xor(f, n) } -> std::same_as<float>;            // collective: from lane ^ n
+  { D::any(holds) } -> std::same_as<bool>;                    // collective: whether it holds in any lane
+  { D::warp_barrier() } -> std::same_as<void>;                // collective: orders memory within the warp
+  { D::block_barrier() } -> std::same_as<void>;               // collective: orders memory within the block
+  { D::block_barrier(n) } -> std::same_as<void>;              // the same; the emulator checks that all bring one n
+  { D::take_ticket(words) } -> std::same_as<uint32_t>;        // memory: the value before; adds 1; orders nothing
+  { D::load_relaxed(pairs) } -> std::same_as<uint64_t>;       // memory
+  { D::store_relaxed(pairs, *pairs) } -> std::same_as<void>;  // memory
+  { D::load_acquire(words) } -> std::same_as<uint32_t>;       // memory
+  { D::store_release(words, word) } -> std::same_as<void>;    // memory
+  { D::pause() } -> std::same_as<void>;                       // between two looks at a word that is not there yet
 };
+// clang-format on
 
 #if defined(__CUDACC__)
 

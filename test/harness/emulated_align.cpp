@@ -81,7 +81,7 @@ std::vector<uint8_t**> pointers_of(Workspace<Real>& work) {
 // starts as NaN, and as numbers that are neither a pair nor a ticket.
 class Parts {
  public:
-  Workspace<Real> lay_out_anew(const Passes& passes, bool replay) {
+  Workspace<Real> lay_out(const Passes& passes, bool replay) {
     std::vector<uint8_t> whole(static_cast<size_t>(WorkspaceLayout<Real>(passes, nullptr).bytes) + 16);
     WorkspaceLayout<Real> layout(passes, whole.data());
     const std::vector<uint8_t**> pointers = pointers_of(layout.work);
@@ -152,7 +152,7 @@ void align(const Call& call) {
                           .blank = call.blank};
   const Options options{static_cast<int>(call.resident_blocks), static_cast<Schedule>(call.schedule),
                         static_cast<uint64_t>(call.seed)};
-  const Workspace<Real> work = parts.lay_out_anew(passes, call.replay != 0);
+  const Workspace<Real> work = parts.lay_out(passes, call.replay != 0);
   for (const Launch& launch : plan_launches(passes, call.classes, kPairs, Processors{})) {
     Outputs<Stored> out{};  // as in forced_align.cu they are there for the trace alone
     if (launch.kernel == Kernel::kTrace) out = {call.paths, call.wide != 0, call.scores};
@@ -233,7 +233,7 @@ extern "C" int64_t emulated_plan(PlanArguments* arguments) {
   arguments->skew = plan.skew;
   return WorkspaceLayout<Real>(passes, nullptr).bytes;
 }
-// The list of launches, on a device of so many multiprocessors with so much shared memory. Returns their number.
+// The list of launches, on a device with `processors` multiprocessors of `shared_bytes`. Returns their number.
 extern "C" int64_t emulated_launches(const PlanArguments* arguments, int64_t classes, int64_t processors,
                                      int64_t shared_bytes, LaunchArguments* list) {
   int64_t count = 0;

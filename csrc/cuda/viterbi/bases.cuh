@@ -22,7 +22,7 @@ struct Bases {
 
   struct Settled {
     float moved;   // what the column's alphas lose
-    float offset;  // what is added to an edge that crosses into the column
+    float offset;  // what an edge gains that crosses into the column
   };
 
   // Hands in the largest alpha of a thread.

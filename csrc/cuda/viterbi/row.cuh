@@ -22,7 +22,7 @@ template <DeviceWords Device, class Real, int R, bool kWholeRows>
 struct Row {
   static constexpr int kWarps = static_cast<int>(kColumnPairs) / R / kWarp;
   static constexpr int kStage = kStageFrames<Real>;
-  static constexpr int kGroupFrames = 2;  // emissions and edges come into registers so many frames at a time
+  static constexpr int kGroupFrames = 2;  // emissions and edges come into registers two frames at a time
   using Ring = EmissionRing<Real, kWarps, kWholeRows>;
   using Buffers = EdgeBuffers<Real, kWarps>;
 

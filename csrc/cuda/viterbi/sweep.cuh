@@ -67,7 +67,11 @@ struct Sweep {
     }
   }
 
-  // Called by all threads of the block. Thread 0 waits for other tasks, and publishes when all threads are done.
+  // Runs the task, once it is placed.
+  //   Called by    all threads of the block.
+  //   Waits for    other tasks, where columns are cut into several: thread 0 waits, the block waits for it.
+  //   Afterwards   the task is done, and in that case published.
+  //   Reuse        shared memory is the block's own.
   CTC_ALIGN_FN void run_task() {
     warp = Device::warp() % kWarps;
     first_pair = task.first_pair() + (warp * kWarp + Device::lane()) * R;

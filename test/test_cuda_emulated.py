@@ -28,6 +28,7 @@ from harness.emulated import (
     LaunchArguments,
     PlanArguments,
     draw_conditions,
+    mostly_slow,
     without_repeats,
 )
 from test_agreement import LAYOUTS
@@ -83,11 +84,6 @@ def assert_agrees(emulated, drawn):
 
 
 # ------------------------------------------------------------------------------------------------- equal results
-
-
-def mostly_slow(values, fast):
-    """Parameters, all but the fast ones marked slow."""
-    return [value if value in fast else pytest.param(value, marks=pytest.mark.slow) for value in values]
 
 
 KINDS = list(itertools.product(REALS, [FEW_CLASSES, MANY_CLASSES]))
@@ -184,10 +180,9 @@ def test_one_ticket_for_every_task_and_none_waits_for_a_later_one(emulated):
 
 def test_plans_use_little_memory(emulated):
     """Edges are kept for the whole sweep while that is little; else for as many tasks as the skew allows to run."""
-    library = emulated.library()
     for shape in [(1, 1500, 200), (64, 1500, 200), (1, 50_000, 25_000), (256, 20_000, 3000), (1, 1_800_000, 540_000)]:
         plan = PlanArguments(*shape, *AS_CHOSEN)
-        library.emulated_plan(ctypes.byref(plan))
+        emulated.library().emulated_plan(ctypes.byref(plan))
         columns = shape[0] * (shape[2] // 256 + 1)
         assert columns * plan.ring_tasks * plan.task_frame_blocks * 528 * 8 <= 2**26 or plan.task_frame_blocks == 1
 

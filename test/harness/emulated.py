@@ -16,6 +16,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 import torch
 
 HARNESS = Path(__file__).parent / "emulated_align.cpp"
@@ -146,3 +147,8 @@ class Emulated:
 def without_repeats(targets, C):
     """Other targets of the same shape, in which no two neighbours are equal (blank 0)."""
     return 1 + (targets % (C - 2) + 1).cumsum(1) % (C - 1)
+
+
+def mostly_slow(values, fast):
+    """Parameters, all but the fast ones marked slow."""
+    return [value if value in fast else pytest.param(value, marks=pytest.mark.slow) for value in values]

@@ -1,4 +1,4 @@
-"""What a frame of the CUDA sweep costs, without a GPU: an estimate from the machine code.
+"""Estimates from the machine code what a frame of the CUDA sweep costs, without a GPU.
 
     python benchmarks/cuda_cycles.py [--nvdisasm PATH]          (or: make cuda-cycles)
 
@@ -6,14 +6,14 @@ For sm_90 alone. Needs nvcc, and nvdisasm of the CUDA toolkit or of the package 
 
 Since Volta an instruction says in its own bits for how many cycles the next one stalls, which scoreboard it sets and
 which ones it waits for (Jia et al., "Dissecting the NVIDIA Volta GPU architecture via microbenchmarking", 2018, chapter
-2). That is read here for one step of the sweep: the shortest way through the loop that runs whole stretches of 16
-frames. Then the four warps of a block that have pairs run it, on four schedulers with a pipe for additions and one for
+2). That is read here for one step of a consumer: the shortest way through the loop that runs whole stages of 16 frames.
+Then the four consumers of a block of threads run it, on four schedulers with a pipe for additions and one for
 comparisons and selects, and one memory port for all.
 
-Not in it: the memory behind the first cache, the barrier at the end of a step, the steps in which a block of 512 frames
-fills and drains, and the couriers. It says 76 cycles with whole rows of emissions ("true"); an H100 takes 86 with all
-but the filling and draining (docs/performance.md). So it is good for telling two texts of the same loop apart, where
-they lie more than some 5 % apart. float64 is left out.
+Not in it: the memory after the first cache, the barrier at the end of a step, the steps in which a frame block fills
+and drains, and the producers. It says 75 cycles with whole rows of emissions ("true"); an H100 takes 86 with all but
+the filling and draining (docs/performance.md). So it tells two texts of the same loop apart where they differ by more
+than some 5 %. float64 is left out.
 """
 
 import argparse
@@ -33,8 +33,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "test"))
 from check_cuda_compile import SOURCE, demangle, find_nvcc, load_setup, short_name
 
 SCHEDULERS = 4
-WARPS = 4  # with pairs: 256 pairs, two a thread
-STRETCH = 16  # frames
+CONSUMERS = 4  # warps with pairs: 256 pairs, two a thread
+STAGE = 16  # frames
 # Cycles until a result is there, of instructions whose latency varies; in the first cache where they go to memory.
 LATENCY = {"SHFL": 24, "LDS": 30, "LDG": 30, "VOTE": 12, "REDUX": 20, "STS": 10, "STG": 10}
 OTHER_LATENCY, READ_LATENCY = 20, 8
@@ -98,7 +98,7 @@ def count(instructions, name):
 
 
 def one_step(instructions, branches):
-    """What a warp runs in a step of the sweep in which it does a whole stretch."""
+    """What a consumer runs in a step of the sweep in which it does a whole stage."""
 
     def body(start, end):
         return [i for i in instructions if start <= i.address <= end]
@@ -139,7 +139,7 @@ def one_step(instructions, branches):
 
 
 def simulate(way, warps):
-    """Cycles until so many warps, dealt out to the schedulers, have run it."""
+    """Returns the cycles until that many warps, dealt out to the schedulers, have run it."""
     running = [
         [{"next": 0, "ready": 3 * s + 7 * w, "boards": [0] * 6} for w in range(warps // SCHEDULERS)]
         for s in range(SCHEDULERS)
@@ -197,8 +197,8 @@ def main():
         if not count(instructions, "FMNMX"):
             continue  # float64 has other instructions, and other rates
         way = one_step(instructions, branches)
-        cycles = simulate(way, WARPS) / STRETCH
-        print(f"  {short_name(demangle(name))[0]:40} {cycles:6.0f} {len(way) / STRETCH:6.1f}")
+        cycles = simulate(way, CONSUMERS) / STAGE
+        print(f"  {short_name(demangle(name))[0]:40} {cycles:6.0f} {len(way) / STAGE:6.1f}")
 
 
 if __name__ == "__main__":

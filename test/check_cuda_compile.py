@@ -1,4 +1,4 @@
-"""Compiles the CUDA kernels for every architecture we support and shows what became of them. Needs nvcc, but no GPU.
+"""Compiles the CUDA kernels for every architecture we support and shows what each one takes. Needs nvcc, but no GPU.
 
     python test/check_cuda_compile.py [90 120 ...]
 
@@ -8,8 +8,9 @@ A line for each kernel, and kernels that differ in a number only share one:
       sweep<float, half, true>   86/18208
 
 that is, sums in float of half emissions, whole rows of them (up to 32 classes); 86 registers and 18,208 bytes of shared
-memory. Spilled registers and a stack are shown where there are any. A
-spill fails the check; with float64, which keeps twice as much, it is only reported.
+memory. Spilled registers and a stack are shown where there are any. A spill fails the check; with float64, which keeps
+twice as much, it is only reported. Without nvcc the check passes and says so; CTC_ALIGN_REQUIRE=nvcc makes that a
+failure.
 """
 
 import concurrent.futures
@@ -45,7 +46,7 @@ def find_nvcc(setup):
 
 
 def compile_for(nvcc, flags, architecture, whole):
-    """Seconds, and what ptxas says of each kernel. `whole`: the host code too; it is the same for all."""
+    """Returns seconds, and the usage of each kernel. `whole`: the host code too; it is the same for all."""
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
         command = [
@@ -59,7 +60,7 @@ def compile_for(nvcc, flags, architecture, whole):
 
 
 class Usage(NamedTuple):
-    """What one kernel takes; a thread's registers, bytes otherwise."""
+    """What one kernel takes: a thread's registers; the rest in bytes."""
 
     name: str  # as in the source: sweep<float, half, RowInWarp>
     number: str  # its numeric template arguments
@@ -74,7 +75,7 @@ class Usage(NamedTuple):
 
 
 def read_usage(log):
-    """What ptxas says of each kernel."""
+    """Reads the usage of each kernel from what ptxas says."""
     kernels = re.split(r"Compiling entry function '", demangle(log))[1:]
 
     def count(kernel, pattern):
@@ -118,7 +119,10 @@ def main():
     setup = load_setup()
     nvcc = find_nvcc(setup)
     if not nvcc:
-        print("nvcc is not here: the CUDA kernels were not compiled")
+        message = "nvcc is not here: the CUDA kernels were not compiled"
+        if "nvcc" in os.environ.get("CTC_ALIGN_REQUIRE", "").split(","):
+            sys.exit(f"error: {message}")
+        print(message)
         return
     flags = [*cpp_extension.COMMON_NVCC_FLAGS, *setup.NVCC_FLAGS]
     flags += [f"-I{path}" for path in cpp_extension.include_paths()]

@@ -12,14 +12,14 @@ forced_align = torch.ops.ctc_align.forced_align
 
 INF = float("inf")
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
-SIZES = [  # B, T, L, C: the classes fit a warp's row or do not; several columns, blocks of frames, segments
+SIZES = [  # B, T, L, C: the classes fit a warp's row or do not; several columns, frame blocks, segments
     (3, 1, 1, 3),
     (4, 2, 2, 3),
     (3, 127, 20, 5),
     (3, 129, 40, 33),
     (5, 60, 20, 6),
     (3, 513, 256, 40),
-    (3, 530, 200, 32),  # the last stretch of frames is whole, or holds one
+    (3, 530, 200, 32),  # the last stage of frames is whole, or holds one
     (3, 529, 200, 32),
     (3, 514, 255, 32),
     (2, 1025, 511, 33),
@@ -128,7 +128,7 @@ def test_more_frames_than_are_counted():
 
 
 def test_more_items_than_are_counted():
-    """Also where their number overflows what is worked out from it."""
+    """Also where products of their number overflow."""
     for B in (2**31, 2**57, 2**60):
         with pytest.raises(ValueError, match="the batch is too large for one CUDA launch"):
             forced_align(torch.zeros(1, 1, 1).cuda().expand(B, 1, 1), torch.ones(1, 0).long().cuda().expand(B, 0))

@@ -56,7 +56,7 @@ bool every_warp_word(const Options& options) {
 }
 
 // Sums of kRows rows, each by the whole block. The first barrier makes the warps' sums visible, the second one keeps
-// them until everybody has read them.
+// them until all warps have read them.
 constexpr int kWarps = 4, kRows = 5;
 
 struct SumShared {
@@ -161,7 +161,7 @@ bool chain(const Options& options) {
   return true;
 }
 
-// One warp makes the others wait with 64-bit words while it works: pausing is no deadlock.
+// One warp makes the others wait with 64-bit words while it works: pausing is not a deadlock.
 template <class Device>
 void wait_for_slow_warp(uint64_t* word, int* sum) {
   if (Device::warp() == 0) {
@@ -181,7 +181,7 @@ bool slow_warp(const Options& options) {
   return sum == 3;
 }
 
-// What is nobody's result: the kernel must not return.
+// The kernel must not return.
 template <class Kernel>
 bool must_throw(const Options& options, Kernel kernel) {
   emulate<NoShared>(2, 64, options, [&](NoShared&) { kernel(EmulatedDevice()); });

@@ -22,6 +22,8 @@
 // different barriers; a lane or warp that exits while others wait for it; a deadlock (every warp waits or pauses, and
 // kIdleRounds rounds of polling bring no ticket, changed word or exit). What kernel text throws comes out as well.
 //
+// A barrier of a block may bring a number (device.cuh); all warps have to bring the same one.
+//
 // Not seen: the memory model (plain stores are visible at once and in program order, so a missing release, acquire or
 // volatile passes); races between plain loads and stores that no interruption uncovers; a loop that polls without
 // pause(), and endless loops: they hang. After an error the lanes are dropped as they stand, without destructors.
@@ -47,6 +49,8 @@
 #include <type_traits>
 #include <utility>
 #include <vector>
+
+#include "cuda/device.cuh"
 
 #if defined(__has_feature)
 #if __has_feature(address_sanitizer)
@@ -83,7 +87,7 @@ namespace emulator {
 
 #define CTC_ALIGN_SWITCH __attribute__((noinline, no_sanitize("address")))
 
-// AddressSanitizer has to know which stack is in use; `frames` is what it keeps for a stack while that one rests.
+// AddressSanitizer has to know which stack is in use. It keeps `frames` for a stack while that one rests.
 inline void depart([[maybe_unused]] void** frames, [[maybe_unused]] const void* stack, [[maybe_unused]] size_t bytes) {
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_start_switch_fiber(frames, stack, bytes);
@@ -95,10 +99,10 @@ inline void arrive([[maybe_unused]] void* frames, [[maybe_unused]] const void** 
 #endif
 }
 
-// Stacks go round: most of what a small launch costs is to get memory for them. A page below each one is forbidden.
+// Stacks are used again: memory for them is most of the cost of a small launch. A page below each one is forbidden.
 class StackPool {
  public:
-  static constexpr size_t kBytes = 256 << 10;  // pages that nobody touches cost nothing
+  static constexpr size_t kBytes = 256 << 10;  // pages that are never touched cost nothing
 
   char* take() {
     if (spare_.empty()) {
@@ -252,12 +256,12 @@ inline std::string describe(const Warp& warp) {
 
 // ------------------------------------------------------------------------------------------ 4 the scheduler
 
-class Launch {
+class Grid {
  public:
-  static inline Launch* current = nullptr;
+  static inline Grid* current = nullptr;
 
-  Launch(uint32_t grid_blocks, int threads_per_block, Options options,
-         std::function<std::shared_ptr<void>()> poisoned_shared, std::function<void(void*)> kernel)
+  Grid(uint32_t grid_blocks, int threads_per_block, Options options,
+       std::function<std::shared_ptr<void>()> poisoned_shared, std::function<void(void*)> kernel)
       : options_(options),
         poisoned_shared_(std::move(poisoned_shared)),
         kernel_(std::move(kernel)),
@@ -326,7 +330,7 @@ class Launch {
     }
   }
 
-  // The ready warp that runs next; null when the grid is done. Who pauses is woken when there is nobody else.
+  // The ready warp that runs next; null when the grid is done. Pausing warps wake when no warp is ready.
   Warp* choose() {
     for (;;) {
       Warp* best = nullptr;
@@ -338,7 +342,7 @@ class Launch {
         }
       }
       if (!some_pause || (best && !drawn(interrupt_odds_))) return best;
-      if (!best && ++idle_rounds_ > kIdleRounds) fail("deadlock, everybody waits or polls");
+      if (!best && ++idle_rounds_ > kIdleRounds) fail("deadlock: every warp waits or polls");
       for (Block& block : resident_) {
         for (Warp& warp : block.warps) {
           if (warp.state == State::kPausing) warp.wake(State::kPausing);
@@ -384,7 +388,7 @@ class Launch {
     }
   }
 
-  // No lane of the warp is ready: do they meet?
+  // Called when no lane of the warp is ready. Finds out whether they meet.
   void settle(Warp& warp) {
     const Lane& first = warp.lanes[0];
     bool same = true;
@@ -455,9 +459,9 @@ uint64_t emulate(uint32_t grid_blocks, int threads_per_block, Options options, K
     std::memset(static_cast<void*>(shared.get()), 0xFF, sizeof(Shared));
     return shared;
   };
-  emulator::Launch launch(grid_blocks, threads_per_block, options, poisoned_shared,
-                          [&](void* shared) { kernel(*static_cast<Shared*>(shared)); });
-  return launch.run();
+  emulator::Grid grid(grid_blocks, threads_per_block, options, poisoned_shared,
+                      [&](void* shared) { kernel(*static_cast<Shared*>(shared)); });
+  return grid.run();
 }
 
 // ------------------------------------------------------------------------------ 5 the words of kernel text
@@ -470,7 +474,7 @@ class EmulatedDevice {
   static int thread() { return 32 * warp() + lane(); }
   static int lane() { return self().index; }
   static int warp() { return self().warp->index; }
-  static int threads_per_block() { return launch().threads_per_block(); }
+  static int threads_per_block() { return grid().threads_per_block(); }
   static uint32_t block() { return self().warp->block->index; }
 
   // All 32 lanes call the same word on the same line, with the same delta or lane_mask.
@@ -496,14 +500,14 @@ class EmulatedDevice {
     return bits(meet<uint32_t>(statement, {"ballot", 0, source}));
   }
   static void warp_barrier(Source source = Source::here()) { meet<uint32_t>(0, {"warp_barrier", 0, source}); }
-  static void block_barrier(Source source = Source::here()) {
-    launch().wait(State::kAtBarrier, {"block_barrier", 0, source});
+  static void block_barrier(int number = 0, Source source = Source::here()) {
+    grid().wait(State::kAtBarrier, {"block_barrier", number, source});
   }
 
   // Memory words: one lane alone may use them.
   static uint32_t take_ticket(uint32_t* counter) {
     const Interruption around;
-    launch().note_progress();
+    grid().note_progress();
     return (*counter)++;
   }
   static uint64_t load_relaxed(const uint64_t* word) { return load(word); }
@@ -515,13 +519,13 @@ class EmulatedDevice {
     return a > b ? a : b;
   }
   static uint32_t opaque(uint32_t value) { return value; }
-  static void pause(Source source = Source::here()) { launch().wait(State::kPausing, {"pause", 0, source}); }
+  static void pause(Source source = Source::here()) { grid().wait(State::kPausing, {"pause", 0, source}); }
 
  private:
   using Offered = std::array<uint64_t, emulator::kWarpLanes>;
 
-  static emulator::Launch& launch() { return *emulator::Launch::current; }
-  static emulator::Lane& self() { return launch().lane(); }
+  static emulator::Grid& grid() { return *emulator::Grid::current; }
+  static emulator::Lane& self() { return grid().lane(); }
 
   // Returns what the lanes have offered, once all have. Valid until this lane comes to its next collective.
   template <class T>
@@ -531,7 +535,7 @@ class EmulatedDevice {
     emulator::Lane& lane = self();
     Offered& offered = lane.warp->offered[lane.warp->meetings % 2];
     std::memcpy(&offered[lane.index], &value, sizeof(T));
-    launch().wait(State::kAtCollective, place);
+    grid().wait(State::kAtCollective, place);
     return offered;
   }
   template <class T>
@@ -548,8 +552,8 @@ class EmulatedDevice {
 
   // Other lanes may come in before and after an access, not between its two halves.
   struct Interruption {
-    Interruption() { launch().may_interrupt(); }
-    ~Interruption() { launch().may_interrupt(); }
+    Interruption() { grid().may_interrupt(); }
+    ~Interruption() { grid().may_interrupt(); }
   };
   template <class T>
   static T load(const T* word) {
@@ -559,9 +563,11 @@ class EmulatedDevice {
   template <class T>
   static void store(T* word, T value) {
     const Interruption around;
-    if (*word != value) launch().note_progress();
+    if (*word != value) grid().note_progress();
     *word = value;
   }
 };
+
+static_assert(DeviceWords<EmulatedDevice>);
 
 }  // namespace ctc_align

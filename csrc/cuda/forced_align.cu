@@ -72,7 +72,7 @@ __global__ void __launch_bounds__(kWarp, kResidentTraces<Real>)
 
 void check_cuda(cudaError_t error, const char* action) {
   if (error != cudaSuccess) {
-    // "CUDA" tells Python that this does not refuse an argument (as_raised in _operator.py).
+    // "CUDA" tells Python that this does not refuse an argument (as_raised in _library.py).
     throw std::runtime_error(std::string("forced_align: CUDA failed in ") + action + ": " + cudaGetErrorString(error));
   }
 }

@@ -22,10 +22,11 @@ mkdir -p $(1)/tmp; \
 endef
 
 # A compiler's command lines go to a log, which is shown if the command fails. What setup.py says is shown at once, and
-# so are warnings.
+# so are warnings, GCC's and nvcc's. (A variable, because make would take its parenthesis for the end of a call.)
+SHOWN := s/^torch_ctc_align: //p; /[0-9])\?: warning/p
 define quietly
 mkdir -p build; \
-  $(1) $(if $(V),,2>&1 | tee build/log | sed -un 's/^torch_ctc_align: //p; /[0-9])\?: warning/p' || { cat build/log; exit 1; })
+  $(1) $(if $(V),,2>&1 | tee build/log | sed -un '$(SHOWN)' || { cat build/log; exit 1; })
 endef
 
 # Stamps: what has been installed lies in the environment, what has been built lies beside the objects.

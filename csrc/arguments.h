@@ -119,8 +119,29 @@ inline void check_lengths(const char* name, const std::optional<Tensor>& lengths
   check_same_device(name, *lengths, log_probs);
 }
 
+inline void check_stars(const std::optional<Tensor>& star_scores, const std::optional<Tensor>& wild_gaps,
+                        const Tensor& log_probs, const Tensor& targets) {
+  check(star_scores.has_value(), "wild_gaps need star_scores, which say what a frame of a wild gap scores; found None");
+  check(
+      star_scores->dim() == 2 && star_scores->size(0) == log_probs.size(0) && star_scores->size(1) == log_probs.size(1),
+      "star_scores must have shape (B, T) = (", log_probs.size(0), ", ", log_probs.size(1), "), found ",
+      ShapeOf{*star_scores});
+  check(dtype_of(*star_scores) == dtype_of(log_probs), "star_scores must have the dtype of log_probs, expected ",
+        DtypeOf{log_probs}, ", found ", DtypeOf{*star_scores});
+  check_same_device("star_scores", *star_scores, log_probs);
+  if (wild_gaps) {
+    check(wild_gaps->dim() == 2 && wild_gaps->size(0) == targets.size(0) && wild_gaps->size(1) == targets.size(1) + 1,
+          "wild_gaps must have shape (B, L + 1) = (", targets.size(0), ", ", targets.size(1) + 1, "), found ",
+          ShapeOf{*wild_gaps});
+    check(dtype_of(*wild_gaps) == aoti_torch_dtype_bool(), "wild_gaps must be bool, found ", DtypeOf{*wild_gaps});
+    check_same_device("wild_gaps", *wild_gaps, log_probs);
+  }
+}
+
 inline void check_arguments(const Tensor& log_probs, const Tensor& targets, const std::optional<Tensor>& input_lengths,
-                            const std::optional<Tensor>& target_lengths, int64_t blank) {
+                            const std::optional<Tensor>& target_lengths, int64_t blank,
+                            const std::optional<Tensor>& star_scores = std::nullopt,
+                            const std::optional<Tensor>& wild_gaps = std::nullopt) {
   check(log_probs.dim() == 3, "log_probs must have shape (B, T, C), found ", ShapeOf{log_probs});
   const int32_t dtype = dtype_of(log_probs);
   check(dtype == aoti_torch_dtype_float16() || dtype == aoti_torch_dtype_bfloat16() ||
@@ -134,6 +155,9 @@ inline void check_arguments(const Tensor& log_probs, const Tensor& targets, cons
   check_lengths("target_lengths", target_lengths, log_probs);
   check(0 <= blank && blank < log_probs.size(2),
         "blank must be a class of log_probs, expected 0 <= blank < C = ", log_probs.size(2), ", found ", blank);
+  if (star_scores || wild_gaps) {
+    check_stars(star_scores, wild_gaps, log_probs, targets);
+  }
 }
 
 }  // namespace ctc_align

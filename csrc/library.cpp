@@ -4,7 +4,7 @@
 STABLE_TORCH_LIBRARY(ctc_align, library) {
   library.def(
       "forced_align(Tensor log_probs, Tensor targets, Tensor? input_lengths=None, Tensor? target_lengths=None, "
-      "int blank=0) -> (Tensor paths, Tensor scores)");
+      "int blank=0, Tensor? star_scores=None, Tensor? wild_gaps=None) -> (Tensor paths, Tensor scores)");
   library.def(
       "posteriors(Tensor log_probs, Tensor targets, Tensor? input_lengths=None, Tensor? target_lengths=None, "
       "int blank=0) -> (Tensor posteriors, Tensor log_likelihoods)");

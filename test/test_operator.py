@@ -39,7 +39,8 @@ def make_arguments(random_case, B=3, T=20, L=6, C=7, **options):
 def test_schema():
     assert str(forced_align.default._schema) == (
         "ctc_align::forced_align(Tensor log_probs, Tensor targets, Tensor? input_lengths=None, "
-        "Tensor? target_lengths=None, int blank=0) -> (Tensor paths, Tensor scores)"
+        "Tensor? target_lengths=None, int blank=0, Tensor? star_scores=None, Tensor? wild_gaps=None) "
+        "-> (Tensor paths, Tensor scores)"
     )
 
 

@@ -105,6 +105,8 @@ def check_arguments(
     input_lengths: Tensor | None,
     target_lengths: Tensor | None,
     blank: int,
+    star_scores: Tensor | None = None,
+    wild_gaps: Tensor | None = None,
 ) -> None:
     """Checks shapes, dtypes, devices and the blank: all that can be checked without the values in tensors.
 
@@ -139,6 +141,27 @@ def check_arguments(
         blank >= 0 and blank < classes,
         f"blank must be a class of log_probs, expected 0 <= blank < C = {classes}, found {blank}",
     )
+    if star_scores is not None or wild_gaps is not None:
+        _check_stars(name, star_scores, wild_gaps, log_probs, targets)
+
+
+def _check_stars(
+    name: str, star_scores: Tensor | None, wild_gaps: Tensor | None, log_probs: Tensor, targets: Tensor
+) -> None:
+    if star_scores is None:
+        message = f"{name}: wild_gaps need star_scores, which say what a frame of a wild gap scores; found None"
+        check_value(False, lambda: message)
+        return
+    shape = tuple(log_probs.shape[:2])
+    check_shape(name, "star_scores", star_scores, shape, f"shape (B, T) = {shape}")
+    expected = f"have the dtype of log_probs, expected {dtype_name(log_probs)}"
+    check_dtype(name, "star_scores", star_scores, log_probs.dtype, expected)
+    check_device(name, "star_scores", star_scores, log_probs)
+    if wild_gaps is not None:
+        shape = (targets.shape[0], targets.shape[1] + 1)
+        check_shape(name, "wild_gaps", wild_gaps, shape, f"shape (B, L + 1) = {shape}")
+        check_dtype(name, "wild_gaps", wild_gaps, torch.bool, "be bool")
+        check_device(name, "wild_gaps", wild_gaps, log_probs)
 
 
 def check_device(name: str, argument: str, tensor: Tensor, log_probs: Tensor) -> None:

@@ -18,6 +18,9 @@ Recurrence (Graves et al. 2006, section 4.1, eqs. 6-7, with max for the sum; fra
 
 Ties: stay wins over advance, advance over skip; at the end the last label wins over the last blank.
 
+STARS. ``star_scores[t]`` is one more emission of frame t. It is the emission of label C, the *star label*, and it may
+take the blank's place in a *wild gap*: there a blank's emission is the larger of the two, and the blank wins a tie.
+
 No path passes through an emission that is not a log-probability: NaN, infinite, or 2^100 and more. An item without any
 path is marked: path -1, scores -inf.
 
@@ -37,6 +40,7 @@ COLUMN_PAIRS = 256  # a pair is a blank and the label after it
 COLUMN_STATES = 2 * COLUMN_PAIRS
 LARGEST_DROP = 1024.0  # nats, from a column's base to the next one's
 TOO_LARGE = 2.0**100  # keeps every sum below the float32 infinity
+GAP_STAR = -2  # in paths: the star of a wild gap
 
 
 def forced_align(
@@ -45,13 +49,16 @@ def forced_align(
     input_lengths: Tensor | None = None,
     target_lengths: Tensor | None = None,
     blank: int = 0,
+    star_scores: Tensor | None = None,
+    wild_gaps: Tensor | None = None,
     *,
     accumulate: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
     r"""The operator's results for valid arguments, one item at a time.
 
     Args:
-        log_probs, targets, input_lengths, target_lengths, blank: as for ``torch_ctc_align.forced_align``.
+        log_probs, targets, input_lengths, target_lengths, blank, star_scores, wild_gaps: as for
+            ``torch_ctc_align.forced_align``.
         accumulate: dtype of the sums, ``torch.float32`` (rebased) or ``torch.float64`` (plain: the truth to
             compare with). Default: what the operator uses for the dtype of ``log_probs``.
 
@@ -66,24 +73,40 @@ def forced_align(
     for b in range(batch):
         length = frames if input_lengths is None else int(input_lengths[b])
         labels = targets.shape[1] if target_lengths is None else int(target_lengths[b])
-        path = best_path(log_probs[b, :length].detach().to(accumulate), targets[b, :labels], blank)
+        emission = log_probs[b, :length].detach()
+        if star_scores is not None:
+            emission = torch.cat((emission, star_scores[b, :length, None].detach()), 1)  # class C is the star
+        wild = torch.zeros(labels + 1, dtype=torch.bool) if wild_gaps is None else wild_gaps[b, : labels + 1]
+        path = best_path(emission.to(accumulate), targets[b, :labels], blank, wild)
         if path is None:
             paths[b], scores[b] = -1, -math.inf
         else:
             paths[b, :length] = path
-            scores[b, :length] = log_probs[b, :length].gather(1, path.long()[:, None])[:, 0]
+            entry = torch.where(path == GAP_STAR, emission.shape[1] - 1, path.long())
+            scores[b, :length] = emission.gather(1, entry[:, None])[:, 0]
     return paths, scores
 
 
-def best_path(emission: Tensor, target: Tensor, blank: int) -> Tensor | None:
-    """The class of every frame on the best path of one item, or None if the item has no path."""
+def best_path(emission: Tensor, target: Tensor, blank: int, wild: Tensor) -> Tensor | None:
+    """The class of every frame on the best path of one item, or None if the item has no path.
+
+    Args:
+        emission: (T, C), or (T, C + 1) with the star scores as the last class.
+        target: (L,), where the star is a class as well.
+        blank: the class that spells nothing.
+        wild: (L + 1,) bool, which gaps are wild.
+    """
     frames = len(emission)
     classes = target.new_full((2 * len(target) + 1,), blank)
     classes[1::2] = target
     if frames == 0:
         return classes[:0] if len(target) == 0 else None
 
-    emission = emission.masked_fill(~(emission < TOO_LARGE), -math.inf)[:, classes.long()]  # (T, S)
+    emission = emission.masked_fill(~(emission < TOO_LARGE), -math.inf)
+    is_gap_star = wild & (emission[:, -1:] > emission[:, blank, None])  # (T, L + 1)
+    star = emission[:, -1:].expand_as(is_gap_star)
+    emission = emission[:, classes.long()]  # (T, S)
+    emission[:, ::2] = torch.where(is_gap_star, star, emission[:, ::2])
     skip_allowed = torch.zeros_like(classes, dtype=torch.bool)
     skip_allowed[2:] = classes[2:] != classes[:-2]  # two blanks are always equal, so only labels are skipped into
 
@@ -108,7 +131,9 @@ def best_path(emission: Tensor, target: Tensor, blank: int) -> Tensor | None:
     states[-1] = len(alpha) - (1 if last_blank > last_label else 2)
     for t in range(frames - 1, 0, -1):
         states[t - 1] = states[t] - moves[t, states[t]]
-    return classes[states]
+    path = classes[states]
+    is_star = (states % 2 == 0) & is_gap_star[torch.arange(frames), states // 2]
+    return torch.where(is_star, GAP_STAR, path)
 
 
 def move_right(alpha: Tensor, base: Tensor | None = None) -> Tensor:

@@ -46,7 +46,7 @@ auto run_batch(const char* name, const Arguments& arguments, const MakeOutputs& 
   };
   return as_operator(name, [&] {
     check_arguments(arguments.log_probs, arguments.targets, arguments.input_lengths, arguments.target_lengths,
-                    arguments.blank);
+                    arguments.blank, arguments.star_scores, arguments.wild_gaps);
     const auto no_memory = [&] {
       return NoMemory("no memory to align " + text_of(ShapeOf{arguments.log_probs}) + " log_probs with " +
                       text_of(ShapeOf{arguments.targets}) + " targets; set_memory_budget, or fewer threads, take less");

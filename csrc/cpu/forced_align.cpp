@@ -20,8 +20,10 @@ thread_local Report last_report;
 
 std::tuple<Tensor, Tensor> forced_align(const Tensor& log_probs, const Tensor& targets,
                                         const std::optional<Tensor>& input_lengths,
-                                        const std::optional<Tensor>& target_lengths, int64_t blank) {
-  const Arguments arguments{log_probs, targets, input_lengths, target_lengths, blank};
+                                        const std::optional<Tensor>& target_lengths, int64_t blank,
+                                        const std::optional<Tensor>& star_scores,
+                                        const std::optional<Tensor>& wild_gaps) {
+  const Arguments arguments{log_probs, targets, input_lengths, target_lengths, blank, star_scores, wild_gaps};
   std::atomic<bool> any_marked{false}, any_positive_score{false};
   last_report = {};
   const auto make = [&] {

@@ -10,13 +10,17 @@
 
 namespace ctc_align {
 
-// The first arguments of every operator.
+inline const std::optional<Tensor> kNoTensor;
+
+// The arguments that every operator has.
 struct Arguments {
   const Tensor& log_probs;
   const Tensor& targets;
   const std::optional<Tensor>& input_lengths;
   const std::optional<Tensor>& target_lengths;
   int64_t blank;
+  const std::optional<Tensor>& star_scores = kNoTensor;
+  const std::optional<Tensor>& wild_gaps = kNoTensor;
 
   index_t batch() const { return log_probs.size(0); }
   index_t frames() const { return log_probs.size(1); }
@@ -57,6 +61,29 @@ class Lengths {
   bool wide_ = false;
 };
 
+// A matrix with a row for each item, or none.
+template <class T>
+class OptionalRows {
+ public:
+  explicit OptionalRows(const std::optional<Tensor>& matrix) {
+    if (matrix) {
+      data_ = static_cast<const T*>(matrix->const_data_ptr());
+      strides_ = {matrix->stride(0), matrix->stride(1)};
+      is_given_ = true;
+    }
+  }
+  bool is_given() const { return is_given_; }
+  template <class Row>
+  std::optional<Row> row(index_t b) const {
+    return is_given_ ? std::optional(Row{data_ + b * strides_[0], strides_[1]}) : std::nullopt;
+  }
+
+ private:
+  const T* data_ = nullptr;
+  std::array<index_t, 2> strides_ = {0, 0};
+  bool is_given_ = false;
+};
+
 // The items of a batch, every value checked.
 template <class scalar_t, class label_t>
 class Items {
@@ -69,6 +96,8 @@ class Items {
         emission_strides_{arguments.log_probs.stride(0), arguments.log_probs.stride(1), arguments.log_probs.stride(2)},
         targets_(static_cast<const label_t*>(arguments.targets.const_data_ptr())),
         target_strides_{arguments.targets.stride(0), arguments.targets.stride(1)},
+        star_scores_(arguments.star_scores),
+        wild_gaps_(arguments.wild_gaps),
         frames_("input_lengths", "T", arguments.input_lengths, batch_, arguments.frames()),
         labels_("target_lengths", "L", arguments.target_lengths, batch_, arguments.labels()) {
     for (index_t b = 0; b < batch_; ++b) {
@@ -84,7 +113,9 @@ class Items {
             .frames = frames_[b],
             .labels = labels_[b],
             .classes = classes_,
-            .blank = blank_};
+            .blank = blank_,
+            .star_scores = star_scores_.template row<StarScores<scalar_t>>(b),
+            .wild_gaps = wild_gaps_.template row<Strided<const uint8_t>>(b)};
   }
 
  private:
@@ -93,10 +124,13 @@ class Items {
   void check_labels(index_t b) const {
     const auto labels = target(b);
     const index_t count = labels_[b];
+    const bool has_star = star_scores_.is_given();
     for (index_t k = 0; k < count; ++k) {
       const index_t label = labels[k];
-      check(0 <= label && label < classes_, "targets[", b, ", ", k, "] must be a class of log_probs, expected ",
-            "0 <= label < C = ", classes_, ", found ", label);
+      check(0 <= label && label < classes_ + (has_star ? 1 : 0), "targets[", b, ", ", k,
+            has_star ? "] must be a class of log_probs or the star, expected 0 <= label <= C = "
+                     : "] must be a class of log_probs, expected 0 <= label < C = ",
+            classes_, ", found ", label);
       check(label != blank_, "targets[", b, ", ", k, "] must not be the blank, expected a label other than ", blank_,
             ", found ", label);
     }
@@ -107,6 +141,8 @@ class Items {
   const std::array<index_t, 3> emission_strides_;
   const label_t* const targets_;
   const std::array<index_t, 2> target_strides_;
+  const OptionalRows<scalar_t> star_scores_;
+  const OptionalRows<uint8_t> wild_gaps_;  // bool tensors may hold any byte
   const Lengths frames_, labels_;
 };
 

@@ -210,7 +210,9 @@ OutputTensors align(const Tensor& log_probs, const Tensor& targets, const std::o
 }
 
 OutputTensors forced_align(const Tensor& log_probs, const Tensor& targets, const std::optional<Tensor>& input_lengths,
-                           const std::optional<Tensor>& target_lengths, int64_t blank) {
+                           const std::optional<Tensor>& target_lengths, int64_t blank,
+                           const std::optional<Tensor>& star_scores, const std::optional<Tensor>& wild_gaps) {
+  check(!star_scores && !wild_gaps, "forced_align: star_scores and wild_gaps have no CUDA kernel yet");
   return as_operator("forced_align", [&] { return align(log_probs, targets, input_lengths, target_lengths, blank); });
 }
 

@@ -58,12 +58,35 @@ struct Emissions {
   }
 };
 
+// The star scores of one item, in place.
+template <class scalar_t>
+struct StarScores {
+  const scalar_t* data;
+  index_t frame_stride;  // in elements
+
+  CTC_ALIGN_FN const scalar_t& at(index_t frame) const { return data[frame * frame_stride]; }
+};
+
 // Widens exactly (half types to float32), and turns anything that is not a log-probability into -inf.
 template <class Real, class scalar_t>
 CTC_ALIGN_FN Real load_emission(const scalar_t& stored) {
   constexpr Real kTooLarge = static_cast<Real>(0x1p100);
   const Real value = static_cast<Real>(widen(stored));
   return value < kTooLarge ? value : kMinusInfinity<Real>;  // NaN is not less either
+}
+
+// ---------------------------------------------------------------------------------------------------------- stars
+
+// STAR SCORES are one more emission a frame: how well the frame is explained by something that the target does not say.
+// A STAR LABEL, which is class C of the target, has it as its emission. A WILD GAP is a blank that may be a star instead,
+// frame by frame: its emission is the larger one, and the blank wins a tie.
+template <class Real>
+CTC_ALIGN_FN bool takes_star(Real star, Real blank) {
+  return star > blank;
+}
+template <class Real>
+CTC_ALIGN_FN Real wild_emission(Real star, Real blank) {
+  return takes_star(star, blank) ? star : blank;
 }
 
 // ------------------------------------------------------------------------------------------------------- the panel
@@ -76,8 +99,13 @@ struct EmissionPanel {
   index_t class_count;     // classes in the panel
   const int64_t* classes;  // panel class -> class of log_probs, increasing; null: the panel has all classes
   int32_t blank_class;     // panel class of the blank
+  int32_t star_class;      // with stars, of star labels: where the blank was loaded, before load_stars moves it
+  int32_t wild_class;      // with stars, of the blanks of wild gaps
 
   CTC_ALIGN_FN index_t class_at(index_t c) const { return classes ? classes[c] : c; }
+  CTC_ALIGN_FN Real& at(index_t frame, index_t c) const {
+    return by_frame ? values[frame * row_length + c] : values[c * row_length + frame];
+  }
 };
 
 // Fills the panel with `frames` frames from first_frame on. It has room for whole groups of kGroup frames, or classes.
@@ -116,6 +144,19 @@ CTC_ALIGN_FN void load_panel(const EmissionPanel<Real>& panel, const Emissions<s
         }
       }
     }
+  }
+}
+
+// Adds the stars to a panel that has been loaded.
+template <class Real, class scalar_t>
+CTC_ALIGN_FN void load_stars(const EmissionPanel<Real>& panel, const StarScores<scalar_t>& stars, index_t first_frame,
+                             index_t frames) {
+  for (index_t i = 0; i < frames; ++i) {
+    const Real star = load_emission<Real>(stars.at(first_frame + i));
+    const Real blank = panel.at(i, panel.star_class);
+    panel.at(i, panel.star_class) = star;
+    panel.at(i, panel.blank_class) = blank;
+    panel.at(i, panel.wild_class) = wild_emission(star, blank);
   }
 }
 

@@ -94,6 +94,11 @@ CTC_ALIGN_FN bool may_skip_into(index_t pair, index_t label_class, index_t class
 // The fewest frames that spell a target: one for each label, and one for each blank between equal neighbours.
 CTC_ALIGN_FN index_t shortest_path(index_t labels, index_t repeats) { return labels + repeats; }
 
+// What `paths` holds where no class of log_probs and no label is: the mark of an item without a path, and a frame that the
+// star of a wild gap explains (emission.h).
+constexpr int kMarked = -1;
+constexpr int kGapStar = -2;
+
 // ------------------------------------------------------------------------------- 4 states and backpointers
 
 struct State {

@@ -136,7 +136,7 @@ void check_widening(const scalar_t*) {
     const auto load_panel = named.isa->kernels<scalar_t>().load_panel;
     for (const bool by_frame : {true, false}) {
       std::fill(values.begin(), values.end(), 1.f);
-      const EmissionPanel<float> panel = {values.data(), kNumbers, by_frame, by_frame ? kNumbers : 1, nullptr, 0};
+      const EmissionPanel<float> panel = {values.data(), kNumbers, by_frame, by_frame ? kNumbers : 1, nullptr, 0, -1, -1};
       load_panel(panel, {numbers.data(), 1, 1}, 0, by_frame ? 1 : kNumbers);
       for (index_t i = 0; i < kNumbers; ++i) {
         const double value = value_of(numbers[i]);

@@ -40,6 +40,8 @@ struct SweepKernels {
   index_t table_classes;  // a panel of at most this many classes is by frame, with room for this many
   void (*load_panel)(const EmissionPanel<Real>& panel, const Emissions<scalar_t>& emissions, index_t first_frame,
                      index_t frames);
+  void (*load_stars)(const EmissionPanel<Real>& panel, const StarScores<scalar_t>& stars, index_t first_frame,
+                     index_t frames);
   void (*sweep_columns)(const SweepJob<Real>& job, const Strip<Real>& strip, ColumnRange columns);
   void (*load_classes)(const ForwardBackwardLattice<Real>& lattice, const Emissions<scalar_t>& emissions,
                        const int64_t* classes, index_t t, double shift);
@@ -65,6 +67,11 @@ struct Compiled {
   static void load(const EmissionPanel<Real>& panel, const Emissions<scalar_t>& emissions, index_t first_frame,
                    index_t frames) {
     load_panel<Lanes::kWidth>(panel, emissions, first_frame, frames);
+  }
+  template <class scalar_t>
+  static void add_stars(const EmissionPanel<Real>& panel, const StarScores<scalar_t>& stars, index_t first_frame,
+                        index_t frames) {
+    load_stars(panel, stars, first_frame, frames);
   }
   static void sweep(const SweepJob<Real>& job, const Strip<Real>& strip, ColumnRange columns) {
     sweep_columns<Lanes>(job, strip, columns);
@@ -114,6 +121,7 @@ constexpr SweepKernels<scalar_t> make_kernels() {
           .group_frames = Lanes::kWidth,
           .table_classes = Lanes::kTableClasses,
           .load_panel = Compiled<Lanes>::template load<scalar_t>,
+          .load_stars = Compiled<Lanes>::template add_stars<scalar_t>,
           .sweep_columns = Compiled<Lanes>::sweep,
           .load_classes = load_classes<Lanes, scalar_t>,
           .scaled_frames = CompiledFrames<Lanes, ScaledWeight<Lanes>>::kernels(),

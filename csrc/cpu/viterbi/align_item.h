@@ -73,7 +73,7 @@ bool any_positive(const scalar_t* scores, index_t count) {
 
 template <class scalar_t, class label_t>
 void mark_infeasible(const AlignedRows<scalar_t, label_t>& rows, const Workers& workers) {
-  fill(rows.path, rows.padded_frames, static_cast<label_t>(-1), workers);
+  fill(rows.path, rows.padded_frames, static_cast<label_t>(kMarked), workers);
   fill(rows.scores, rows.padded_frames, minus_infinity(scalar_t{}), workers);
 }
 
@@ -90,13 +90,11 @@ bool trace_item(const Item<scalar_t, label_t>& item, const CompactTarget& target
   const auto alphas = uninitialized<Real>(2 * pairs);
   const AlphaRow<Real> row{alphas.get(), alphas.get() + pairs, 0, pairs};
   std::fill_n(alphas.get(), 2 * pairs, kMinusInfinity<Real>);
-  const auto first_emission = [&](bool is_label) {
-    return load_emission<Real>(item.emissions.at(0, is_label ? static_cast<index_t>(item.target[0]) : item.blank));
-  };
+  const auto first_emission = [&](bool is_label) { return load_emission<Real>(item.entry(0, {0, is_label}).score); };
   start_paths(item.labels, first_emission, row.blank(0), row.label(0));
 
   const BaseMemory bases(band);
-  Sweeper<scalar_t> sweep(kernels, workers, options.tiling, item.emissions, target, item.frames);
+  Sweeper<scalar_t> sweep(kernels, workers, options.tiling, item.emissions, item.star_scores, target, item.frames);
 
   LadderLimits limits{.bytes = default_ladder_bytes(item.frames),
                       .cuts = options.cuts.data(),
@@ -111,13 +109,13 @@ bool trace_item(const Item<scalar_t, label_t>& item, const CompactTarget& target
 
   const auto skip_allowed = [&](index_t pair) { return target.skip_allowed(pair); };
   const auto visit = [&](index_t t, State state) {
-    const index_t klass = state.is_label ? static_cast<index_t>(item.target[state.pair]) : item.blank;
-    rows.path[t] = static_cast<label_t>(klass);
-    rows.scores[t] = item.emissions.at(t, klass);
+    const auto entry = item.entry(t, state);
+    rows.path[t] = static_cast<label_t>(entry.name);
+    rows.scores[t] = entry.score;
   };
   const SweepJob<Real> job{.whole = band,
                            .band = band,
-                           .target = {target.class_ids.data(), target.skip_bits.data()},
+                           .target = {target.class_ids.data(), target.skip_bits.data(), target.wild_words()},
                            .row = row,
                            .bases = bases.grid(),
                            .settle_bases = true,

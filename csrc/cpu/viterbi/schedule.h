@@ -21,6 +21,7 @@
 #include <limits>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <vector>
 
 #include "../../lattice/viterbi/ladder.h"
@@ -43,17 +44,21 @@ class Sweeper {
   using Real = AccumulationType<scalar_t>;
 
   Sweeper(const SweepKernels<scalar_t>& kernels, const Workers& workers, const Tiling& tiling,
-          const Emissions<scalar_t>& emissions, const CompactTarget& target, index_t frames)
+          const Emissions<scalar_t>& emissions, const std::optional<StarScores<scalar_t>>& stars,
+          const CompactTarget& target, index_t frames)
       : kernels_(kernels),
         workers_(workers),
         tiling_(tiling),
         emissions_(emissions),
+        stars_(stars),
         panel_{.values = nullptr,
-               .row_length = kernels.table_classes,
+               .row_length = kernels.table_classes + (stars ? kStarPlaces : 0),
                .by_frame = target.class_count <= kernels.table_classes,
                .class_count = target.class_count,
                .classes = target.panel_classes(),
-               .blank_class = target.blank_class},
+               .blank_class = target.blank_class,
+               .star_class = target.star_class,
+               .wild_class = target.wild_class},
         scratch_(std::max(workers.count, 1)) {
     constexpr index_t kRealBytes = sizeof(Real);
     index_t most = std::min(kFrameBlock, std::max<index_t>(frames - 1, 1));
@@ -65,11 +70,12 @@ class Sweeper {
       panel_values_ = panel_.row_length * strip_frames_;
     } else {
       const index_t group = kernels.group_frames;
-      const index_t fitting = kPanelBytes / (target.class_count * kRealBytes) / group * group;
+      const index_t classes = target.class_count + (stars ? 2 : 0);
+      const index_t fitting = kPanelBytes / (classes * kRealBytes) / group * group;
       strip_frames_ = std::min(most, std::max(fitting, group));
       // One group more than needed: caches handle rows of a power of two badly.
       panel_.row_length = (strip_frames_ + group - 1) / group * group + group;
-      panel_values_ = panel_.row_length * target.class_count;
+      panel_values_ = panel_.row_length * classes;
     }
     prepare(scratch_[0]);
   }
@@ -113,6 +119,8 @@ class Sweeper {
  private:
   // A panel by class fits into the second-level cache, with room for the alphas.
   static constexpr index_t kPanelBytes = 256 * 1024;
+  // The two classes that stars add, and the rows still begin with a line of the cache.
+  static constexpr index_t kStarPlaces = 16;
   // Waking a thread and waiting for it costs as much as some hundred thousand cells.
   static constexpr index_t kCellsForAWorker = 1 << 20;
   // Enough to make up for the lock between two groups many times over.
@@ -185,6 +193,9 @@ class Sweeper {
 
   void sweep_strip(Run& run, const Strip<Real>& strip, index_t number) const {
     kernels_.load_panel(strip.panel, emissions_, strip.first_frame, strip.frames);
+    if (stars_) {
+      kernels_.load_stars(strip.panel, *stars_, strip.first_frame, strip.frames);
+    }
     begin_strip(run.job, strip);
     const ColumnRange all = columns_of_strip(run.job, strip.first_frame, strip.last_frame());
     for (index_t first = all.first; first <= all.last; first += run.group_columns) {
@@ -235,6 +246,7 @@ class Sweeper {
   const Workers& workers_;
   const Tiling& tiling_;
   const Emissions<scalar_t> emissions_;
+  const std::optional<StarScores<scalar_t>> stars_;
   EmissionPanel<Real> panel_;  // without its values, which are in a worker's scratch
   index_t strip_frames_;
   index_t panel_values_;

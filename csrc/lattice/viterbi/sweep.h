@@ -1,6 +1,6 @@
 // The forward pass: tiles of (pairs x frames), alphas in registers, one edge value a frame.
 //
-// Contents: 1 names  2 emissions of a tile  3 a tile  4 the rebase of a column  5 a strip of frames
+// Contents: 1 names  2 a tile  3 the rebase of a column  4 a strip of frames
 //
 // Order of work. Frames are taken in STRIPS, at most a frame block of the rebase grid; inside a strip tiles go from
 // left to right. A tile keeps its pairs' alphas in registers for the whole strip, and only the label alpha of its
@@ -27,15 +27,17 @@
 #include "pair_step.h"
 #include "rebase.h"
 #include "records.h"
+#include "tile_emissions.h"
 
 namespace ctc_align {
 
 // ----------------------------------------------------------------------------------------------------- 1 names
 
-// The target for the sweep, padded to whole tiles: ids of panel classes, and 16 skip bits a record word.
+// The target for the sweep, padded to whole tiles: ids of panel classes, and 16 bits a record word.
 struct SweepTarget {
   const int32_t* class_ids;
   const uint16_t* skip_bits;
+  const uint16_t* wild_bits;  // null: no gap is wild
 };
 
 // Alphas of one frame, of the pairs from first_pair on. Whole tiles.
@@ -94,69 +96,13 @@ struct Strip {
   CTC_ALIGN_FN index_t last_frame() const { return first_frame + frames - 1; }
 };
 
-// --------------------------------------------------------------------------------------- 2 emissions of a tile
-
-// Small vocabularies: a frame's row of the panel sits in registers, and a permutation looks up a vector of labels.
-template <class Lanes, int kVectors, bool kInRegisters>
-struct TileEmissions {
-  using Real = typename Lanes::Real;
-  static constexpr index_t kGroup = kFrameBlock;  // frames between two calls of prepare
-
-  const EmissionPanel<Real>& panel;
-  typename Lanes::Index ids[kVectors];
-  typename Lanes::Table table;
-
-  CTC_ALIGN_FN TileEmissions(const EmissionPanel<Real>& from, const int32_t* class_ids) : panel(from) {
-    for (int v = 0; v < kVectors; ++v) {
-      ids[v] = Lanes::load_index(class_ids + v * Lanes::kWidth);
-    }
-  }
-  CTC_ALIGN_FN void prepare(index_t) {}
-  CTC_ALIGN_FN typename Lanes::Value begin_frame(index_t i) {  // returns the blank's emission
-    const Real* row = panel.values + i * panel.row_length;
-    table = Lanes::load_table(row);
-    return Lanes::broadcast(row[panel.blank_class]);
-  }
-  CTC_ALIGN_FN typename Lanes::Value label(index_t, int v) const { return Lanes::look_up(table, ids[v]); }
-};
-
-// Any vocabulary: a vector of frames for each label, and kWidth of these transposed give kWidth vectors of labels.
-template <class Lanes, int kVectors>
-struct TileEmissions<Lanes, kVectors, false> {
-  using Real = typename Lanes::Real;
-  static constexpr index_t kGroup = Lanes::kWidth;
-
-  const EmissionPanel<Real>& panel;
-  const int32_t* class_ids;
-  alignas(64) Real group[kGroup][kVectors * Lanes::kWidth];
-
-  CTC_ALIGN_FN TileEmissions(const EmissionPanel<Real>& from, const int32_t* ids) : panel(from), class_ids(ids) {}
-  CTC_ALIGN_FN void prepare(index_t begin) {
-    for (int v = 0; v < kVectors; ++v) {
-      typename Lanes::Value square[Lanes::kWidth];
-      for (int l = 0; l < Lanes::kWidth; ++l) {
-        square[l] = Lanes::load(panel.values + class_ids[v * Lanes::kWidth + l] * panel.row_length + begin);
-      }
-      Lanes::transpose(square);
-      for (int i = 0; i < Lanes::kWidth; ++i) {
-        Lanes::store(&group[i][v * Lanes::kWidth], square[i]);
-      }
-    }
-  }
-  CTC_ALIGN_FN typename Lanes::Value begin_frame(index_t i) const {
-    return Lanes::broadcast(panel.values[panel.blank_class * panel.row_length + i]);
-  }
-  CTC_ALIGN_FN typename Lanes::Value label(index_t i, int v) const {
-    return Lanes::load(&group[i % kGroup][v * Lanes::kWidth]);
-  }
-};
-
-// --------------------------------------------------------------------------------------------------- 3 a tile
+// --------------------------------------------------------------------------------------------------- 2 a tile
 
 // Sweeps one tile, `Lanes::kTileWords` record words of pairs from `first_word`, over the frames begin..end-1 of the
 // strip. The row holds frame begin-1 (counted in the strip) before, and frame end-1 afterwards.
 // kRagged: the band's border runs through the tile, so some of its record words have no place in their row.
-template <class Lanes, bool kInRegisters, bool kRecords, bool kRagged>
+// kSomeWild: the gaps of some of its pairs are wild.
+template <class Lanes, bool kInRegisters, bool kRecords, bool kRagged, bool kSomeWild>
 CTC_ALIGN_FN void sweep_tile(const SweepJob<typename Lanes::Real>& job, const Strip<typename Lanes::Real>& strip,
                              index_t first_word, index_t begin, index_t end) {
   constexpr int kWords = Lanes::kTileWords;
@@ -167,12 +113,16 @@ CTC_ALIGN_FN void sweep_tile(const SweepJob<typename Lanes::Real>& job, const St
 
   TileEmissions<Lanes, kVectors, kInRegisters> emissions(strip.panel, job.target.class_ids + first_pair);
   typename Lanes::Value blanks[kVectors], labels[kVectors];
-  typename Lanes::Mask skips[kVectors];
+  typename Lanes::Mask skips[kVectors], wilds[kVectors];
   for (int v = 0; v < kVectors; ++v) {
     blanks[v] = Lanes::load(&job.row.blank(first_pair + v * Lanes::kWidth));
     labels[v] = Lanes::load(&job.row.label(first_pair + v * Lanes::kWidth));
     skips[v] =
         Lanes::mask(job.target.skip_bits[first_word + v / kVectorsPerWord] >> (v % kVectorsPerWord * Lanes::kWidth));
+    if constexpr (kSomeWild) {
+      wilds[v] =
+          Lanes::mask(job.target.wild_bits[first_word + v / kVectorsPerWord] >> (v % kVectorsPerWord * Lanes::kWidth));
+    }
   }
 
   for (index_t group = begin / emissions.kGroup * emissions.kGroup; group < end; group += emissions.kGroup) {
@@ -180,6 +130,10 @@ CTC_ALIGN_FN void sweep_tile(const SweepJob<typename Lanes::Real>& job, const St
     const index_t group_end = smaller<index_t>(end, group + emissions.kGroup);
     for (index_t i = larger(begin, group); i < group_end; ++i) {
       const auto blank_emission = emissions.begin_frame(i);
+      [[maybe_unused]] typename Lanes::Value wild_emission;
+      if constexpr (kSomeWild) {
+        wild_emission = emissions.wild_gap(i);
+      }
       auto left = Lanes::broadcast(strip.edges[i]);
       strip.edges[i] = Lanes::last(labels[kVectors - 1]);
 
@@ -189,8 +143,12 @@ CTC_ALIGN_FN void sweep_tile(const SweepJob<typename Lanes::Real>& job, const St
           const int v = w * kVectorsPerWord + u;
           const auto from_left = Lanes::shift_in(left, labels[v]);  // label alphas of pairs k-1
           left = labels[v];
+          auto own_blank_emission = blank_emission;
+          if constexpr (kSomeWild) {
+            own_blank_emission = Lanes::select(wilds[v], wild_emission, blank_emission);
+          }
           records[u] =
-              pair_step<Lanes>(from_left, skips[v], blank_emission, emissions.label(i, v), blanks[v], labels[v]);
+              pair_step<Lanes>(from_left, skips[v], own_blank_emission, emissions.label(i, v), blanks[v], labels[v]);
         }
         if constexpr (kRecords) {
           const index_t word = first_word + w;
@@ -209,7 +167,7 @@ CTC_ALIGN_FN void sweep_tile(const SweepJob<typename Lanes::Real>& job, const St
   }
 }
 
-// ------------------------------------------------------------------------------------ 4 the rebase of a column
+// ------------------------------------------------------------------------------------ 3 the rebase of a column
 
 // The largest alpha of the pairs begin..end-1. (A maximum does not depend on the order.)
 template <class Lanes>
@@ -268,7 +226,7 @@ CTC_ALIGN_FN void rebase_column(const SweepJob<float>& job, index_t frame_block,
   }
 }
 
-// ----------------------------------------------------------------------------------- 5 a strip of frames
+// ----------------------------------------------------------------------------------- 4 a strip of frames
 
 // Prepares the edges and the offsets of the records for the tiles of a strip.
 template <class Real>
@@ -294,7 +252,7 @@ CTC_ALIGN_FN ColumnRange columns_of_strip(const SweepJob<Real>& job, index_t fir
   return {job.band.first(first_frame - 1) / kColumnPairs, job.band.last(last_frame) / kColumnPairs};
 }
 
-template <class Lanes, bool kInRegisters>
+template <class Lanes, bool kInRegisters, bool kSomeWild>
 CTC_ALIGN_FN void sweep_tile_in_band(const SweepJob<typename Lanes::Real>& job,
                                      const Strip<typename Lanes::Real>& strip, index_t tile) {
   constexpr index_t kTilePairs = Lanes::kTileWords * kPairsPerWord;
@@ -310,11 +268,32 @@ CTC_ALIGN_FN void sweep_tile_in_band(const SweepJob<typename Lanes::Real>& job,
   const index_t word = first_pair / kPairsPerWord;
   const bool inside = band.first(t0 + end - 1) <= first_pair && last_pair <= band.last(t0 + begin);
   if (!job.records) {
-    sweep_tile<Lanes, kInRegisters, false, false>(job, strip, word, begin, end);
+    sweep_tile<Lanes, kInRegisters, false, false, kSomeWild>(job, strip, word, begin, end);
   } else if (inside) {
-    sweep_tile<Lanes, kInRegisters, true, false>(job, strip, word, begin, end);
+    sweep_tile<Lanes, kInRegisters, true, false, kSomeWild>(job, strip, word, begin, end);
   } else {
-    sweep_tile<Lanes, kInRegisters, true, true>(job, strip, word, begin, end);
+    sweep_tile<Lanes, kInRegisters, true, true, kSomeWild>(job, strip, word, begin, end);
+  }
+}
+
+// Sweeps one tile. Where the gaps of all its pairs are wild they are blanks of another class.
+template <class Lanes, bool kInRegisters>
+CTC_ALIGN_FN void sweep_tile_with_gaps(const SweepJob<typename Lanes::Real>& job,
+                                       const Strip<typename Lanes::Real>& strip, index_t tile) {
+  bool any_wild = false, all_wild = job.target.wild_bits != nullptr;
+  for (int w = 0; job.target.wild_bits && w < Lanes::kTileWords; ++w) {
+    const uint16_t wild = job.target.wild_bits[tile * Lanes::kTileWords + w];
+    any_wild = any_wild || wild != 0;
+    all_wild = all_wild && wild == 0xFFFF;
+  }
+  if (all_wild) {
+    Strip<typename Lanes::Real> wild_strip = strip;
+    wild_strip.panel.blank_class = strip.panel.wild_class;
+    sweep_tile_in_band<Lanes, kInRegisters, false>(job, wild_strip, tile);
+  } else if (any_wild) {
+    sweep_tile_in_band<Lanes, kInRegisters, true>(job, strip, tile);
+  } else {
+    sweep_tile_in_band<Lanes, kInRegisters, false>(job, strip, tile);
   }
 }
 
@@ -348,11 +327,11 @@ CTC_ALIGN_FN void sweep_columns(const SweepJob<typename Lanes::Real>& job, const
     for (index_t tile = begin; tile < end; ++tile) {
       if constexpr (Lanes::kTableClasses > 0) {
         if (strip.panel.by_frame) {
-          sweep_tile_in_band<Lanes, true>(job, strip, tile);
+          sweep_tile_with_gaps<Lanes, true>(job, strip, tile);
           continue;
         }
       }
-      sweep_tile_in_band<Lanes, false>(job, strip, tile);
+      sweep_tile_with_gaps<Lanes, false>(job, strip, tile);
     }
   }
 

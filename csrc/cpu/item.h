@@ -70,7 +70,7 @@ struct CompactTarget {
   std::vector<uint16_t> wild_bits;  // the same; the padding is like pair L. Empty: no gap is wild
   int32_t blank_class;              // panel class of the blank
   int32_t star_class = -1;          // of star labels; -1: there are no stars
-  int32_t wild_class = -1;          // of the blanks of wild gaps; -1: there are no stars
+  int32_t wild_class = -1;          // of the blanks of wild gaps; -1: no gap is wild
   index_t class_count;              // classes of log_probs in the panel
   index_t repeats = 0;
 
@@ -99,7 +99,7 @@ struct CompactTarget {
       star_label_ = item.classes;
       star_class = blank_class;
       blank_class = static_cast<int32_t>(class_count);
-      wild_class = blank_class + 1;
+      wild_class = item.wild_gaps ? blank_class + 1 : -1;
     }
     class_ids.assign(padded, 0);
     skip_bits.assign(padded / kPairsPerWord, 0);

@@ -100,7 +100,7 @@ struct EmissionPanel {
   const int64_t* classes;  // panel class -> class of log_probs, increasing; null: the panel has all classes
   int32_t blank_class;     // panel class of the blank
   int32_t star_class;      // with stars, of star labels: where the blank was loaded, before load_stars moves it
-  int32_t wild_class;      // with stars, of the blanks of wild gaps
+  int32_t wild_class;      // of the blanks of wild gaps; -1: no gap is wild
 
   CTC_ALIGN_FN index_t class_at(index_t c) const { return classes ? classes[c] : c; }
   CTC_ALIGN_FN Real& at(index_t frame, index_t c) const {
@@ -156,7 +156,9 @@ CTC_ALIGN_FN void load_stars(const EmissionPanel<Real>& panel, const StarScores<
     const Real blank = panel.at(i, panel.star_class);
     panel.at(i, panel.star_class) = star;
     panel.at(i, panel.blank_class) = blank;
-    panel.at(i, panel.wild_class) = wild_emission(star, blank);
+    if (panel.wild_class >= 0) {
+      panel.at(i, panel.wild_class) = wild_emission(star, blank);
+    }
   }
 }
 

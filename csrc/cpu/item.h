@@ -41,9 +41,10 @@ struct Item {
     index_t name;
     scalar_t score;
   };
+  template <bool kStars>
   Entry entry(index_t t, State state) const {
     const index_t name = state.is_label ? static_cast<index_t>(target[state.pair]) : blank;
-    if (!star_scores) {
+    if constexpr (!kStars) {
       return {name, emissions.at(t, name)};
     }
     const scalar_t star = star_scores->at(t);

@@ -78,7 +78,7 @@ void mark_infeasible(const AlignedRows<scalar_t, label_t>& rows, const Workers& 
 }
 
 // Finds the best path of an item of at least one frame and writes it. Returns false if there is none.
-template <class scalar_t, class label_t>
+template <bool kStars, class scalar_t, class label_t>
 bool trace_item(const Item<scalar_t, label_t>& item, const CompactTarget& target, const Options& options,
                 const Workers& workers, const AlignedRows<scalar_t, label_t>& rows) {
   using Real = AccumulationType<scalar_t>;
@@ -90,7 +90,9 @@ bool trace_item(const Item<scalar_t, label_t>& item, const CompactTarget& target
   const auto alphas = uninitialized<Real>(2 * pairs);
   const AlphaRow<Real> row{alphas.get(), alphas.get() + pairs, 0, pairs};
   std::fill_n(alphas.get(), 2 * pairs, kMinusInfinity<Real>);
-  const auto first_emission = [&](bool is_label) { return load_emission<Real>(item.entry(0, {0, is_label}).score); };
+  const auto first_emission = [&](bool is_label) {
+    return load_emission<Real>(item.template entry<kStars>(0, {0, is_label}).score);
+  };
   start_paths(item.labels, first_emission, row.blank(0), row.label(0));
 
   const BaseMemory bases(band);
@@ -109,7 +111,7 @@ bool trace_item(const Item<scalar_t, label_t>& item, const CompactTarget& target
 
   const auto skip_allowed = [&](index_t pair) { return target.skip_allowed(pair); };
   const auto visit = [&](index_t t, State state) {
-    const auto entry = item.entry(t, state);
+    const auto entry = item.template entry<kStars>(t, state);
     rows.path[t] = static_cast<label_t>(entry.name);
     rows.scores[t] = entry.score;
   };
@@ -136,8 +138,11 @@ bool align_item(const Item<scalar_t, label_t>& item, const Options& options, con
       return item.labels == 0;
     }
     const CompactTarget target(item, options.isa->kernels<scalar_t>().tile_pairs);
-    return shortest_path(item.labels, target.repeats) <= item.frames &&
-           trace_item(item, target, options, workers, rows);
+    if (shortest_path(item.labels, target.repeats) > item.frames) {
+      return false;
+    }
+    return item.star_scores ? trace_item<true>(item, target, options, workers, rows)
+                            : trace_item<false>(item, target, options, workers, rows);
   };
   if (!finds_path()) {
     mark_infeasible(rows, workers);

@@ -42,6 +42,20 @@ def work(rank, file):
     if operators.forced_align(*[placed(x, Replicate()) for x in arguments])[0].placements != (Replicate(),):
         said.append("replicated arguments should stay so")
 
+    stars, gaps = log_probs.amax(-1) - 0.5, torch.ones(5, 5, dtype=torch.bool)
+    expected = operators.forced_align(*arguments, 0, stars, gaps)
+    found = operators.forced_align(*[placed(x, Shard(0)) for x in arguments], 0, placed(stars, Shard(0)),
+                                   placed(gaps, Replicate()))
+    if not all(torch.equal(x.full_tensor(), y) for x, y in zip(found, expected)) or not (expected[0] == -2).any():
+        said.append("wrong with stars")
+    gradients = []
+    for place in (lambda x: placed(x, Shard(0))), (lambda x: x):
+        y = place(stars.clone()).requires_grad_()
+        operators.forced_align(*map(place, arguments), 0, y, place(gaps))[1].square().sum().backward()
+        gradients.append(y.grad)
+    if not torch.equal(gradients[0].full_tensor(), gradients[1]) or not gradients[1].any():
+        said.append("gradient of stars")
+
     starts, ends = torch.zeros_like(targets), torch.full_like(targets, 9)
     for name, result, borders in [("forced_align", 1, ()), ("posteriors", 0, ()), ("posteriors", 1, ()),
                                   ("class_posteriors", 1, ()), ("span_posteriors", 0, (starts, ends))]:

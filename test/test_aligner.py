@@ -264,7 +264,9 @@ def test_a_module_compiles_to_one_graph_of_any_size(random_case, compile_fully):
 def test_a_module_has_the_arguments_of_the_function():
     function = inspect.signature(torch_ctc_align.forced_align).parameters
     forward = inspect.signature(ForcedAligner.forward).parameters
-    assert list(forward)[1:] == list(function)[:4]
+    assert list(forward)[1:5] == list(function)[:4]
+    assert list(forward)[5:] == ["tokens_per_word", "star_scores", "wild_gaps"]
+    assert {*forward} - {"self"} <= {*function}
 
 
 def test_a_module_refuses():

@@ -10,11 +10,13 @@ from torch_ctc_align.errors import AlignmentError, AlignmentWarning
 from torch_ctc_align.functional import class_posteriors, forced_align, min_frames, posteriors, span_posteriors
 from torch_ctc_align.sharding import register_sharding
 from torch_ctc_align.spans import TokenSpan, TokenSpans, merge_tokens, token_durations, token_indices, token_spans
+from torch_ctc_align.stars import GAP_STAR, merge_stars, star_scores, star_spans, wild_gaps
 from torch_ctc_align.words import Pauses, WordBorders, WordSpan, merge_words, word_borders
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "GAP_STAR",
     "Alignment",
     "AlignmentError",
     "AlignmentWarning",
@@ -30,6 +32,7 @@ __all__ = [
     "config",
     "forced_align",
     "install_in_torchaudio",
+    "merge_stars",
     "merge_tokens",
     "merge_words",
     "min_frames",
@@ -37,9 +40,12 @@ __all__ = [
     "register_sharding",
     "set_memory_budget",
     "span_posteriors",
+    "star_scores",
+    "star_spans",
     "token_durations",
     "token_indices",
     "token_spans",
+    "wild_gaps",
     "word_borders",
 ]
 

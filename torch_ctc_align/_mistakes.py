@@ -26,9 +26,22 @@ def is_due() -> bool:
     return number & (number - 1) == 0
 
 
-def look_at(name: str, any_positive: bool, log_probs: Tensor, scores: Tensor, input_lengths: Tensor | None) -> None:
-    """Raises or warns if emissions do not look like natural-log probabilities of shape (B, T, C)."""
+def look_at(
+    name: str,
+    any_positive: bool,
+    log_probs: Tensor,
+    scores: Tensor,
+    input_lengths: Tensor | None,
+    paths: Tensor | None = None,
+) -> None:
+    """Raises or warns if emissions do not look like natural-log probabilities of shape (B, T, C).
+
+    ``paths`` are needed where there are stars: their scores are not entries of log_probs.
+    """
     with torch.no_grad():
+        if any_positive and paths is not None:
+            scores = scores.masked_fill((paths < 0) | (paths >= log_probs.shape[2]), 0)
+            any_positive = bool((scores > 0).any())
         if any_positive:
             _look_at_positive_scores(name, log_probs, scores, input_lengths)
         elif log_probs.numel() > 0:

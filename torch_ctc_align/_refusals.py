@@ -44,6 +44,7 @@ def explain(
     targets: Any,
     target_lengths: Tensor | None,
     blank: Any,
+    star_scores: Tensor | None = None,
 ) -> BaseException:
     """Returns the exception of a function whose operator raised ``error``: of the right type, and with advice.
 
@@ -61,7 +62,7 @@ def explain(
     ours, _, text = str(raised).partition(": ")
     if ours != name or type(raised) is RuntimeError:  # torch's own words; or not a refusal: CUDA failed
         return raised
-    phrase, text = find_bad_label(log_probs, targets, target_lengths, blank) or (
+    phrase, text = find_bad_label(log_probs, targets, target_lengths, blank, star_scores) or (
         _phrase_for(text, log_probs, targets),
         text + _hint(text, log_probs, targets),
     )
@@ -88,22 +89,24 @@ def _hint(text: str, log_probs: Tensor, targets: Tensor) -> str:
 
 
 def find_bad_label(
-    log_probs: Tensor, targets: Tensor, target_lengths: Tensor | None, blank: int
+    log_probs: Tensor, targets: Tensor, target_lengths: Tensor | None, blank: int, star_scores: Tensor | None = None
 ) -> tuple[str | None, str] | None:
     """Returns torchaudio's phrase and our text for the first label that is the blank or not a class, or None.
 
-    Checks the labels within the target lengths, and whole rows where these are out of range.
+    Checks the labels within the target lengths, and whole rows where these are out of range. With ``star_scores`` the
+    label C is the star.
     """
     try:
         batch, labels = targets.shape
         classes = log_probs.shape[-1]
+        most = classes - (star_scores is None)
         used = known = torch.ones_like(targets, dtype=torch.bool)  # known: the target length is in range
         if target_lengths is not None:
             lengths = target_lengths.to(targets.device).expand(batch)[:, None]
             known = known & (lengths >= 0) & (lengths <= labels)
             used = ~known | (torch.arange(labels, device=targets.device) < lengths)
         is_blank = used & (targets == blank)
-        is_no_class = used & ((targets >= classes) | (known & (targets < 0)))  # -1 is a common padding
+        is_no_class = used & ((targets > most) | (known & (targets < 0)))  # -1 is a common padding
         bad = is_blank if bool(is_blank.any()) else is_no_class
         if not bool(bad.any()):
             return None
@@ -115,8 +118,11 @@ def find_bad_label(
         phrase: str | None = IS_BLANK
         text = f"targets[{b}, {k}] must not be the blank, expected a label other than {label}, found {label}"
     else:
-        phrase = IS_NO_CLASS if label >= classes else None
-        text = f"targets[{b}, {k}] must be a class of log_probs, expected 0 <= label < C = {classes}, found {label}"
-    if k > 0 and label < classes and bool((targets[b, k:] == label).all()):  # from here to the end of the row
+        phrase = IS_NO_CLASS if label > most else None
+        expected = f"of log_probs, expected 0 <= label < C = {classes}"
+        if star_scores is not None:
+            expected = f"of log_probs or the star, expected 0 <= label <= C = {classes}"
+        text = f"targets[{b}, {k}] must be a class {expected}, found {label}"
+    if k > 0 and label <= most and bool((targets[b, k:] == label).all()):  # from here to the end of the row
         text += "; if this is padding, pass target_lengths"
     return phrase, text

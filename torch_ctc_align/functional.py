@@ -7,13 +7,14 @@ from torch.compiler import is_compiling
 from torch_ctc_align import _mistakes
 from torch_ctc_align import _posteriors as _posteriors  # registers what torch must know of its operators
 from torch_ctc_align._arguments import INTEGERS, Lengths, as_lengths, check_tensor, dtype_name
-from torch_ctc_align._forced_align import call_forced_align
+from torch_ctc_align._forced_align import MARKED, call_forced_align
 from torch_ctc_align._library import report
 from torch_ctc_align._refusals import TOO_LONG, explain, find_bad_label, refusal
 from torch_ctc_align._torch_seam import is_plain
 
 # Pickles and programs made before spans.py name these here.
 from torch_ctc_align.spans import TokenSpan, TokenSpans, merge_tokens, token_indices, token_spans
+from torch_ctc_align.stars import TokensPerWord, Where, make_stars
 
 __all__ = [
     "Lengths",
@@ -40,6 +41,12 @@ def forced_align(
     blank: int = 0,
     *,
     strict: bool = True,
+    star_scores: Tensor | None = None,
+    wild_gaps: Tensor | None = None,
+    star: Where | None = None,
+    star_penalty: float = 0.5,
+    separator: int | None = None,
+    tokens_per_word: TokensPerWord | None = None,
 ) -> tuple[Tensor, Tensor]:
     r"""Finds the most probable CTC path that spells each target.
 
@@ -58,11 +65,24 @@ def forced_align(
         blank (int): the class that spells nothing. Default: 0.
         strict (bool): whether to raise if any item has no path. If false, such an item is marked instead, and the
             other items are returned as usual. Default: true.
+        star_scores (Tensor, optional): ``(B, T)``, dtype of ``log_probs``; what a *star*, which stands for anything,
+            scores at every frame, as from :func:`star_scores`. With it the label C is the star: a token whose spelling
+            is unknown, for one frame or more. Default: no stars, or with ``star`` those of :func:`star_scores`.
+        wild_gaps (Tensor, optional): ``(B, L + 1)`` bool, as from :func:`wild_gaps`; the gaps before, between and after
+            the labels in which a path takes the star wherever it scores more than the blank. Not together with
+            ``star``. Default: none.
+        star (str, optional): ``"ends"``, ``"words"`` or ``"all"``: makes ``wild_gaps`` of both ends, of both ends and
+            all gaps between words, or of all gaps. For recordings that hold more than the transcript. Default: None.
+        star_penalty (float): nats; :func:`star_scores` has how it was chosen. Only for star scores that are made here.
+            Default: 0.5.
+        separator, tokens_per_word (optional): what tells the words for ``star="words"``, as in :func:`wild_gaps`.
 
     Returns:
         paths (Tensor): ``(B, T)``, dtype of ``targets``; the class of every frame, ``blank`` after the input length.
+            C at a star label, -2 (``GAP_STAR``) where a wild gap took the star.
         scores (Tensor): ``(B, T)``, dtype of ``log_probs``; the log-probability of every path entry (nats), 0 after
-            the input length. Differentiable with respect to ``log_probs``.
+            the input length. That of a star is its entry of ``star_scores``. Differentiable with respect to
+            ``log_probs`` and ``star_scores``.
 
         An item without any path is marked: its row of ``paths`` is -1, its row of ``scores`` -inf.
 
@@ -72,9 +92,10 @@ def forced_align(
             negative log-probabilities; with ``strict``, an item has fewer frames than labels and neighbouring
             repeats, or no path of finite score. The message names the argument and the item, and begins with
             torchaudio's phrase where torchaudio has one. On CUDA the values of lengths and labels are checked only
-            with ``strict``; without it an item with a bad value is marked.
-        TypeError: ``log_probs`` or ``targets`` is not a tensor, lengths are not numbers of frames or labels, ``blank``
-            is not an int.
+            with ``strict``; without it an item with a bad value is marked. Also for what :func:`star_scores` and
+            :func:`wild_gaps` refuse.
+        TypeError: what should be a tensor is none, lengths or counts are not numbers, ``blank`` or ``separator`` is not
+            an int.
         MemoryError: there is not enough memory for the results, or for the work.
         KeyboardInterrupt: Ctrl-C during a long call on the CPU, within a second of it. The exception of any other
             signal handler ends the call in the same way.
@@ -96,6 +117,12 @@ def forced_align(
         tensor([[1, 0, 2]])
         >>> scores.exp()
         tensor([[0.8000, 0.7000, 0.7000]])
+
+    The recording begins with something that is not in the target, here class 2::
+
+        >>> speech = torch.tensor([[0.1, 0.1, 0.8], [0.1, 0.1, 0.8], [0.1, 0.8, 0.1], [0.7, 0.1, 0.2]]).log()
+        >>> forced_align(speech[None], torch.tensor([[1]]), star="ends")[0]
+        tensor([[-2, -2,  1,  0]])
     """
     if input_lengths is not None:
         input_lengths = as_lengths("forced_align", "input_lengths", input_lengths, log_probs)
@@ -103,16 +130,45 @@ def forced_align(
         target_lengths = as_lengths("forced_align", "target_lengths", target_lengths, log_probs)
     plain = not is_compiling() and is_plain(log_probs, targets, input_lengths, target_lengths)
     align = call_forced_align if plain else torch.ops.ctc_align.forced_align
+    has_stars = (
+        star is not None
+        or star_scores is not None
+        or wild_gaps is not None
+        or separator is not None
+        or tokens_per_word is not None
+    )
+    if has_stars:
+        star_scores, wild_gaps = make_stars(
+            "forced_align",
+            log_probs,
+            targets,
+            input_lengths,
+            target_lengths,
+            blank,
+            star,
+            star_penalty,
+            separator,
+            tokens_per_word,
+            star_scores,
+            wild_gaps,
+        )
+        plain = plain and is_plain(log_probs, targets, star_scores, wild_gaps)
     try:
-        paths, scores = align(log_probs, targets, input_lengths, target_lengths, blank)
+        if has_stars:
+            paths, scores = torch.ops.ctc_align.forced_align(
+                log_probs, targets, input_lengths, target_lengths, blank, star_scores, wild_gaps
+            )
+        else:
+            paths, scores = align(log_probs, targets, input_lengths, target_lengths, blank)
     except Exception as error:
-        raise explain("forced_align", error, log_probs, targets, target_lengths, blank) from None
+        raise explain("forced_align", error, log_probs, targets, target_lengths, blank, star_scores) from None
     # Graphs and tracers look at no values, and fake tensors have none; with strict they end below.
     seen = report(paths.data_ptr()) if plain and paths.is_cpu else _UNKNOWN
     if seen >= _ANY_POSITIVE or (seen != _UNKNOWN and _mistakes.is_due()):
-        _mistakes.look_at("forced_align", seen >= _ANY_POSITIVE, log_probs, scores, input_lengths)
+        with_stars = paths if has_stars else None
+        _mistakes.look_at("forced_align", seen >= _ANY_POSITIVE, log_probs, scores, input_lengths, with_stars)
     if strict and seen & _ANY_MARKED:
-        _raise_for_marked_items(paths, log_probs, targets, input_lengths, target_lengths, blank)
+        _raise_for_marked_items(paths, log_probs, targets, input_lengths, target_lengths, blank, star_scores)
     return paths, scores
 
 
@@ -123,6 +179,7 @@ def _raise_for_marked_items(
     input_lengths: Tensor | None,
     target_lengths: Tensor | None,
     blank: int,
+    star_scores: Tensor | None,
 ) -> None:
     """Raises if any item is marked, and says why the first one is. If none is, only the marks are read."""
     batch, frames = paths.shape
@@ -133,12 +190,12 @@ def _raise_for_marked_items(
         if input_lengths is not None:
             marked = marked | (input_lengths != 0)
     else:
-        marked = paths[:, 0] < 0
+        marked = paths[:, 0] == MARKED
     if not bool(marked.any()):
         return
     name = "forced_align"
     # The CUDA operator marks what the CPU operator refuses. The labels come first, as in `explain`.
-    mistake = find_bad_label(log_probs, targets, target_lengths, blank)
+    mistake = find_bad_label(log_probs, targets, target_lengths, blank, star_scores)
     if mistake is not None:
         raise refusal(name, *mistake)
     _raise_for_bad_lengths(log_probs, targets, input_lengths, target_lengths, blank)
@@ -155,10 +212,11 @@ def _raise_for_marked_items(
             f"item {item} is too short for its target, expected T >= L + R = {labels + repeats}, {found}",
             **sizes,
         )
+    emissions = "log_probs" if star_scores is None else "log_probs and star_scores"
     raise refusal(
         name,
         None,
-        f"item {item} has no path of finite score, expected one that meets no NaN and no infinity in log_probs, "
+        f"item {item} has no path of finite score, expected one that meets no NaN and no infinity in {emissions}, "
         f"{found}",
         **sizes,
     )

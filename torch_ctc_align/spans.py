@@ -1,13 +1,14 @@
 """From paths to tokens: spans of one item or of a batch, the token of every frame, and durations."""
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeVar, get_args
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import torch
 from torch import Tensor
 
 from torch_ctc_align import _mistakes
-from torch_ctc_align._arguments import Lengths, as_lengths, check_blank, check_tensor, dtype_name
+from torch_ctc_align._arguments import Lengths, as_lengths, brief, check_blank, check_tensor, dtype_name
+from torch_ctc_align._forced_align import MARKED
 from torch_ctc_align._refusals import refusal
 from torch_ctc_align._torch_seam import is_plain, name_for_export
 
@@ -59,35 +60,40 @@ def merge_tokens(tokens: Tensor, scores: Tensor, blank: int = 0) -> list[TokenSp
         >>> merge_tokens(torch.tensor([1, 1, 0, 2]), torch.tensor([0.5, 0.75, 1.0, 1.0]))
         [TokenSpan(token=1, start=0, end=2, score=0.625), TokenSpan(token=2, start=3, end=4, score=1.0)]
     """
-    check_tensor("merge_tokens", "tokens", tokens, "(T,)")
-    check_tensor("merge_tokens", "scores", scores, "(T,)")
     check_blank("merge_tokens", blank)
-    if tokens.dim() != 1 or scores.dim() != 1:
-        raise refusal(
-            "merge_tokens",
-            "`tokens` and `scores` must be 1D Tensor",
-            f"tokens and scores must have shape (T,), found {tuple(tokens.shape)} and {tuple(scores.shape)}",
-        )
-    if len(tokens) != len(scores):
-        raise refusal(
-            "merge_tokens",
-            "`tokens` and `scores` must be the same length",
-            f"tokens and scores must have the same length, found {len(tokens)} and {len(scores)}",
-        )
-    # All go to Python at once: reading an element of a tensor costs as much as reading a hundred of a list.
-    first, counts = torch.unique_consecutive(tokens, return_counts=True)
-    runs = list(zip(first.tolist(), counts.tolist(), strict=True))
-    values = scores.tolist()
+    runs, values = read_runs("merge_tokens", tokens, scores)
     spans = []
     start = 0
     for token, count in runs:
         end = start + count
-        if token != blank and token >= 0:  # the row of a marked item is -1 and spells nothing
+        if token != blank and token >= 0:  # a marked item spells nothing, nor does the star of a gap
             spans.append(TokenSpan(token, start, end, sum(values[start:end]) / count))
         start = end
     if len(spans) == len(runs):
         _mistakes.look_at_path("merge_tokens", runs, blank)
     return spans
+
+
+def read_runs(name: str, tokens: Tensor, scores: Tensor) -> tuple[list[tuple[int, int]], list[float]]:
+    """Returns the runs of a path, (token, frames) each, and its scores."""
+    check_tensor(name, "tokens", tokens, "(T,)")
+    check_tensor(name, "scores", scores, "(T,)")
+    theirs = name == "merge_tokens"  # torchaudio has it, and phrases for its mistakes
+    if tokens.dim() != 1 or scores.dim() != 1:
+        raise refusal(
+            name,
+            "`tokens` and `scores` must be 1D Tensor" if theirs else None,
+            f"tokens and scores must have shape (T,), found {tuple(tokens.shape)} and {tuple(scores.shape)}",
+        )
+    if len(tokens) != len(scores):
+        raise refusal(
+            name,
+            "`tokens` and `scores` must be the same length" if theirs else None,
+            f"tokens and scores must have the same length, found {len(tokens)} and {len(scores)}",
+        )
+    # All go to Python at once: reading an element of a tensor costs as much as reading a hundred of a list.
+    first, counts = torch.unique_consecutive(tokens, return_counts=True)
+    return list(zip(first.tolist(), counts.tolist(), strict=True)), scores.tolist()
 
 
 class TokenSpans(NamedTuple):
@@ -128,16 +134,9 @@ def token_spans(paths: Tensor, scores: Tensor, targets: Tensor, blank: int = 0) 
             target, for example because ``blank`` was forgotten. Elsewhere such an item is marked.
         TypeError: an argument is not a tensor, or ``blank`` is not an int.
     """
-    check_tensor("token_spans", "paths", paths, "(B, T)")
-    check_tensor("token_spans", "scores", scores, "(B, T)")
-    if paths.dim() != 2 or paths.shape != scores.shape:
-        raise refusal(
-            "token_spans",
-            None,
-            f"paths and scores must have the same shape (B, T), found {tuple(paths.shape)} and {tuple(scores.shape)}",
-        )
+    check_paths_and_scores("token_spans", paths, scores)
     token, marked = find_tokens("token_spans", paths, targets, blank)
-    _raise_for_wrong_path("token_spans", paths, marked, blank)
+    raise_for_wrong_path("token_spans", paths, marked, blank)
     return spans_of(token, marked, scores, targets.shape[1])
 
 
@@ -166,8 +165,20 @@ def token_indices(paths: Tensor, targets: Tensor, blank: int = 0) -> Tensor:
         tensor([[-1,  0,  0, -1,  1,  2, -1]])
     """
     token, marked = find_tokens("token_indices", paths, targets, blank)
-    _raise_for_wrong_path("token_indices", paths, marked, blank)
+    raise_for_wrong_path("token_indices", paths, marked, blank)
     return token
+
+
+def check_paths_and_scores(name: str, paths: Tensor, scores: Tensor) -> None:
+    """Raises unless both are tensors of the same shape (B, T)."""
+    check_tensor(name, "paths", paths, "(B, T)")
+    check_tensor(name, "scores", scores, "(B, T)")
+    if paths.dim() != 2 or paths.shape != scores.shape:
+        raise refusal(
+            name,
+            None,
+            f"paths and scores must have the same shape (B, T), found {tuple(paths.shape)} and {tuple(scores.shape)}",
+        )
 
 
 def find_tokens(name: str, paths: Tensor, targets: Tensor, blank: int) -> tuple[Tensor, Tensor]:
@@ -187,16 +198,16 @@ def find_tokens(name: str, paths: Tensor, targets: Tensor, blank: int) -> tuple[
             f"targets must have shape (B, L) with B = {paths.shape[0]} as in paths, found {tuple(targets.shape)}",
         )
     labels = targets.shape[1]
-    spoken = (paths != blank) & (paths >= 0)
+    spoken = (paths != blank) & (paths >= 0)  # neither marked nor the star of a gap
     before = torch.nn.functional.pad(paths, (1, 0), value=blank)[:, :-1]
     token = torch.where(spoken, (spoken & (paths != before)).cumsum(1) - 1, -1)
     # With a wrong blank or wrong targets the path spells too many labels, or others.
     spelled = torch.nn.functional.pad(targets, (0, 1)).gather(1, token.clamp(0, labels))
     wrong = (spoken & ((token >= labels) | (spelled != paths))).any(1, keepdim=True)
-    return torch.where(wrong, -1, token), wrong | (paths < 0).any(1, keepdim=True)
+    return torch.where(wrong, -1, token), wrong | (paths == MARKED).any(1, keepdim=True)
 
 
-def _raise_for_wrong_path(name: str, paths: Tensor, marked: Tensor, blank: int) -> None:
+def raise_for_wrong_path(name: str, paths: Tensor, marked: Tensor, blank: int) -> None:
     """Raises if an item is marked that has a path. Only on the CPU: elsewhere this would wait for the device."""
     if torch.compiler.is_compiling() or not (paths.is_cpu and is_plain(paths, marked)):
         return
@@ -212,8 +223,11 @@ def _raise_for_wrong_path(name: str, paths: Tensor, marked: Tensor, blank: int) 
     )
 
 
-def spans_of(token: Tensor, marked: Tensor, scores: Tensor, labels: int) -> TokenSpans:
-    """Returns the spans of tokens, from the token of every frame."""
+def spans_of(token: Tensor, marked: Tensor, scores: Tensor, labels: int, *, in_one_piece: bool = True) -> TokenSpans:
+    """Returns the spans of tokens, from the token of every frame, -1 where there is none.
+
+    Scores are means over the frames of a token, which may be fewer than those of its span unless it is in one piece.
+    """
     batch, frames = token.shape
     spoken = token >= 0
     column = torch.where(spoken, token, labels)  # frames without a token go into one more column
@@ -224,12 +238,21 @@ def spans_of(token: Tensor, marked: Tensor, scores: Tensor, labels: int) -> Toke
     # A sum over a long span would lose digits in a half type.
     wide = scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
     sums = wide.new_zeros((batch, labels + 1)).scatter_add(1, column, torch.where(spoken, wide, 0))[:, :labels]
-    means = sums / (ends - starts).clamp(min=1)
+    counts = ends - starts
+    if not in_one_piece:
+        counts = torch.zeros_like(empty).scatter_add(1, column, spoken.long())[:, :labels]
+    means = sums / counts.clamp(min=1)
     means = torch.where(marked, -torch.inf, means)
     return TokenSpans(torch.where(marked, -1, starts), torch.where(marked, -1, ends), means.to(scores.dtype))
 
 
-def token_durations(spans: TokenSpans, input_lengths: Lengths | int, *, blanks: Blanks = "split") -> Tensor:
+def token_durations(
+    spans: TokenSpans,
+    input_lengths: Lengths | int,
+    *,
+    blanks: Blanks = "split",
+    stars: TokenSpans | tuple[()] | None = None,
+) -> Tensor:
     """Counts the frames of every target token of a batch; the blanks between two tokens go to one of them, or to both.
 
     With ``"split"``, ``"before"`` and ``"after"`` the durations of an item add up to its input length, which the length
@@ -245,6 +268,10 @@ def token_durations(spans: TokenSpans, input_lengths: Lengths | int, *, blanks: 
             ``starts[k + 1]``. ``"after"``: the token after them, border ``ends[k]``. ``"drop"``: neither; frames before
             the first token and after the last one are dropped as well, and a duration is ``ends - starts``. Default:
             ``"split"``.
+        stars (TokenSpans, optional): from :func:`star_spans`; ``(B, L + 1)`` each. From the first star of a gap to its
+            last one the frames belong to no token. The blanks between a token and a star go to that token, unless
+            ``blanks`` is ``"drop"``; those before a star in the first gap, and after one in the last gap, belong to no
+            token. So durations add up to the input length less these frames. Default: no stars.
 
     Returns:
         Tensor: ``(B, L)`` int64, frames of each token; 0 for padding and for marked items.
@@ -252,7 +279,8 @@ def token_durations(spans: TokenSpans, input_lengths: Lengths | int, *, blanks: 
         An item of 0 labels has no token that could get its frames: all its durations are 0.
 
     Raises:
-        ValueError: ``blanks`` is not one of the four; ``input_lengths`` does not have the shape or dtype above.
+        ValueError: ``blanks`` is not one of the four; ``input_lengths`` or ``stars`` do not have the shape or dtype
+            above.
         TypeError: ``input_lengths`` are not numbers of frames.
 
     Example::
@@ -264,6 +292,9 @@ def token_durations(spans: TokenSpans, input_lengths: Lengths | int, *, blanks: 
         (tensor([[5, 4]]), tensor([[3, 6]]))
         >>> token_durations(spans, 9, blanks="drop")
         tensor([[1, 2]])
+        >>> stars = TokenSpans(*(torch.tensor([[-1, x, -1]]) for x in (3, 4, 0)))  # frame 3 is a star
+        >>> token_durations(spans, 9, stars=stars)
+        tensor([[3, 5]])
     """
     check_blanks("token_durations", "blanks", blanks)
     starts, ends, _ = spans
@@ -281,6 +312,8 @@ def token_durations(spans: TokenSpans, input_lengths: Lengths | int, *, blanks: 
         )
     if lengths.dtype not in (torch.int32, torch.int64):
         raise ValueError(f"token_durations: input_lengths must be int32 or int64, found {dtype_name(lengths)}")
+    if stars:
+        check_stars("token_durations", stars, starts)
     if blanks == "drop":
         return ends - starts  # -1 - -1 for padding and for marked items
 
@@ -291,8 +324,22 @@ def token_durations(spans: TokenSpans, input_lengths: Lengths | int, *, blanks: 
 
     borders = borders_between(ends, shift(starts, -1), blanks)
     spoken = starts >= 0
-    borders = torch.where(shift(spoken, -1), borders, lengths.long()[:, None])
-    return torch.where(spoken, borders - shift(borders, 1), 0)
+    stops = torch.where(shift(spoken, -1), borders, lengths.long()[:, None])
+    begins = shift(stops, 1)
+    if stars:  # a token begins after the star of the gap before it, and stops at that of the gap after it
+        begins = torch.where(stars[1][:, :-1] >= 0, stars[1][:, :-1], begins)
+        stops = torch.where(stars[0][:, 1:] >= 0, stars[0][:, 1:], stops)
+    return torch.where(spoken, stops - begins, 0)
+
+
+def check_stars(name: str, stars: Any, starts: Tensor) -> None:
+    """Raises ValueError unless there is a column of stars for each gap of these tokens."""
+    expected = (starts.shape[0], starts.shape[1] + 1)
+    if len(stars) != 3 or not all(isinstance(column, Tensor) for column in stars):
+        raise ValueError(f"{name}: stars must be TokenSpans from star_spans, found {brief(stars)}")
+    if any(column.shape != expected for column in stars):
+        found = ", ".join(str(tuple(column.shape)) for column in stars)
+        raise ValueError(f"{name}: stars must have shape (B, L + 1) = {expected}, found {found}")
 
 
 def check_blanks(name: str, argument: str, blanks: object, *others: str) -> None:

@@ -1,6 +1,7 @@
 """Words: the spans of target tokens grouped into words, and the borders between neighbouring words."""
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
@@ -10,9 +11,10 @@ import torch
 from torch import Tensor
 
 from torch_ctc_align._arguments import dtype_name
+from torch_ctc_align._forced_align import GAP_STAR
 from torch_ctc_align._torch_seam import name_for_export
 from torch_ctc_align.errors import warn_once
-from torch_ctc_align.spans import Blanks, TokenSpan, TokenSpans, borders_between, check_blanks
+from torch_ctc_align.spans import Blanks, TokenSpan, TokenSpans, borders_between, check_blanks, check_stars
 
 __all__ = ["Pauses", "WordBorders", "WordSpan", "merge_words", "word_borders"]
 
@@ -113,6 +115,7 @@ def merge_words(
     borders: Blanks | Pauses = DEFAULT_BORDERS,
     frame_offset: float = 0.0,
     recording_end: float | None = None,
+    stars: Iterable[_Span] | TokenSpans | tuple[()] | None = None,
 ) -> list[WordSpan]:
     r"""Merges the spans of a target's tokens into the spans of its words.
 
@@ -143,6 +146,10 @@ def merge_words(
             ``t * seconds_per_frame``, as in spectrograms that pad the recording by half a window on both sides
             (``center=True``).
         recording_end: seconds; words end there at the latest. They never begin before 0. Default: no limit.
+        stars: where the path took the star of a gap, from :func:`merge_stars`; or one item of :func:`star_spans`:
+            tensors of shape ``(L + 1,)``. Between two words the frames from the first star to the last one belong to
+            neither. The blanks on both sides go to the word there; with ``Pauses`` they are a long pause, and lead-in
+            and tail end at the star. A star within a word does not cut it. Default: no stars.
 
     Returns:
         One :class:`WordSpan` per word, in order; no word begins before the previous one ends. The score of a word is
@@ -151,8 +158,8 @@ def merge_words(
     Raises:
         ValueError: neither ``separator`` nor ``tokens_per_word`` is given; the numbers of words, counts and spans do
             not agree; a count is below 1; a span is empty, as for an infeasible target; ``tokens`` is missing or not
-            needed; ``borders`` is not one of the above; ``seconds_per_frame`` is not positive and finite, or
-            ``frame_offset`` is not finite; a word begins after ``recording_end``.
+            needed; ``borders`` is not one of the above; ``stars`` are not those of one item; ``seconds_per_frame`` is
+            not positive and finite, or ``frame_offset`` is not finite; a word begins after ``recording_end``.
 
     Warns:
         AlignmentWarning: a score is above 0, so it is not the logarithm of a probability; a frame is longer than a
@@ -219,12 +226,21 @@ def merge_words(
             f"merge_words: recording_end must not lie before the last word, expected at least {begin:g} s, "
             f"found {recording_end}"
         )
-    starts, ends = [rule.seconds(groups[0][0].start) - rule.lead_in], []
+    in_gaps = _StarsOfItem(stars)
+    first, last = groups[0][0].start, groups[-1][-1].end
+    star = in_gaps.between(0, first)
+    starts, ends = [rule.begin_after_star(star[1], first, max) if star else rule.seconds(first) - rule.lead_in], []
     for before, after in pairwise(groups):
-        end, start = rule.meet(before[-1].end, after[0].start, lambda condition, yes, no: yes if condition else no)
+        left, right = before[-1].end, after[0].start
+        star = in_gaps.between(left, right)
+        if star is None:
+            end, start = rule.meet(left, right, lambda condition, yes, no: yes if condition else no)
+        else:
+            end, start = rule.meet_star(left, *star, right, min, max)
         ends.append(end)
         starts.append(start)
-    ends.append(rule.seconds(groups[-1][-1].end) + rule.tail)
+    star = in_gaps.between(last, math.inf)
+    ends.append(rule.stop_before_star(last, star[0], min) if star else rule.seconds(last) + rule.tail)
     return [
         WordSpan(word, min(max(start, 0.0), limit), min(max(end, 0.0), limit), _mean_score(group))
         for word, start, end, group in zip(words, starts, ends, groups, strict=True)
@@ -272,6 +288,42 @@ def _list_spans(
     if any(start < 0 and score == -math.inf for _, start, _, score in rows):
         raise ValueError("merge_words: the spans are those of a marked item, expected an item with a path")
     return [TokenSpan(*row) for row in rows if row[1] >= 0]
+
+
+class _StarsOfItem:
+    """Where the gaps of an item hold stars."""
+
+    def __init__(self, stars: Iterable[_Span] | TokenSpans | tuple[()] | None) -> None:
+        spans = [(span.start, span.end) for span in _list_stars(stars)]
+        self.starts, self.ends = [start for start, _ in sorted(spans)], [end for _, end in sorted(spans)]
+
+    def between(self, left: float, right: float) -> tuple[int, int] | None:
+        """Returns the first star frame and the frame after the last one, of the stars between two frames."""
+        begin, end = bisect_left(self.starts, left), bisect_left(self.starts, right)
+        return (self.starts[begin], self.ends[end - 1]) if begin < end else None
+
+
+def _list_stars(stars: Any) -> Iterator[_Span]:
+    if stars is None:
+        return
+    if isinstance(stars, tuple) and len(stars) == 3 and all(isinstance(column, Tensor) for column in stars):
+        starts, ends, scores = stars
+        if starts.dim() != 1 or not starts.shape == ends.shape == scores.shape:
+            raise ValueError(
+                "merge_words: stars must be those of one item, TokenSpans(starts[b], ends[b], scores[b]) of shape "
+                f"(L + 1,), found {', '.join(str(tuple(column.shape)) for column in stars)}"
+            )
+        for start, end, score in zip(starts.tolist(), ends.tolist(), scores.tolist(), strict=True):
+            if start >= 0:
+                yield TokenSpan(GAP_STAR, start, end, score)
+        return
+    for position, span in enumerate(stars):
+        if getattr(span, "token", None) != GAP_STAR or not span.start < span.end:
+            raise ValueError(
+                f"merge_words: stars[{position}] must be a span of merge_stars, with token {GAP_STAR} and "
+                f"start < end, found {span}"
+            )
+        yield span
 
 
 def _split(spans: list[_Span], counts: Sequence[int]) -> Iterator[list[_Span]]:
@@ -323,6 +375,7 @@ def word_borders(
     borders: Blanks | Pauses = DEFAULT_BORDERS,
     frame_offset: float = 0.0,
     recording_ends: Tensor | float | None = None,
+    stars: TokenSpans | tuple[()] | None = None,
 ) -> WordBorders:
     """Finds start, end and mean score of every word of a batch: :func:`merge_words` without leaving the device.
 
@@ -343,6 +396,8 @@ def word_borders(
             -0.5 if frame t is centred on ``t * seconds_per_frame``.
         recording_ends (Tensor or float, optional): ``(B,)`` floating point, or one number, seconds; words neither begin
             nor end after it. The values are not checked. Default: no limit.
+        stars (TokenSpans, optional): from :func:`star_spans`; ``(B, L + 1)`` each. What :func:`merge_words` says of
+            them holds here. Default: no stars.
 
     Returns:
         WordBorders: starts, ends and scores, ``(B, W)`` each. Scores are differentiable with respect to those of
@@ -419,6 +474,22 @@ def word_borders(
     stops, _ = rule.meet(last.double(), following.double(), torch.where)
     stops = torch.where(following < NO_WORD, stops, rule.seconds(last.double()) + rule.tail)
 
+    if stars:
+        # The nearest stars: of the gap before a word's first token or an earlier one, after its last token or later.
+        check_stars("word_borders", stars, starts)
+        token = torch.arange(starts.shape[1], device=starts.device).expand(starts.shape)
+        first_token = empty.scatter_reduce(1, word, token, "amin", include_self=False)[:, :num_words]
+        last_token = empty.scatter_reduce(1, word, token, "amax", include_self=False)[:, :num_words]
+        before = stars[1].cummax(1).values.gather(1, first_token.clamp(min=0))
+        after = torch.where(stars[0] >= 0, stars[0], NO_WORD).flip(1).cummin(1).values.flip(1)
+        after = after.gather(1, last_token + 1)
+        left, right, star = last.double(), first.double(), (after.double(), before.double())
+        stop, begin = rule.meet_star(left, *star, right, torch.minimum, torch.maximum)
+        outer_stop = rule.stop_before_star(left, star[0], torch.minimum)
+        outer_begin = rule.begin_after_star(star[1], right, torch.maximum)
+        begins = torch.where(before > previous, torch.where(previous >= 0, begin, outer_begin), begins)
+        stops = torch.where(after < following, torch.where(following < NO_WORD, stop, outer_stop), stops)
+
     def clip(times: Tensor) -> Tensor:
         times = times.clamp(min=0)
         if isinstance(limits, Tensor):
@@ -478,3 +549,25 @@ class _Rule:
             return self.seconds(left), self.seconds(right)
         border = self.seconds(borders_between(left, right, self.borders))
         return border, border
+
+    def meet_star(
+        self,
+        left: Time,
+        star_start: Time,
+        star_end: Time,
+        right: Time,
+        smaller: Callable[[Time, Time], Time],
+        larger: Callable[[Time, Time], Time],
+    ) -> tuple[Time, Time]:
+        """As :meth:`meet`, where the frames from ``star_start`` to ``star_end`` are the star's."""
+        if isinstance(self.borders, Pauses) or self.borders == "drop":
+            return self.stop_before_star(left, star_start, smaller), self.begin_after_star(star_end, right, larger)
+        return self.seconds(star_start), self.seconds(star_end)
+
+    def stop_before_star(self, left: Time, star_start: Time, smaller: Callable[[Time, Time], Time]) -> Time:
+        """Returns the end of a word whose pause ends with a star: it counts as long."""
+        return smaller(self.seconds(left) + self.tail, self.seconds(star_start))
+
+    def begin_after_star(self, star_end: Time, right: Time, larger: Callable[[Time, Time], Time]) -> Time:
+        """Returns the start of a word whose pause begins with a star: it counts as long."""
+        return larger(self.seconds(right) - self.lead_in, self.seconds(star_end))

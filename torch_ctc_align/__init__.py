@@ -11,6 +11,7 @@ from torch_ctc_align.functional import class_posteriors, forced_align, min_frame
 from torch_ctc_align.sharding import register_sharding
 from torch_ctc_align.spans import TokenSpan, TokenSpans, merge_tokens, token_durations, token_indices, token_spans
 from torch_ctc_align.stars import GAP_STAR, merge_stars, star_scores, star_spans, wild_gaps
+from torch_ctc_align.unspoken import UnspokenBlocks, find_unspoken
 from torch_ctc_align.words import Pauses, WordBorders, WordSpan, merge_words, word_borders
 
 __version__ = "0.1.0"
@@ -26,10 +27,12 @@ __all__ = [
     "TokenSpan",
     "TokenSpans",
     "TorchaudioInstallation",
+    "UnspokenBlocks",
     "WordBorders",
     "WordSpan",
     "class_posteriors",
     "config",
+    "find_unspoken",
     "forced_align",
     "install_in_torchaudio",
     "merge_stars",

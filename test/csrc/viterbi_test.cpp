@@ -75,13 +75,28 @@ Answer<scalar_t, label_t> align(const Problem<scalar_t, label_t>& problem, const
 // float64, and for float32 up to kPlainFrames.
 constexpr index_t kPlainFrames = 513;
 
+template <class scalar_t>
+double usable(scalar_t entry) {
+  const double value = value_of(entry);
+  return value < 0x1p100 ? value : -INFINITY;
+}
+
 template <class Real, class scalar_t, class label_t>
 Answer<scalar_t, label_t> viterbi(const Problem<scalar_t, label_t>& problem) {
   const auto& item = problem.item;
   const index_t states = 2 * item.labels + 1;
   const auto class_of = [&](index_t s) { return s % 2 ? static_cast<index_t>(item.target[s / 2]) : item.blank; };
+  const auto takes_star = [&](index_t t, index_t s) {
+    if (!item.star_scores || s % 2) {
+      return item.star_scores && class_of(s) == item.classes;
+    }
+    const double star = usable(item.star_scores->at(t)), blank = usable(item.emissions.at(t, item.blank));
+    return item.wild_gaps && (*item.wild_gaps)[s / 2] && star > blank;
+  };
   const auto entry = [&](index_t t, index_t s) {
-    return problem.log_probs[t * item.emissions.frame_stride + class_of(s) * item.emissions.class_stride];
+    return takes_star(t, s)
+               ? item.star_scores->at(t)
+               : problem.log_probs[t * item.emissions.frame_stride + class_of(s) * item.emissions.class_stride];
   };
 
   std::vector<Real> alphas(states), before(states);
@@ -99,8 +114,7 @@ Answer<scalar_t, label_t> viterbi(const Problem<scalar_t, label_t>& problem) {
         best = before[s - 2];
         move = 2;
       }
-      const Real value = static_cast<Real>(value_of(entry(t, s)));
-      alphas[s] = value < 0x1p100 ? best + value : static_cast<Real>(-INFINITY);
+      alphas[s] = best + static_cast<Real>(usable(entry(t, s)));
     }
   }
 
@@ -114,7 +128,7 @@ Answer<scalar_t, label_t> viterbi(const Problem<scalar_t, label_t>& problem) {
     return answer;
   }
   for (index_t t = item.frames - 1; t >= 0; --t) {
-    answer.path[t] = static_cast<label_t>(class_of(s));
+    answer.path[t] = static_cast<label_t>(s % 2 == 0 && takes_star(t, s) ? -2 : class_of(s));
     answer.scores[t] = entry(t, s);
     s -= moves[t * states + s];
   }
@@ -136,7 +150,8 @@ void check_widening(const scalar_t*) {
     const auto load_panel = named.isa->kernels<scalar_t>().load_panel;
     for (const bool by_frame : {true, false}) {
       std::fill(values.begin(), values.end(), 1.f);
-      const EmissionPanel<float> panel = {values.data(), kNumbers, by_frame, by_frame ? kNumbers : 1, nullptr, 0, -1, -1};
+      const EmissionPanel<float> panel = {values.data(), kNumbers, by_frame, by_frame ? kNumbers : 1,
+                                          nullptr,       0,        -1,       -1};
       load_panel(panel, {numbers.data(), 1, 1}, 0, by_frame ? 1 : kNumbers);
       for (index_t i = 0; i < kNumbers; ++i) {
         const double value = value_of(numbers[i]);
@@ -179,7 +194,8 @@ void test_short_items(P*, Random& random) {
                            labels == 0 && random.below(2) ? 1 : classes,
                            random.below(kValues),
                            random.below(kLayouts),
-                           random.seed()};
+                           random.seed(),
+                           random.below(2) == 0};
       const P problem(a_case);
       const auto expected = viterbi<Real>(problem);
       check_every_level(problem, expected, random);
@@ -201,8 +217,8 @@ void test_long_items(P*, Random& random) {
   };
   for (const Size size : {Size{0, 1100}, Size{17, 1500}, Size{255, 700}, Size{256, 3}, Size{257, 900}, Size{511, 0},
                           Size{512, 500}, Size{513, 1}, Size{700, 900}, Size{768, 0}, Size{1024, 0}}) {
-    const Case a_case = {size.labels,           size.slack,      kClasses[random.below(5)],
-                         random.below(kValues), random.below(3), random.seed()};
+    const Case a_case = {size.labels,     size.slack,    kClasses[random.below(5)], random.below(kValues),
+                         random.below(3), random.seed(), random.below(2) == 0};
     const P problem(a_case);
     const auto yardstick = align(problem, {rows_only(&kPortable)});
     if (!kRebases<Real> || problem.item.frames <= kPlainFrames) {
@@ -216,7 +232,8 @@ void test_long_items(P*, Random& random) {
 
 // Large enough to be worth that number of workers: the band has to be wide, too.
 Case case_for(int workers, Random& random) {
-  return {workers * 1100, workers * 1000, random.below(2) ? 30 : 50, kThirds, kRows, random.seed()};
+  return {workers * 1100, workers * 1000, random.below(2) ? 30 : 50, kThirds,
+          kRows,          random.seed(),  random.below(2) == 0};
 }
 
 template <class P>
@@ -296,7 +313,7 @@ std::vector<Rehearsal> rehearsals(Random& random) {
   const uint32_t number = random.seed();
   const Options two_levels = {.isa = isa, .force_cuts = true, .cuts = {31, 7}};
   const Options long_pieces = {.isa = isa, .force_cuts = true, .cuts = {3000}};
-  return {{{20, 40, 100, kSteps, kGaps, number}, {.options = two_levels}},
+  return {{{20, 40, 100, kSteps, kGaps, number, true}, {.options = two_levels}},
           {{300, 900, 40, kSteps, kRows, number}, {.options = {.isa = isa, .memory_budget = 1}}},
           {case_for(2, random), {.options = long_pieces, .workers = 2, .in_turn = true}},
           {case_for(3, random), {.options = long_pieces, .workers = 3}}};

@@ -82,14 +82,15 @@ struct Case {
   int values;
   int layout;
   uint32_t seed;
+  bool stars = false;  // star labels, and wild gaps
 };
 
 inline void note(const Case& c) {
   constexpr const char* kValueNames[kValues] = {"smooth", "steps", "thirds", "wild"};
   constexpr const char* kLayoutNames[kLayouts] = {"rows", "columns", "gaps", "one frame", "one class"};
-  std::snprintf(case_at_work, sizeof case_at_work, "\n  case %u: L = %ld, slack %ld, C = %ld, %s, %s", c.seed,
+  std::snprintf(case_at_work, sizeof case_at_work, "\n  case %u: L = %ld, slack %ld, C = %ld, %s, %s%s", c.seed,
                 static_cast<long>(c.labels), static_cast<long>(c.slack), static_cast<long>(c.classes),
-                kValueNames[c.values], kLayoutNames[c.layout]);
+                kValueNames[c.values], kLayoutNames[c.layout], c.stars ? ", stars" : "");
   setting_at_work[0] = 0;
 }
 
@@ -117,6 +118,8 @@ struct Problem {
 
   std::vector<scalar_t> log_probs;
   std::vector<label_t> target;
+  std::vector<scalar_t> star_scores;
+  std::vector<uint8_t> wild_gaps;
   Item<scalar_t, label_t> item;
   index_t padded_frames;
 
@@ -127,16 +130,20 @@ struct Problem {
     item.classes = a_case.classes;
     item.blank = random.below(a_case.classes);
     item.target.stride = 1 + random.below(2);
-    item.frames = std::max<index_t>(0, draw_target(random) + a_case.slack);
+    item.frames = std::max<index_t>(0, draw_target(a_case.stars, random) + a_case.slack);
     padded_frames = item.frames + random.below(3) * 5;
     draw_log_probs(a_case, random);
+    if (a_case.stars) {
+      draw_stars(a_case.values, random);
+    }
   }
   Problem(const Problem&) = delete;  // item points into the vectors
 
  private:
   // Returns the length of the shortest path.
-  index_t draw_target(Random& random) {
-    const bool repeats = item.classes == 2 || random.below(2);
+  index_t draw_target(bool stars, Random& random) {
+    const index_t choices = item.classes + (stars ? 1 : 0);
+    const bool repeats = choices == 2 || random.below(2);
     index_t shortest = item.labels;
     target.assign(item.labels > 0 ? (item.labels - 1) * item.target.stride + 1 : 0, -9);
     item.target.data = target.data();
@@ -145,13 +152,31 @@ struct Problem {
       index_t label = before;
       if (k == 0 || !repeats || random.below(4) > 0) {
         do {
-          label = random.below(item.classes);
+          label = random.below(choices);
         } while (label == item.blank || (!repeats && label == before));
       }
       target[k * item.target.stride] = static_cast<label_t>(label);
       shortest += label == before;
     }
     return shortest;
+  }
+
+  // Gaps are wild all over, here and there, or in runs as long as a tile.
+  void draw_stars(int values, Random& random) {
+    const index_t stride = random.below(3);
+    const index_t last = std::max<index_t>(item.frames - 1, 0) * stride;
+    for (index_t i = 0; i <= last; ++i) {
+      star_scores.push_back(stored<scalar_t>(draw(values, random)));
+    }
+    item.star_scores = {star_scores.data(), stride};
+    const int kind = random.below(4);
+    for (index_t k = 0; k <= item.labels; ++k) {
+      const bool is_wild = kind == 0 || (kind == 1 ? k / 200 % 2 == 0 : kind == 2 && random.below(3) == 0);
+      wild_gaps.push_back(is_wild ? 1 + random.below(255) : 0);
+    }
+    if (kind != 3) {
+      item.wild_gaps = {wild_gaps.data(), 1};
+    }
   }
 
   void draw_log_probs(const Case& a_case, Random& random) {

@@ -392,6 +392,16 @@ def test_a_module_with_stars_compiles_to_one_graph_of_any_size(random_case, gene
     assert_compiled_once()
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("star", [None, "all"])
+def test_a_module_is_traced_with_stars_and_without(random_case, star):
+    """The empty tuple passes through torch.jit.trace; None does not."""
+    aligner = ForcedAligner(star=star)
+    log_probs, targets = random_case(2, 30, 6, 5)
+    traced = torch.jit.trace(aligner, (log_probs[:, :20], targets[:, :4]))
+    assert_same(tree_leaves(traced(log_probs, targets)), tree_leaves(aligner(log_probs, targets)))
+
+
 def test_a_module_refuses_stars():
     for options, message in [
         ({"star": "no"}, "star must be one of ends, words, all, found 'no'"),

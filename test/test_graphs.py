@@ -230,10 +230,11 @@ MISFITS = {
 
 @pytest.mark.parametrize("misfit", MISFITS.values(), ids=MISFITS)
 @pytest.mark.parametrize("way", ["eager", "export", "compile", "compile_dynamic"])
-def test_misfits_fail_at_trace_time(misfit, way):
+@pytest.mark.parametrize("star", [None, "all"])
+def test_misfits_fail_at_trace_time(misfit, way, star):
     emission_shape, targets_shape, dtype, blank, message = misfit
     arguments = torch.zeros(emission_shape), torch.ones(targets_shape, dtype=dtype)
-    aligner = ForcedAligner(blank)
+    aligner = ForcedAligner(blank, star=star)
     message = f"forced_align: {message}"
     if way == "compile_dynamic":  # there the numbers are symbols
         torch.compiler.reset()

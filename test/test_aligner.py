@@ -12,7 +12,19 @@ from test_operator import assert_same, make_arguments
 from torch.utils._pytree import tree_leaves, tree_map
 
 import torch_ctc_align
-from torch_ctc_align import Alignment, ForcedAligner, TokenSpans, reference, token_durations, token_spans
+from torch_ctc_align import (
+    GAP_STAR,
+    Alignment,
+    ForcedAligner,
+    TokenSpans,
+    reference,
+    star_scores,
+    star_spans,
+    token_durations,
+    token_indices,
+    token_spans,
+    wild_gaps,
+)
 
 INF = math.inf
 BLANKS = ["split", "before", "after", "drop"]
@@ -259,6 +271,158 @@ def test_a_module_compiles_to_one_graph_of_any_size(random_case, compile_fully):
         assert torch.equal(*gradients)
         assert gradients[0].any()
     assert_compiled_once()
+
+
+# Stars
+
+
+def make_speech(random_case, generator, B=5, T=40, L=9, **options):
+    """Random arguments in which class 1 separates words; label C = 8 is the star. The last item is marked."""
+    log_probs, _ = random_case(B, T, 1, 8, **options)
+    targets = torch.randint(1, 9, (B, L), generator=generator)
+    log_probs[B - 1, 2] = -INF
+    return log_probs, targets, torch.arange(T - B + 1, T + 1), torch.arange(L - B + 1, L + 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("blanks", BLANKS)
+def test_alignment_with_stars(random_case, generator, dtype, blanks):
+    """Against the functions; the last item is marked."""
+    arguments = make_speech(random_case, generator, dtype=dtype)
+    aligner = ForcedAligner(0, blanks, star="words", star_penalty=0.25, separator=1)
+    alignment = aligner(*arguments)
+    log_probs, targets, input_lengths, target_lengths = arguments
+    chosen = star_scores(log_probs, 0.25), wild_gaps(targets, target_lengths, "words", 1)
+    paths, scores = reference.forced_align(*arguments, 0, *chosen)
+    assert_same(alignment[:2], (paths, scores))
+    assert (paths == GAP_STAR).any()
+    assert_same(alignment.spans, token_spans(paths, scores, targets))
+    assert isinstance(alignment.stars, TokenSpans)
+    assert_same(alignment.stars, star_spans(paths, scores, targets))
+    durations = token_durations(alignment.spans, input_lengths, blanks=blanks, stars=alignment.stars)
+    assert_same([alignment.durations], [durations])
+    assert_same([alignment.token_indices], [token_indices(paths, targets)])
+    assert alignment.aligned.tolist() == [True] * 4 + [False], "a star at frame 0 is no mark"
+    sums = scores.double()[:4].sum(1)
+    torch.testing.assert_close(alignment.path_scores[:4].double(), sums)
+    assert alignment.path_scores[4] == -INF
+
+
+def test_stars_of_a_call(random_case, generator):
+    """Counts of words, scores and gaps may come with each batch."""
+    arguments = make_speech(random_case, generator)
+    counts = [[1] * n for n in arguments[3].tolist()]  # a word for each label: every gap
+    everywhere = tree_leaves(ForcedAligner(star="all")(*arguments))
+    assert_same(tree_leaves(ForcedAligner(star="words")(*arguments, counts)), everywhere)
+    chosen = star_scores(arguments[0]), wild_gaps(arguments[1], arguments[3], "all")
+    assert_same(tree_leaves(ForcedAligner()(*arguments, None, *chosen)), everywhere)
+    found = ForcedAligner(star="all")(*arguments, star_scores=chosen[0] - 1)
+    assert_same(tree_leaves(found), tree_leaves(ForcedAligner(star="all", star_penalty=1.5)(*arguments)))
+    labels_alone = ForcedAligner()(*arguments, star_scores=chosen[0])
+    assert (labels_alone.stars.starts == -1).all()
+    assert (labels_alone.paths == 8).any()
+
+
+def test_without_stars_an_alignment_has_the_leaves_that_it_had(random_case):
+    """None would be a leaf. Alignments of seven fields, pickled earlier, load, and so do modules."""
+    arguments = make_arguments(random_case)
+    alignment = ForcedAligner()(*arguments)
+    assert len(tree_leaves(alignment)) == 9
+    assert alignment.stars == ()
+    assert Alignment(*alignment[:7]) == alignment
+    assert len(tree_leaves(ForcedAligner(star="ends")(*arguments[:1], arguments[1].clamp(max=4), *arguments[2:]))) == 12
+    assert not {"star", "star_penalty", "separator"} & {*vars(ForcedAligner(2))}, "as in a pickle made earlier"
+    moved = tree_map(lambda x: x.to("meta"), alignment)
+    assert moved.stars == ()
+
+
+def test_a_module_with_stars_is_copied_and_pickled(random_case, generator):
+    aligner = ForcedAligner(0, "drop", star="words", star_penalty=0.75, separator=1)
+    assert repr(aligner) == "ForcedAligner(blank=0, blanks='drop', star='words', star_penalty=0.75, separator=1)"
+    assert repr(ForcedAligner(star="ends")) == "ForcedAligner(blank=0, blanks='split', star='ends', star_penalty=0.5)"
+    arguments = make_speech(random_case, generator)
+    for twin in (copy.deepcopy(aligner), pickle.loads(pickle.dumps(aligner))):
+        assert repr(twin) == repr(aligner)
+        assert_same(tree_leaves(twin(*arguments)), tree_leaves(aligner(*arguments)))
+    again = pickle.loads(pickle.dumps(aligner(*arguments)))
+    assert isinstance(again.stars, TokenSpans)
+
+
+def test_the_gradient_of_a_path_with_stars(random_case, generator):
+    """1 at each class on the path, and for a star at the best class, whose score it has."""
+    log_probs, *rest = make_speech(random_case, generator, dtype=torch.float64)
+    log_probs.requires_grad_()
+    alignment = ForcedAligner(star="all")(log_probs, *rest)
+    torch.where(alignment.aligned, alignment.path_scores, 0).sum().backward()
+    is_star = (alignment.paths == GAP_STAR) | (alignment.paths == 8)
+    assert is_star.any()
+    classes = torch.where(is_star, log_probs.argmax(-1), alignment.paths.clamp(min=0))
+    used = (torch.arange(40) < rest[1][:, None]) & alignment.aligned[:, None]
+    expected = torch.nn.functional.one_hot(classes, 8) * used[..., None]
+    assert torch.equal(log_probs.grad, expected.double())
+
+
+def test_vmap_of_a_module_with_stars(random_case, generator):
+    aligner = ForcedAligner(star="words", separator=1)
+    arguments = [x.unflatten(0, (2, 2)) for x in make_speech(random_case, generator, B=4)]
+    found = torch.vmap(aligner)(*arguments)
+    for n in range(2):
+        assert_same([x[n] for x in tree_leaves(found)], tree_leaves(aligner(*(x[n] for x in arguments))))
+
+
+def test_a_module_with_stars_compiles_to_one_graph_of_any_size(random_case, generator, compile_fully):  # noqa: F811
+    """With its gradient, through the scores of the stars."""
+    aligner = ForcedAligner(star="words", separator=1)
+    compiled = compile_fully(aligner)
+    for i, sizes in enumerate([(3, 20, 6), (4, 33, 9), (5, 64, 11)]):
+        arguments = make_speech(random_case, generator, *sizes, steps=8)  # eighths: sums are exact
+        gradients, results = [], []
+        for function in (aligner, compiled):
+            log_probs = arguments[0].clone().requires_grad_()
+            with torch.compiler.set_stance("fail_on_recompile" if i else "default"):
+                alignment = function(log_probs, *arguments[1:])
+                torch.where(alignment.aligned, alignment.path_scores, 0).square().sum().backward()
+            gradients.append(log_probs.grad)
+            results.append([x.detach() for x in tree_leaves(alignment)])
+        assert len(results[0]) == len(results[1]) == 12
+        for found, expected in zip(*results, strict=True):
+            torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(*gradients)
+        assert gradients[0].any()
+    assert_compiled_once()
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("star", [None, "all"])
+def test_a_module_is_traced_with_stars_and_without(random_case, star):
+    """The empty tuple passes through torch.jit.trace; None does not."""
+    aligner = ForcedAligner(star=star)
+    log_probs, targets = random_case(2, 30, 6, 5)
+    traced = torch.jit.trace(aligner, (log_probs[:, :20], targets[:, :4]))
+    assert_same(tree_leaves(traced(log_probs, targets)), tree_leaves(aligner(log_probs, targets)))
+
+
+def test_a_module_refuses_stars():
+    for options, message in [
+        ({"star": "no"}, "star must be one of ends, words, all, found 'no'"),
+        ({"separator": 1}, 'separator says where a word ends, expected star="words" with it, found None'),
+        (
+            {"star": "ends", "separator": 1},
+            'separator says where a word ends, expected star="words" with it, found \'en',
+        ),
+        ({"star": "words", "separator": 0}, "separator must not be the blank, expected a label of targets, found 0"),
+        ({"star": "ends", "star_penalty": -1}, "star_penalty must be at least 0, found -1"),
+    ]:
+        with pytest.raises(ValueError) as error:
+            ForcedAligner(**options)
+        assert str(error.value).startswith(f"ForcedAligner: {message}")
+    with pytest.raises(TypeError, match="ForcedAligner: separator must be an int, a label of targets, found 'x'"):
+        ForcedAligner(star="words", separator="x")
+    arguments = torch.zeros(1, 5, 3), torch.ones(1, 2, dtype=torch.int64)
+    with pytest.raises(ValueError, match="forced_align: separator or tokens_per_word must be given"):
+        ForcedAligner(star="words")(*arguments)
+    with pytest.raises(ValueError, match='forced_align: tokens_per_word says where a word ends, expected star="words"'):
+        ForcedAligner(star="ends")(*arguments, tokens_per_word=[2])
 
 
 def test_a_module_has_the_arguments_of_the_function():

@@ -230,10 +230,11 @@ MISFITS = {
 
 @pytest.mark.parametrize("misfit", MISFITS.values(), ids=MISFITS)
 @pytest.mark.parametrize("way", ["eager", "export", "compile", "compile_dynamic"])
-def test_misfits_fail_at_trace_time(misfit, way):
+@pytest.mark.parametrize("star", [None, "all"])
+def test_misfits_fail_at_trace_time(misfit, way, star):
     emission_shape, targets_shape, dtype, blank, message = misfit
     arguments = torch.zeros(emission_shape), torch.ones(targets_shape, dtype=dtype)
-    aligner = ForcedAligner(blank)
+    aligner = ForcedAligner(blank, star=star)
     message = f"forced_align: {message}"
     if way == "compile_dynamic":  # there the numbers are symbols
         torch.compiler.reset()
@@ -370,7 +371,74 @@ print(alignment.durations.tolist())
     assert printed.split("\n")[1] == str(ForcedAligner(2)(*arguments).durations.tolist())
 
 
+STARS = {"star": "words", "separator": 1}
+
+
+def make_star_arguments(B, T, L, W=0):
+    """Label 1 separates words and label C = 7 is the star; or, with W, counts of words follow the lengths."""
+    log_probs, targets, input_lengths, target_lengths = make_exact_arguments(B, T, L)
+    targets = targets.masked_fill(targets == 3, 7)
+    if W == 0:
+        return log_probs, targets, input_lengths, target_lengths
+    counts = torch.zeros(B, W, dtype=torch.int64)
+    counts[:, 0], counts[:, 1] = 2, target_lengths - 2
+    return log_probs, targets, input_lengths, target_lengths, counts
+
+
+def export_with_stars(aligner, counts=False):
+    B, T, L, W = Dim("B", max=64), Dim("T", min=2, max=4096), Dim("L", max=2048), Dim("W", max=2048)
+    arguments = make_star_arguments(3, 20, 6, 4 if counts else 0)
+    shapes = {0: B, 1: T}, {0: B, 1: L}, {0: B}, {0: B}, {0: B, 1: W}
+    return torch.export.export(aligner, arguments, dynamic_shapes=shapes[: len(arguments)])
+
+
+@pytest.mark.parametrize("counts", [False, True], ids=["separator", "counts"])
+def test_exports_stars_with_dynamic_batch_frames_and_labels(counts, tmp_path):
+    aligner = ForcedAligner(2, star="words") if counts else ForcedAligner(2, **STARS)
+    torch.export.save(export_with_stars(aligner, counts), tmp_path / "aligner.pt2")
+    loaded = torch.export.load(tmp_path / "aligner.pt2").module()
+    for i, sizes in enumerate(OTHER_SIZES):
+        arguments = make_star_arguments(*sizes, 4 + i if counts else 0)
+        found, expected = loaded(*arguments), aligner(*arguments)
+        assert isinstance(found, torch_ctc_align.Alignment)
+        assert isinstance(found.stars, torch_ctc_align.TokenSpans)
+        assert (found.paths == torch_ctc_align.GAP_STAR).any()
+        assert_same(tree_leaves(found), tree_leaves(expected))
+
+
+def test_a_program_without_stars_has_the_outputs_that_it_had():
+    assert len(export(ForcedAligner(2)).graph_signature.user_outputs) == 9
+
+
+def test_symbolic_trace_takes_a_module_with_stars_for_a_leaf():
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.aligner = ForcedAligner(2, star="words")
+
+        def forward(self, log_probs, targets, counts):
+            return self.aligner(log_probs, targets, tokens_per_word=counts).stars.starts
+
+    log_probs, targets, *_ = make_star_arguments(3, 20, 6)
+    counts = torch.tensor([[6, 0], [1, 5], [3, 3]])
+    traced = torch.fx.symbolic_trace(Model())
+    assert [node.target for node in traced.graph.nodes if node.op == "call_module"] == ["aligner"]
+    assert_same([traced(log_probs, targets, counts)], [Model()(log_probs, targets, counts)])
+
+
 # AOTInductor
+
+
+@pytest.mark.slow
+def test_ahead_of_time_inductor_with_stars(cxx, tmp_path):
+    aligner = ForcedAligner(2, **STARS)
+    path = torch._inductor.aoti_compile_and_package(
+        export_with_stars(aligner), package_path=str(tmp_path / "aligner.pt2")
+    )
+    loaded = torch._inductor.aoti_load_package(path)
+    for sizes in OTHER_SIZES:
+        arguments = make_star_arguments(*sizes)
+        assert_same(tree_leaves(loaded(*arguments)), tree_leaves(aligner(*arguments)))
 
 
 @pytest.fixture(scope="module")

@@ -240,6 +240,13 @@ def test_other_mistakes_are_refused_in_the_same_words_with_stars(star):
             forced_align(*arguments, star=star)
 
 
+def test_a_star_label_is_not_blamed_for_other_mistakes():
+    log_probs, targets = emissions(), torch.tensor([[1, 4], [3, 1]])
+    for lengths, message in [(([5], None), "input_lengths must be 1-D"), ((None, [2]), "target_lengths must be 1-D")]:
+        with pytest.raises(AlignmentError, match=f"^{message}"):
+            forced_align(log_probs, targets, *lengths, star="ends")
+
+
 def test_the_label_behind_the_last_class_is_the_star():
     """Where there are star scores; without them it is refused as it was."""
     log_probs, targets = emissions(C=4), torch.tensor([[1, 4], [3, 1]])

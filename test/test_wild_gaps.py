@@ -80,6 +80,17 @@ def test_counts_leave_separators_out():
     ]
 
 
+def test_counts_go_where_targets_are_whatever_the_default_device_is():
+    expected = wild_gaps(TARGETS, [6, 6, 6], "words", 4, [[2, 2], [1, 2], [3]])
+    counts = torch.tensor([[2, 2], [1, 2], [3, 0]])
+    torch.set_default_device("meta")
+    try:
+        found = [wild_gaps(TARGETS, [6, 6, 6], "words", 4, x) for x in (counts, counts.numpy(), [[2, 2], [1, 2], [3]])]
+    finally:
+        torch.set_default_device(None)
+    assert all(torch.equal(gaps, expected) for gaps in found)
+
+
 def test_wild_gaps_of_nothing():
     for B, L in [(0, 3), (2, 0), (0, 0)]:
         targets = torch.ones(B, L, dtype=torch.int64)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from torch_ctc_align._torch_seam import check_value
-from torch_ctc_align.errors import warn_once
+from torch_ctc_align.errors import AlignmentError, warn_once
 
 Lengths = Tensor | Sequence[int]
 
@@ -59,6 +59,24 @@ def check_tensor(name: str, argument: str, value: object, shape: str) -> None:
         raise TypeError(
             f"{name}: {argument} must be a tensor of shape {shape}, found {kind_of(value)}; use torch.as_tensor"
         )
+
+
+def check_targets(name: str, targets: Tensor, target_lengths: Lengths | None) -> Tensor | None:
+    """Checks the targets of a function without log_probs; returns their lengths as a tensor on the same device."""
+    check_tensor(name, "targets", targets, "(B, L)")
+    if targets.dim() != 2:
+        raise AlignmentError(f"{name}: targets must have shape (B, L), found {_shape(targets)}")
+    if targets.dtype not in INTEGERS:
+        raise AlignmentError(f"{name}: targets must be int32 or int64, found {dtype_name(targets)}")
+    if target_lengths is None:
+        return None
+    batch = targets.shape[0]
+    lengths = as_lengths(name, "target_lengths", target_lengths, targets)
+    if lengths.dim() != 1 or lengths.shape[0] != batch:
+        raise AlignmentError(f"{name}: target_lengths must have shape (B,) = ({batch},), found {_shape(lengths)}")
+    if lengths.dtype not in INTEGERS:
+        raise AlignmentError(f"{name}: target_lengths must be int32 or int64, found {dtype_name(lengths)}")
+    return lengths
 
 
 def check_blank(name: str, blank: object) -> None:

@@ -6,7 +6,7 @@ from torch.compiler import is_compiling
 
 from torch_ctc_align import _mistakes
 from torch_ctc_align import _posteriors as _posteriors  # registers what torch must know of its operators
-from torch_ctc_align._arguments import INTEGERS, Lengths, as_lengths, check_tensor, dtype_name
+from torch_ctc_align._arguments import Lengths, as_lengths, check_targets
 from torch_ctc_align._forced_align import MARKED, call_forced_align
 from torch_ctc_align._library import report
 from torch_ctc_align._refusals import TOO_LONG, explain, find_bad_label, refusal
@@ -142,7 +142,6 @@ def forced_align(
             "forced_align",
             log_probs,
             targets,
-            input_lengths,
             target_lengths,
             blank,
             star,
@@ -263,22 +262,11 @@ def min_frames(targets: Tensor, target_lengths: Lengths | None = None) -> Tensor
         >>> min_frames(torch.tensor([[1, 2, 2, 2], [1, 1, 0, 0]]), [4, 1])
         tensor([6, 1])
     """
-    check_tensor("min_frames", "targets", targets, "(B, L)")
-    if targets.dim() != 2:
-        raise refusal("min_frames", None, f"targets must have shape (B, L), found {tuple(targets.shape)}")
-    if targets.dtype not in INTEGERS:
-        raise refusal("min_frames", None, f"targets must be int32 or int64, found {dtype_name(targets)}")
-    batch, labels = targets.shape
+    lengths = check_targets("min_frames", targets, target_lengths)
+    labels = targets.shape[1]
     repeats = targets[:, 1:] == targets[:, :-1]
-    if target_lengths is None:
+    if lengths is None:
         return repeats.sum(1) + labels
-    lengths = as_lengths("min_frames", "target_lengths", target_lengths, targets)
-    if lengths.dim() != 1 or lengths.shape[0] != batch:
-        raise refusal(
-            "min_frames", None, f"target_lengths must have shape (B,) = ({batch},), found {tuple(lengths.shape)}"
-        )
-    if lengths.dtype not in INTEGERS:
-        raise refusal("min_frames", None, f"target_lengths must be int32 or int64, found {dtype_name(lengths)}")
     position = torch.arange(labels, device=targets.device)[1:]
     return (repeats & (position < lengths[:, None])).sum(1) + lengths.long()
 

@@ -10,17 +10,16 @@ from torch_ctc_align._arguments import (
     FLOATS,
     INTEGERS,
     Lengths,
-    as_lengths,
     brief,
-    check_arguments,
     check_blank,
+    check_targets,
     check_tensor,
     dtype_name,
     index_of,
     kind_of,
 )
 from torch_ctc_align._forced_align import GAP_STAR
-from torch_ctc_align._refusals import explain, refusal
+from torch_ctc_align._refusals import refusal
 from torch_ctc_align._torch_seam import is_plain
 from torch_ctc_align.spans import (
     TokenSpan,
@@ -157,20 +156,10 @@ def choose_gaps(
     check_where(name, argument, where, separator, tokens_per_word)
     if where == "words" and separator is None and tokens_per_word is None:
         raise refusal(name, None, "separator or tokens_per_word must be given, to say where a word ends")
-    check_tensor(name, "targets", targets, "(B, L)")
-    if targets.dim() != 2:
-        raise refusal(name, None, f"targets must have shape (B, L), found {tuple(targets.shape)}")
-    if targets.dtype not in INTEGERS:
-        raise refusal(name, None, f"targets must be int32 or int64, found {dtype_name(targets)}")
+    lengths = check_targets(name, targets, target_lengths)
     batch, labels = targets.shape
-    if target_lengths is None:
+    if lengths is None:
         lengths = torch.full((batch,), labels, dtype=torch.int64, device=targets.device)
-    else:
-        lengths = as_lengths(name, "target_lengths", target_lengths, targets)
-        if lengths.dim() != 1 or lengths.shape[0] != batch:
-            raise refusal(name, None, f"target_lengths must have shape (B,) = ({batch},), found {tuple(lengths.shape)}")
-        if lengths.dtype not in INTEGERS:
-            raise refusal(name, None, f"target_lengths must be int32 or int64, found {dtype_name(lengths)}")
     gap, last = torch.arange(labels + 1, device=targets.device), lengths[:, None]
     if where == "all":
         return gap <= last
@@ -211,7 +200,8 @@ def _as_counts(name: str, tokens_per_word: Any, targets: Tensor) -> Tensor:
     """Returns the counts as a tensor (B, W), padded with 0, on the device of targets."""
     batch = targets.shape[0]
     if hasattr(tokens_per_word, "__array__"):
-        counts = torch.as_tensor(tokens_per_word)
+        is_tensor = isinstance(tokens_per_word, Tensor)
+        counts = tokens_per_word if is_tensor else torch.as_tensor(tokens_per_word, device="cpu")
         if counts.dtype not in INTEGERS:
             raise refusal(name, None, f"tokens_per_word must be int32 or int64, found {dtype_name(counts)}")
         if counts.dim() == 1 and batch == 1:
@@ -237,7 +227,7 @@ def _as_counts(name: str, tokens_per_word: Any, targets: Tensor) -> Tensor:
         raise refusal(
             name, None, f"tokens_per_word must be one sequence for each of the B = {batch} items, found {found}"
         )
-    width = max(map(len, rows), default=0)
+    width = max([0, *map(len, rows)])
     numbers = []
     for b, row in enumerate(rows):
         for position, count in enumerate(row):
@@ -283,7 +273,6 @@ def make_stars(
     name: str,
     log_probs: Tensor,
     targets: Tensor,
-    input_lengths: Tensor | None,
     target_lengths: Tensor | None,
     blank: int,
     star: str | None,
@@ -307,16 +296,31 @@ def make_stars(
     check_tensor(name, "log_probs", log_probs, "(B, T, C)")
     check_tensor(name, "targets", targets, "(B, L)")
     check_blank(name, blank)
-    if not torch.compiler.is_compiling():
-        # What the operator refuses makes no stars, and is refused in its words.
-        try:
-            check_arguments(name, log_probs, targets, input_lengths, target_lengths, blank)
-        except ValueError as error:
-            raise explain(name, error, log_probs, targets, target_lengths, blank, star_scores) from None
+    if not _fit(log_probs, targets, target_lengths):
+        return log_probs, None  # the operator refuses the arguments before these, in its own words
     if star_scores is None:
         star_scores = score_stars(name, "star_penalty", log_probs, star_penalty)
     gaps = choose_gaps(name, "star", targets, target_lengths, star, separator, tokens_per_word)
     return star_scores, gaps
+
+
+def _fit(log_probs: Tensor, targets: Tensor, target_lengths: Tensor | None) -> bool:
+    """Returns whether shapes and dtypes are such that stars can be made."""
+    return (
+        log_probs.dim() == 3
+        and log_probs.shape[2] > 0
+        and log_probs.dtype in FLOATS
+        and targets.dim() == 2
+        and targets.dtype in INTEGERS
+        and (
+            target_lengths is None
+            or (
+                target_lengths.dim() == 1
+                and target_lengths.shape[0] == targets.shape[0]
+                and target_lengths.dtype in INTEGERS
+            )
+        )
+    )
 
 
 def star_spans(paths: Tensor, scores: Tensor, targets: Tensor, blank: int = 0) -> TokenSpans:

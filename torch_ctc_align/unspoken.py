@@ -17,6 +17,7 @@ the rest.
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from itertools import accumulate, combinations
 from typing import Any, NamedTuple
 
@@ -130,9 +131,11 @@ def find_unspoken(
             the recording has fewer frames than the transcript needs; and as :func:`forced_align`.
         TypeError: an argument is not of the type above.
 
-    Time: two to five alignments of the whole recording, and one of every block with some tokens around it; more where
-    blocks are dropped. Waits for the device twice in each of the two to five rounds. The result does not depend on the
-    number of threads. Not for graphs. ``docs/measurements/stars.md`` has times, and what is found.
+    Time: two to five rounds, 50 at most. Each aligns what is kept with the whole recording, and in windows what has
+    changed: in the first round every block with some tokens around it, then up to 128 choices of the blocks around each
+    dropped one. A window has at most 64 blocks and 2,560 tokens, or one block of more. An hour takes seconds
+    (``docs/measurements/stars.md``, which also says what is found). Waits for the device some three times a round. The
+    result does not depend on the number of threads. Not for graphs.
 
     Example::
 
@@ -185,8 +188,12 @@ class _Search:
         self.kept = torch.ones(self.blocks, dtype=torch.bool)
         self.gains = [0.0] * self.blocks
         self.known: dict[Any, list[float]] = {}  # the totals of a window's choices
-        best = log_probs.amax(-1)
-        self.best = best if star_scores is None else torch.maximum(best, star_scores)
+
+    @cached_property
+    def best(self) -> Tensor:
+        """(T,) the best score of every frame."""
+        best = self.log_probs.amax(-1)
+        return best if self.star_scores is None else torch.maximum(best, self.star_scores)
 
     def result(self) -> UnspokenBlocks:
         places, _ = self.tokens_of(slice(0, len(self.owners)))

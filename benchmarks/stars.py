@@ -534,6 +534,11 @@ SENTENCES_TEXT = """\
 ten in a row; or another clip is said in their place, which is not in the transcript. The blocks are the clips."""
 
 
+HOUR_TEXT = """\
+`find_unspoken`, threshold 20, on an hour of emissions of the phoneme model: clips again and again, in other orders.
+Processor time, one thread."""
+
+
 def write_page(path: Path, models: list[Model], decibels: tuple[int, ...]) -> None:
     made = commit_and_date()
     command = f"{made['date']}, package at {made['commit']}, torch {version('torch')}; `python benchmarks/stars.py`."
@@ -546,8 +551,7 @@ def write_page(path: Path, models: list[Model], decibels: tuple[int, ...]) -> No
     parts += ["## In noise", NOISE_TEXT, table(["", "noise", *names], noise_rows(models[0], decibels))]
     parts += ["## Free ends", FREE_TEXT]
     for model in models:
-        lengths = [f"{length} frames" for length in FREE_LENGTHS]
-        parts += [f"### {model.name}, free ends", table(["", *lengths], count_exact_shifts(model))]
+        parts += [f"### {model.name}, free ends", table(["frames in front", *FREE_LENGTHS], count_exact_shifts(model))]
     parts += ["## A foreign block in the transcript", FOREIGN_TEXT]
     for model in models:
         rows = [[str(size), *row] for size in (1, 4) for row in foreign_rows(model, size)]
@@ -556,12 +560,8 @@ def write_page(path: Path, models: list[Model], decibels: tuple[int, ...]) -> No
     for model in models:
         rows = sentence_rows(model)
         parts += [f"### {model.name}, sentences", table(["sentences", "dropped", "found", "lost"], rows)]
-    hour = (
-        "`find_unspoken`, threshold 20, on an hour of emissions of the phoneme model: clips again and again, in other "
-        "orders. Processor time, one thread."
-    )
     columns = ["frames", "sentences", "found", "lost", "one alignment", "find_unspoken"]
-    parts += ["## An hour", hour, table(columns, hour_rows(models[0]))]
+    parts += ["## An hour", HOUR_TEXT, table(columns, hour_rows(models[0]))]
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 

@@ -17,6 +17,7 @@ import contextlib
 import functools
 import math
 import random
+import re
 import sys
 import textwrap
 import time
@@ -27,7 +28,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from machine import commit_and_date
+from machine import commit_and_date, output_of
 from page import table
 from processes import ROOT
 from torch import Tensor
@@ -464,9 +465,15 @@ def sentence_rows(model: Model) -> list[list[str]]:
             log_probs, blocks, absent = make_recording(model, seed, replaced)
             if fits(log_probs, flatten(blocks), model.separator):
                 for name, tally in tallies.items():
-                    tally.add(methods[name](change(log_probs), blocks, model), absent, len(blocks))
+                    dropped = methods[name](change(log_probs), blocks, model)
+                    same = keep(blocks, dropped) == keep(blocks, absent)  # of two equal sentences, either may be absent
+                    tally.add(absent if same else dropped, absent, len(blocks))
         rows += [[what, name, *tally.columns()] for name, tally in tallies.items()]
     return rows
+
+
+def keep(blocks: list, dropped: set[int]) -> list:
+    return [block for k, block in enumerate(blocks) if k not in dropped]
 
 
 def hour_rows(model: Model) -> list[list[str]]:
@@ -531,12 +538,13 @@ end of a spoken word that is kept moves at most."""
 
 SENTENCES_TEXT = """\
 40 recordings of 40 clips. Up to 20 of these are in the transcript and not in the recording, in some recordings up to
-ten in a row; or another clip is said in their place, which is not in the transcript. The blocks are the clips."""
+ten in a row; or another clip is said in their place, which is not in the transcript. The blocks are the clips. Where
+a sentence stands in the transcript twice and is said once, either may be dropped, if that leaves the same text."""
 
 
 HOUR_TEXT = """\
 `find_unspoken`, threshold 20, on an hour of emissions of the phoneme model: clips again and again, in other orders.
-Processor time, one thread."""
+Processor time, one thread; {}."""
 
 
 def write_page(path: Path, models: list[Model], decibels: tuple[int, ...]) -> None:
@@ -560,8 +568,9 @@ def write_page(path: Path, models: list[Model], decibels: tuple[int, ...]) -> No
     for model in models:
         rows = sentence_rows(model)
         parts += [f"### {model.name}, sentences", table(["sentences", "dropped", "found", "lost"], rows)]
+    processor = re.search(r"Model name: *(.+)", output_of("lscpu"))[1]
     columns = ["frames", "sentences", "found", "lost", "one alignment", "find_unspoken"]
-    parts += ["## An hour", HOUR_TEXT, table(columns, hour_rows(models[0]))]
+    parts += ["## An hour", HOUR_TEXT.format(processor), table(columns, hour_rows(models[0]))]
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 

@@ -343,6 +343,12 @@ def call(**changes):
         ({"threshold": float("nan")}, "threshold must be finite and at least 0"),
         ({"star_scores": torch.zeros(3)}, "star_scores must have the frames of log_probs, expected 16, found 3"),
         ({"blank": 12}, "blank must be a class of log_probs"),
+        ({"log_probs": torch.zeros(9, 0)}, "must be a class of log_probs.* C = 0"),
+        (
+            {"log_probs": torch.zeros(9, 5, dtype=torch.int64)},
+            "log_probs must be float16, bfloat16, float32 or float64",
+        ),
+        ({"star_scores": torch.zeros(16, dtype=torch.float64)}, "star_scores must have the dtype of log_probs"),
     ],
 )
 def test_mistakes_are_explained(changes, message):
@@ -370,6 +376,7 @@ def test_wrong_types_are_type_errors(changes, message):
         call(**changes)
 
 
-def test_no_blocks():
-    found = find_unspoken(say([]), torch.zeros(0, dtype=torch.int64), [])
+@pytest.mark.parametrize("frames", [0, 6])
+def test_no_blocks(frames):
+    found = find_unspoken(say([])[:frames], torch.zeros(0, dtype=torch.int64), [])
     assert [column.shape for column in found] == [(0,)] * 3

@@ -17,6 +17,7 @@ the rest.
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from itertools import accumulate, combinations
 from typing import Any, NamedTuple
 
@@ -24,7 +25,6 @@ import torch
 from torch import Tensor
 
 from torch_ctc_align._arguments import INTEGERS, brief, check_tensor, dtype_name, index_of
-from torch_ctc_align._forced_align import GAP_STAR
 from torch_ctc_align._refusals import TOO_LONG, refusal
 from torch_ctc_align._torch_seam import name_for_export
 from torch_ctc_align.functional import forced_align, min_frames
@@ -120,7 +120,8 @@ def find_unspoken(
         threshold (float): nats that the path has to gain for each block that is dropped. Default: 20.
         star_scores (Tensor, optional): ``(T,)`` or ``(1, T)``, dtype of ``log_probs``. If given, anything may be said
             between two blocks and at both ends, with these scores: the gaps there are wild. Pass it where other words
-            may stand in place of a block. Default: none.
+            may be said in place of a block, with a larger penalty than to align: ``star_scores(log_probs, 2.0)``, since
+            a star explains a sentence that the model hears badly as well. Default: none.
 
     Returns:
         UnspokenBlocks: whether each block is unspoken, what the path gains without it, and the tokens to align.
@@ -130,9 +131,11 @@ def find_unspoken(
             the recording has fewer frames than the transcript needs; and as :func:`forced_align`.
         TypeError: an argument is not of the type above.
 
-    Time: two to five alignments of the whole recording, and one of every block with some tokens around it; more where
-    blocks are dropped. Waits for the device twice in each of the two to five rounds. The result does not depend on the
-    number of threads. Not for graphs. ``docs/measurements/stars.md`` has times, and what is found.
+    Time: two to five rounds, 50 at most. Each aligns what is kept with the whole recording, and in windows what has
+    changed: in the first round every block with some tokens around it, then up to 128 choices of the blocks around each
+    dropped one. A window has at most 64 blocks and 2,560 tokens, or one block of more. An hour takes seconds
+    (``docs/measurements/stars.md``, which also says what is found). Waits for the device some three times a round. The
+    result does not depend on the number of threads. Not for graphs.
 
     Example::
 
@@ -185,8 +188,12 @@ class _Search:
         self.kept = torch.ones(self.blocks, dtype=torch.bool)
         self.gains = [0.0] * self.blocks
         self.known: dict[Any, list[float]] = {}  # the totals of a window's choices
-        best = log_probs.amax(-1)
-        self.best = best if star_scores is None else torch.maximum(best, star_scores)
+
+    @cached_property
+    def best(self) -> Tensor:
+        """(T,) the best score of every frame."""
+        best = self.log_probs.amax(-1)
+        return best if self.star_scores is None else torch.maximum(best, self.star_scores)
 
     def result(self) -> UnspokenBlocks:
         places, _ = self.tokens_of(slice(0, len(self.owners)))
@@ -343,7 +350,6 @@ class _Search:
         """Aligns the blocks that are kept with the whole recording, and finds the runs of tokens that are sure."""
         places, lengths = self.tokens_of(slice(0, len(self.owners)))
         paths, scores = self.align(slice(0, self.frames), places, lengths, strict=True)
-        paths = paths.masked_fill(paths == GAP_STAR, self.blank)
         starts, ends, _ = token_spans(paths, scores, self.targets[places.to(self.targets.device)], self.blank)
         loss = (self.best - scores[0]).double().nan_to_num(nan=0.0).clamp(min=0).cumsum(0)
         before = torch.nn.functional.pad(loss, (1, 0))[torch.nn.functional.pad(starts[0], (0, 1), value=self.frames)]
@@ -395,14 +401,16 @@ class _Search:
         wild[:, 1:-1] = part[:, 1:] != part[:, :-1]
         wild.scatter_(1, lengths[:, None], True)
         stars = self.star_scores[frames].expand(batch, -1)
-        paths, scores = torch.ops.ctc_align.forced_align(
-            log_probs, targets, None, there, self.blank, stars, wild.to(device)
+        return forced_align(
+            log_probs,
+            targets,
+            None,
+            there,
+            self.blank,
+            strict=strict,
+            star_scores=stars,
+            wild_gaps=wild.to(device),
         )
-        if strict and bool((paths == -1).any()):
-            raise refusal(
-                NAME, None, "log_probs must have a path of finite score for the blocks that are kept, found none"
-            )
-        return paths, scores
 
 
 # ------------------------------------------------------------------------------------------------------- arguments

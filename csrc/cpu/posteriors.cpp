@@ -1,6 +1,7 @@
 // ctc_align::posteriors, class_posteriors, span_posteriors, and what their derivatives call, occupancies and
 // posteriors_backward, on CPU tensors: one sum over all paths, and five ways to keep a frame's sums.
 #include <tuple>
+#include <type_traits>
 
 #include "batch.h"
 #include "forward_backward/sum_item.h"
@@ -98,18 +99,18 @@ struct KeepClasses {
   auto operator()(const Item& item, const CompactTarget& target, index_t, Real* part) const {
     return [&item, &target, part, columns = item.classes + star_columns](index_t t, const auto& sums) {
       Real* row = part + t * columns;
-      const index_t end = end_of_labels(sums, item.labels);
-      const auto keep = [&](index_t k) { return static_cast<Real>(sums.label_sums[k] * sums.factor); };
-      if (!item.star_scores) {
-        for (index_t k = sums.first; k < end; ++k) {
-          row[target.class_of(k)] += keep(k);
-        }
-      } else {
-        for (index_t k = sums.first; k < end; ++k) {
-          if (const index_t klass = target.class_of(k); klass < columns) {
-            row[klass] += keep(k);
+      const auto add_labels = [&]<bool kStars>(std::bool_constant<kStars>) {
+        for (index_t k = sums.first; k < end_of_labels(sums, item.labels); ++k) {
+          const index_t column = target.template class_of<kStars>(k);
+          if (!kStars || column < columns) {
+            row[column] += static_cast<Real>(sums.label_sums[k] * sums.factor);
           }
         }
+      };
+      if (!item.star_scores) {
+        add_labels(std::false_type());
+      } else {
+        add_labels(std::true_type());
         if (columns > item.classes) {
           row[item.classes] += static_cast<Real>(sums.star_sum * sums.factor);
         }

@@ -7,14 +7,18 @@ STABLE_TORCH_LIBRARY(ctc_align, library) {
       "int blank=0, Tensor? star_scores=None, Tensor? wild_gaps=None) -> (Tensor paths, Tensor scores)");
   library.def(
       "posteriors(Tensor log_probs, Tensor targets, Tensor? input_lengths=None, Tensor? target_lengths=None, "
-      "int blank=0) -> (Tensor posteriors, Tensor log_likelihoods)");
+      "int blank=0, Tensor? star_scores=None, Tensor? wild_gaps=None) -> (Tensor posteriors, Tensor log_likelihoods)");
   library.def(
       "class_posteriors(Tensor log_probs, Tensor targets, Tensor? input_lengths=None, Tensor? target_lengths=None, "
-      "int blank=0) -> (Tensor posteriors, Tensor log_likelihoods)");
+      "int blank=0, Tensor? star_scores=None, Tensor? wild_gaps=None) -> (Tensor posteriors, Tensor log_likelihoods)");
   library.def(
       "span_posteriors(Tensor log_probs, Tensor targets, Tensor starts, Tensor ends, Tensor? input_lengths=None, "
-      "Tensor? target_lengths=None, int blank=0) -> (Tensor posteriors, Tensor log_likelihoods)");
+      "Tensor? target_lengths=None, int blank=0, Tensor? star_scores=None, Tensor? wild_gaps=None) "
+      "-> (Tensor posteriors, Tensor log_likelihoods)");
+  library.def(
+      "occupancies(Tensor log_probs, Tensor targets, Tensor? input_lengths, Tensor? target_lengths, int blank, "
+      "Tensor star_scores, Tensor? wild_gaps=None) -> (Tensor occupancies, Tensor log_likelihoods)");
   library.def(
       "posteriors_backward(Tensor grad_posteriors, Tensor log_probs, Tensor targets, Tensor? input_lengths=None, "
-      "Tensor? target_lengths=None, int blank=0) -> Tensor");
+      "Tensor? target_lengths=None, int blank=0, Tensor? star_scores=None, Tensor? wild_gaps=None) -> Tensor");
 }

@@ -311,6 +311,10 @@ def results(log_probs, targets, starts, grad):
     found = [*operators.forced_align(log_probs, targets), *operators.posteriors(log_probs, targets)]
     found += operators.class_posteriors(log_probs, targets)
     found += operators.span_posteriors(log_probs, targets, starts, starts + 7)
+    stars = log_probs.amax(2), torch.ones(*grad.shape[:1], grad.shape[2], dtype=torch.bool)
+    found += operators.occupancies(log_probs, targets, None, None, 0, *stars)
+    with_star = torch.cat((grad, grad[:, :, :1]), 2)
+    found += [operators.posteriors_backward(with_star, log_probs, targets, None, None, 0, *stars)]
     found += [operators.posteriors_backward(grad, log_probs, targets)]
     return found
 

@@ -6,7 +6,7 @@ from torch.compiler import is_compiling
 
 from torch_ctc_align import _mistakes
 from torch_ctc_align import _posteriors as _posteriors  # registers what torch must know of its operators
-from torch_ctc_align._arguments import Lengths, as_lengths, check_targets
+from torch_ctc_align._arguments import Lengths, as_lengths, check_targets, check_tensor
 from torch_ctc_align._forced_align import MARKED, call_forced_align
 from torch_ctc_align._library import report
 from torch_ctc_align._refusals import TOO_LONG, explain, find_bad_label, refusal
@@ -277,6 +277,9 @@ def posteriors(
     input_lengths: Lengths | None = None,
     target_lengths: Lengths | None = None,
     blank: int = 0,
+    *,
+    star_scores: Tensor | None = None,
+    wild_gaps: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     r"""Finds the probability of being in each target token at every frame, over all CTC paths that spell the target.
 
@@ -292,27 +295,35 @@ def posteriors(
         input_lengths (Tensor or sequence of int, optional): ``(B,)`` frames in use. Default: all ``T``.
         target_lengths (Tensor or sequence of int, optional): ``(B,)`` labels in use. Default: all ``L``.
         blank (int): the class that spells nothing. Default: 0.
+        star_scores (Tensor, optional): ``(B, T)``, dtype of ``log_probs``, any strides; the log-probability at every
+            frame of a *star*, which stands for anything. With it the label C is the star: a token whose spelling is
+            unknown. Entries count as those of ``log_probs`` do. Default: no stars.
+        wild_gaps (Tensor, optional): ``(B, L + 1)`` bool; gap k lies before label k. In a wild gap a path may be in the
+            star or in the blank, frame by frame, so the two probabilities add up. Needs ``star_scores``. Default: none.
 
     Returns:
         posteriors (Tensor): ``(B, T, L + 1)``, float64 for float64 ``log_probs`` and float32 for all others. Entry
-            ``[b, t, k]`` is the probability that frame t belongs to token k, entry ``[b, t, L]`` that it is a blank.
-            They sum to 1 over a frame in use, and are 0 in padding. Differentiable.
+            ``[b, t, k]`` is the probability that frame t belongs to token k, entry ``[b, t, L]`` that it is a blank, or
+            the star of a wild gap. They sum to 1 over a frame in use, and are 0 in padding. Differentiable.
         log_likelihoods (Tensor): ``(B,)``, same dtype; logarithm of the sum of the probabilities of all paths (nats),
-            which is the negative of ``torch.nn.functional.ctc_loss`` with ``reduction="none"``. Differentiable twice.
+            which without stars is the negative of ``torch.nn.functional.ctc_loss`` with ``reduction="none"``.
+            Differentiable twice.
 
         An item without any path has posteriors 0, log-likelihood -inf and gradient 0; the other items are not
         affected. Mask it: ``torch.where(log_likelihoods.isfinite(), log_likelihoods, 0)``.
 
     Raises:
-        AlignmentError, TypeError: for the same shapes, dtypes, devices, lengths and labels as :func:`forced_align`.
+        AlignmentError, TypeError: for the same shapes, dtypes, devices, lengths, labels and stars as
+            :func:`forced_align`.
         MemoryError: there is not enough memory for the results, or for the work.
         NotImplementedError: the tensors are not on the CPU; or a third derivative is asked for, or a derivative in
             forward mode (:func:`class_posteriors` has that).
         KeyboardInterrupt: Ctrl-C during a long call, as in :func:`forced_align`.
 
-    The gradient of ``log_likelihoods`` with respect to ``log_probs`` is the true one: the posterior of every class at
-    every frame. (``ctc_loss`` returns the gradient with respect to the input of a ``log_softmax``; see
-    https://github.com/pytorch/pytorch/issues/52241. After a ``log_softmax`` both are the same.)
+    The gradient of ``log_likelihoods`` is the true one: with respect to ``log_probs``, the posterior of every class at
+    every frame, and with respect to ``star_scores``, that of the star. (``ctc_loss`` returns the gradient with respect
+    to the input of a ``log_softmax``; see https://github.com/pytorch/pytorch/issues/52241. After a ``log_softmax`` both
+    are the same.)
 
     Time is :math:`O(T L)` an item. Memory beside the results is limited by :func:`set_memory_budget`; the default is 16
     bytes (float64: 32) for each label and frame, up to 4 MiB or 1024 bytes a frame. Beyond that, rows of frames are
@@ -331,7 +342,8 @@ def posteriors(
         >>> log_likelihoods.exp()  # of all five paths
         tensor([0.5990])
     """
-    return _run("posteriors", log_probs, targets, (), input_lengths, target_lengths, blank)
+    rest = input_lengths, target_lengths, blank, star_scores, wild_gaps
+    return _run("posteriors", log_probs, targets, (), *rest)
 
 
 def class_posteriors(
@@ -340,6 +352,9 @@ def class_posteriors(
     input_lengths: Lengths | None = None,
     target_lengths: Lengths | None = None,
     blank: int = 0,
+    *,
+    star_scores: Tensor | None = None,
+    wild_gaps: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     r"""Finds the probability of every class at every frame, over all CTC paths that spell the target.
 
@@ -349,12 +364,13 @@ def class_posteriors(
     derivative takes ``B * T * (L + 1)`` values.)
 
     Args:
-        log_probs, targets, input_lengths, target_lengths, blank: as for :func:`posteriors`.
+        log_probs, targets, input_lengths, target_lengths, blank, star_scores, wild_gaps: as for :func:`posteriors`.
 
     Returns:
         posteriors (Tensor): ``(B, T, C)``, float64 for float64 ``log_probs`` and float32 for all others; entry
             ``[b, t, c]`` is the probability that the path is in class c at frame t. Sums to 1 over a frame in use; 0 in
-            padding and for an item without a path. Differentiable.
+            padding and for an item without a path. With stars the sum lacks the star's share, which is the gradient of
+            ``log_likelihoods`` with respect to ``star_scores``. Differentiable.
         log_likelihoods (Tensor): ``(B,)``, as :func:`posteriors`.
 
     Raises:
@@ -371,7 +387,8 @@ def class_posteriors(
         >>> torch.equal(torch.autograd.grad(log_likelihoods.sum(), log_probs)[0], classes[0])
         True
     """
-    return _run("class_posteriors", log_probs, targets, (), input_lengths, target_lengths, blank)
+    rest = input_lengths, target_lengths, blank, star_scores, wild_gaps
+    return _run("class_posteriors", log_probs, targets, (), *rest)
 
 
 def span_posteriors(
@@ -382,6 +399,9 @@ def span_posteriors(
     input_lengths: Lengths | None = None,
     target_lengths: Lengths | None = None,
     blank: int = 0,
+    *,
+    star_scores: Tensor | None = None,
+    wild_gaps: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     r"""Finds how sure the model is of each token's place: the token's mean posterior over the frames of its span.
 
@@ -391,15 +411,15 @@ def span_posteriors(
     once.
 
     Args:
-        log_probs, targets, input_lengths, target_lengths, blank: as for :func:`posteriors`.
+        log_probs, targets, input_lengths, target_lengths, blank, star_scores, wild_gaps: as for :func:`posteriors`.
         starts (Tensor): ``(B, L)`` int64, first frame of every token, from :func:`token_spans`.
         ends (Tensor): ``(B, L)`` int64, the frame after its last one. Only the frames of a span that are in use count;
             an empty span, such as -1 to -1 for padding, has confidence 0.
 
     Returns:
         confidences (Tensor): ``(B, L)``, float64 for float64 ``log_probs`` and float32 for all others; 0 for padding
-            and for an item without a path. Differentiable with respect to ``log_probs``, with the spans held fixed; the
-            backward pass takes memory for ``B * T * (L + 1)`` values.
+            and for an item without a path. Differentiable, with the spans held fixed; the backward pass takes memory
+            for ``B * T * (L + 1)`` values.
         log_likelihoods (Tensor): ``(B,)``, as :func:`posteriors`.
 
     Raises:
@@ -414,7 +434,8 @@ def span_posteriors(
         >>> span_posteriors(log_probs, targets, spans.starts, spans.ends)[0]
         tensor([[0.9883, 0.9466]])
     """
-    return _run("span_posteriors", log_probs, targets, (starts, ends), input_lengths, target_lengths, blank)
+    rest = input_lengths, target_lengths, blank, star_scores, wild_gaps
+    return _run("span_posteriors", log_probs, targets, (starts, ends), *rest)
 
 
 def _run(
@@ -425,15 +446,22 @@ def _run(
     input_lengths: Lengths | None,
     target_lengths: Lengths | None,
     blank: int,
+    star_scores: Tensor | None,
+    wild_gaps: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Calls the operator of that name. Lengths may be lists, and errors become those of the functions."""
     if input_lengths is not None:
         input_lengths = as_lengths(name, "input_lengths", input_lengths, log_probs)
     if target_lengths is not None:
         target_lengths = as_lengths(name, "target_lengths", target_lengths, log_probs)
+    if star_scores is not None:
+        check_tensor(name, "star_scores", star_scores, "(B, T)")
+    if wild_gaps is not None:
+        check_tensor(name, "wild_gaps", wild_gaps, "(B, L + 1)")
     operator = getattr(torch.ops.ctc_align, name)
+    rest = input_lengths, target_lengths, blank, star_scores, wild_gaps
     try:
-        first, log_likelihoods = operator(log_probs, targets, *spans, input_lengths, target_lengths, blank)
+        first, log_likelihoods = operator(log_probs, targets, *spans, *rest)
     except Exception as error:
-        raise explain(name, error, log_probs, targets, target_lengths, blank) from None
+        raise explain(name, error, log_probs, targets, target_lengths, blank, star_scores) from None
     return first, log_likelihoods

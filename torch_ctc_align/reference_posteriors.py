@@ -11,6 +11,10 @@ y[t, c] the probability of class c at frame t (Graves et al. 2006, section 4.1; 
 The terms of s-2 and s+2 are there only where a skip is allowed. This beta leaves out the emission of its own frame; the
 paper's has it, and divides gamma by it. Sums are logarithms in float64, and torch.autograd can differentiate them.
 
+STARS. ``star_scores[t]`` is one more emission of frame t. It is that of label C, the *star label*. In a *wild gap* a
+path is in the blank or in the star: the state's emission is the sum of both probabilities, and its posterior is shared
+out between the two as they are.
+
 No path passes through an entry that is NaN, infinite, or of magnitude 2^18 and more. An item without any path has
 posteriors 0 and log-likelihood -inf.
 """
@@ -30,6 +34,8 @@ def posteriors(
     input_lengths: Tensor | None = None,
     target_lengths: Tensor | None = None,
     blank: int = 0,
+    star_scores: Tensor | None = None,
+    wild_gaps: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The results of ``torch_ctc_align.posteriors`` for valid arguments, one item at a time.
 
@@ -41,11 +47,11 @@ def posteriors(
     table = torch.zeros(batch, frames, labels + 1, dtype=torch.float64)
     log_likelihoods = torch.zeros(batch, dtype=torch.float64)
     for b in range(batch):
-        used_frames = frames if input_lengths is None else int(input_lengths[b])
-        used_labels = labels if target_lengths is None else int(target_lengths[b])
-        gamma, log_likelihoods[b] = sum_paths(log_probs[b, :used_frames], targets[b, :used_labels], blank)
+        item = cut_item(b, log_probs, targets, input_lengths, target_lengths, star_scores, wild_gaps)
+        gamma, stars, log_likelihoods[b] = sum_paths(*item, blank)
+        used_frames, used_labels = len(gamma), len(item[1])
         table[b, :used_frames, :used_labels] = gamma[:, 1::2]
-        table[b, :used_frames, labels] = gamma[:, 0::2].sum(1)
+        table[b, :used_frames, labels] = gamma[:, 0::2].sum(1) + stars
     return table, log_likelihoods
 
 
@@ -55,20 +61,46 @@ def class_posteriors(
     input_lengths: Tensor | None = None,
     target_lengths: Tensor | None = None,
     blank: int = 0,
+    star_scores: Tensor | None = None,
+    wild_gaps: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The results of ``torch_ctc_align.class_posteriors``: ``posteriors``, added up by class.
+    """The results of ``torch_ctc_align.class_posteriors``: the posteriors of states, added up by class.
 
     Returns:
         posteriors (B, T, C) and log_likelihoods (B,), both float64.
     """
-    by_token, log_likelihoods = posteriors(log_probs, targets, input_lengths, target_lengths, blank)
-    by_class = torch.zeros(log_probs.shape, dtype=torch.float64)
-    for b, target in enumerate(targets):
-        labels = len(target) if target_lengths is None else int(target_lengths[b])
-        for k in range(labels):
-            by_class[b, :, int(target[k])] += by_token[b, :, k]
-        by_class[b, :, blank] += by_token[b, :, -1]
-    return by_class, log_likelihoods
+    by_class, log_likelihoods = occupancies(
+        log_probs, targets, input_lengths, target_lengths, blank, star_scores, wild_gaps
+    )
+    return by_class[:, :, :-1], log_likelihoods
+
+
+def occupancies(
+    log_probs: Tensor,
+    targets: Tensor,
+    input_lengths: Tensor | None = None,
+    target_lengths: Tensor | None = None,
+    blank: int = 0,
+    star_scores: Tensor | None = None,
+    wild_gaps: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """``class_posteriors`` with one more column: the share of the star, which is the derivative by ``star_scores``.
+
+    Returns:
+        occupancies (B, T, C + 1) and log_likelihoods (B,), both float64.
+    """
+    batch, frames, classes = log_probs.shape
+    table = torch.zeros(batch, frames, classes + 1, dtype=torch.float64)
+    log_likelihoods = torch.zeros(batch, dtype=torch.float64)
+    for b in range(batch):
+        item = cut_item(b, log_probs, targets, input_lengths, target_lengths, star_scores, wild_gaps)
+        gamma, stars, log_likelihoods[b] = sum_paths(*item, blank)
+        used_frames, target = len(gamma), item[1]
+        for k in range(len(target)):
+            table[b, :used_frames, int(target[k])] += gamma[:, 2 * k + 1]
+        table[b, :used_frames, blank] += gamma[:, 0::2].sum(1)
+        table[b, :used_frames, classes] += stars
+    return table, log_likelihoods
 
 
 def span_posteriors(
@@ -79,13 +111,17 @@ def span_posteriors(
     input_lengths: Tensor | None = None,
     target_lengths: Tensor | None = None,
     blank: int = 0,
+    star_scores: Tensor | None = None,
+    wild_gaps: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The results of ``torch_ctc_align.span_posteriors``: means of ``posteriors`` over the frames of every span.
 
     Returns:
         confidences (B, L) and log_likelihoods (B,), both float64.
     """
-    by_token, log_likelihoods = posteriors(log_probs, targets, input_lengths, target_lengths, blank)
+    by_token, log_likelihoods = posteriors(
+        log_probs, targets, input_lengths, target_lengths, blank, star_scores, wild_gaps
+    )
     confidences = torch.zeros(targets.shape, dtype=torch.float64)
     for b, (first, after) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
         frames = by_token.shape[1] if input_lengths is None else int(input_lengths[b])
@@ -95,19 +131,41 @@ def span_posteriors(
     return confidences, log_likelihoods
 
 
-def sum_paths(log_probs: Tensor, target: Tensor, blank: int) -> tuple[Tensor, Tensor]:
-    """gamma, the posterior of every state at every frame, (T, S), and log p, for one item."""
-    frames, states = len(log_probs), 2 * len(target) + 1
+def cut_item(
+    b: int,
+    log_probs: Tensor,
+    targets: Tensor,
+    input_lengths: Tensor | None,
+    target_lengths: Tensor | None,
+    star_scores: Tensor | None,
+    wild_gaps: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What item b uses: its emissions (T, C + 1), the last of which is the star, its target, its wild gaps (L + 1,)."""
+    frames = log_probs.shape[1] if input_lengths is None else int(input_lengths[b])
+    labels = targets.shape[1] if target_lengths is None else int(target_lengths[b])
+    stars = log_probs.new_full((frames,), -math.inf) if star_scores is None else star_scores[b, :frames]
+    wild = torch.zeros(labels + 1, dtype=torch.bool) if wild_gaps is None else wild_gaps[b, : labels + 1]
+    return torch.cat((log_probs[b, :frames], stars[:, None]), 1), targets[b, :labels], wild
+
+
+def sum_paths(emissions: Tensor, target: Tensor, wild: Tensor, blank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """For one item: gamma, the posteriors of states without the stars of wild gaps, (T, S); theirs, (T,); log p."""
+    frames, states = len(emissions), 2 * len(target) + 1
     classes = torch.full((states,), blank)
     classes[1::2] = target
+    is_wild = torch.zeros(states, dtype=torch.bool)
+    is_wild[0::2] = wild
     skip_allowed = torch.zeros(states, dtype=torch.bool)  # into this state
     skip_allowed[2:] = classes[2:] != classes[:-2]  # two blanks are always equal, so only labels are skipped into
     nothing = torch.full((states,), IMPOSSIBLE, dtype=torch.float64)
     if frames == 0:
-        return torch.zeros(0, states), torch.tensor(0.0 if states == 1 else -math.inf)
+        return torch.zeros(0, states), torch.zeros(0), torch.tensor(0.0 if states == 1 else -math.inf)
 
-    emission = log_probs.double()[:, classes]
-    emission = emission.masked_fill(~(emission.abs() < TOO_LARGE), IMPOSSIBLE)
+    emissions = emissions.double()
+    emissions = emissions.masked_fill(~(emissions.abs() < TOO_LARGE), IMPOSSIBLE)
+    own = emissions[:, classes]
+    star = torch.where(is_wild, emissions[:, -1:], IMPOSSIBLE)
+    emission = torch.stack((own, star)).logsumexp(0)
 
     alpha = [torch.cat((emission[0, :2], nothing[2:]))]
     for t in range(1, frames):
@@ -123,8 +181,9 @@ def sum_paths(log_probs: Tensor, target: Tensor, blank: int) -> tuple[Tensor, Te
 
     log_p = alpha[-1][-2:].logsumexp(0)
     if log_p < IMPOSSIBLE / 2:
-        return torch.zeros(frames, states), torch.tensor(-math.inf)
-    return (torch.stack(alpha) + torch.stack(beta[::-1]) - log_p).exp(), log_p
+        return torch.zeros(frames, states), torch.zeros(frames), torch.tensor(-math.inf)
+    log_gamma = torch.stack(alpha) + torch.stack(beta[::-1]) - log_p
+    return (log_gamma + (own - emission)).exp(), (log_gamma + (star - emission)).exp().sum(1), log_p
 
 
 def shift(row: Tensor, states: int) -> Tensor:

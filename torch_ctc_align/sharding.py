@@ -43,5 +43,6 @@ def register_sharding() -> None:
 
         register(operator)(placements)
 
-    for name in ("forced_align", "posteriors", "class_posteriors", "span_posteriors", "posteriors_backward"):
+    sums = "posteriors", "class_posteriors", "occupancies", "span_posteriors", "posteriors_backward"
+    for name in ("forced_align", *sums):
         register_one(getattr(torch.ops.ctc_align, name).default)

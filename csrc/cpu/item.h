@@ -123,8 +123,10 @@ struct CompactTarget {
   // Null if the panel has all classes, as in EmissionPanel.
   const int64_t* panel_classes() const { return classes.empty() ? nullptr : classes.data(); }
   const uint16_t* wild_words() const { return wild_bits.empty() ? nullptr : wild_bits.data(); }
+  // The class of a label. kStars: it may be a star.
+  template <bool kStars>
   int64_t class_of(index_t pair) const {
-    if (class_ids[pair] == star_class) {
+    if (kStars && class_ids[pair] == star_class) {
       return star_label_;
     }
     return classes.empty() ? class_ids[pair] : classes[class_ids[pair]];

@@ -1,6 +1,7 @@
-// ctc_align::posteriors, class_posteriors, span_posteriors and posteriors_backward on CPU tensors: one sum over all
-// paths, and four ways to keep a frame's sums.
+// ctc_align::posteriors, class_posteriors, span_posteriors, and what their derivatives call, occupancies and
+// posteriors_backward, on CPU tensors: one sum over all paths, and five ways to keep a frame's sums.
 #include <tuple>
+#include <type_traits>
 
 #include "batch.h"
 #include "forward_backward/sum_item.h"
@@ -25,7 +26,7 @@ struct NoPathValues {
 template <class Item>
 bool all_zero(const PathValues<typename Item::Real>& path_values, const Item& item) {
   for (index_t t = 0; t < item.frames; ++t) {
-    bool found = path_values.blank_at(t) != 0;
+    bool found = path_values.blank_at(t) != 0 || path_values.star_at(t) != 0;
     for (index_t k = 0; k < item.labels; ++k) {
       found |= path_values.at(t, k) != 0;
     }
@@ -90,14 +91,29 @@ index_t end_of_labels(const FrameSums<Real>& sums, index_t labels) {
   return std::min(sums.last + 1, labels);
 }
 
-// By class: keeps (T, C).
+// By class: keeps (T, C), or (T, C + 1) with a column for the star.
 struct KeepClasses {
+  index_t star_columns = 0;
+
   template <class Item, class Real>
   auto operator()(const Item& item, const CompactTarget& target, index_t, Real* part) const {
-    return [&item, &target, part](index_t t, const auto& sums) {
-      Real* row = part + t * item.classes;
-      for (index_t k = sums.first; k < end_of_labels(sums, item.labels); ++k) {
-        row[target.class_of(k)] += static_cast<Real>(sums.label_sums[k] * sums.factor);
+    return [&item, &target, part, columns = item.classes + star_columns](index_t t, const auto& sums) {
+      Real* row = part + t * columns;
+      const auto add_labels = [&]<bool kStars>(std::bool_constant<kStars>) {
+        for (index_t k = sums.first; k < end_of_labels(sums, item.labels); ++k) {
+          const index_t column = target.template class_of<kStars>(k);
+          if (!kStars || column < columns) {
+            row[column] += static_cast<Real>(sums.label_sums[k] * sums.factor);
+          }
+        }
+      };
+      if (!item.star_scores) {
+        add_labels(std::false_type());
+      } else {
+        add_labels(std::true_type());
+        if (columns > item.classes) {
+          row[item.classes] += static_cast<Real>(sums.star_sum * sums.factor);
+        }
       }
       row[item.blank] = static_cast<Real>(sums.blank_sum * sums.factor);
     };
@@ -106,8 +122,10 @@ struct KeepClasses {
 
 std::tuple<Tensor, Tensor> posteriors(const Tensor& log_probs, const Tensor& targets,
                                       const std::optional<Tensor>& input_lengths,
-                                      const std::optional<Tensor>& target_lengths, int64_t blank) {
-  const Arguments arguments{log_probs, targets, input_lengths, target_lengths, blank};
+                                      const std::optional<Tensor>& target_lengths, int64_t blank,
+                                      const std::optional<Tensor>& star_scores,
+                                      const std::optional<Tensor>& wild_gaps) {
+  const Arguments arguments{log_probs, targets, input_lengths, target_lengths, blank, star_scores, wild_gaps};
   const auto sizes = [&] { return std::array{arguments.batch(), arguments.frames(), arguments.labels() + 1}; };
   const auto keep = [&](const auto& item, const CompactTarget&, index_t, auto* part) {
     return [&item, part, padded = arguments.labels()](index_t t, const auto& sums) {
@@ -116,7 +134,7 @@ std::tuple<Tensor, Tensor> posteriors(const Tensor& log_probs, const Tensor& tar
       for (index_t k = sums.first; k < end_of_labels(sums, item.labels); ++k) {
         row[k] = static_cast<Real>(sums.label_sums[k] * sums.factor);
       }
-      row[padded] = static_cast<Real>(sums.blank_sum * sums.factor);
+      row[padded] = static_cast<Real>((sums.blank_sum + sums.star_sum) * sums.factor);
     };
   };
   return run_forward_backward("posteriors", arguments, NoCheck(), sizes, NoPathValues(), keep);
@@ -124,10 +142,24 @@ std::tuple<Tensor, Tensor> posteriors(const Tensor& log_probs, const Tensor& tar
 
 std::tuple<Tensor, Tensor> class_posteriors(const Tensor& log_probs, const Tensor& targets,
                                             const std::optional<Tensor>& input_lengths,
-                                            const std::optional<Tensor>& target_lengths, int64_t blank) {
-  const Arguments arguments{log_probs, targets, input_lengths, target_lengths, blank};
+                                            const std::optional<Tensor>& target_lengths, int64_t blank,
+                                            const std::optional<Tensor>& star_scores,
+                                            const std::optional<Tensor>& wild_gaps) {
+  const Arguments arguments{log_probs, targets, input_lengths, target_lengths, blank, star_scores, wild_gaps};
   const auto sizes = [&] { return std::array{arguments.batch(), arguments.frames(), arguments.classes()}; };
   return run_forward_backward("class_posteriors", arguments, NoCheck(), sizes, NoPathValues(), KeepClasses());
+}
+
+// class_posteriors with the star's share as one more column: the gradient of the log-likelihood by both inputs. It stands
+// in for class_posteriors where that is differentiated, so its errors bear that name.
+std::tuple<Tensor, Tensor> occupancies(const Tensor& log_probs, const Tensor& targets,
+                                       const std::optional<Tensor>& input_lengths,
+                                       const std::optional<Tensor>& target_lengths, int64_t blank,
+                                       const Tensor& star_scores, const std::optional<Tensor>& wild_gaps) {
+  const std::optional<Tensor> stars = star_scores;
+  const Arguments arguments{log_probs, targets, input_lengths, target_lengths, blank, stars, wild_gaps};
+  const auto sizes = [&] { return std::array{arguments.batch(), arguments.frames(), arguments.classes() + 1}; };
+  return run_forward_backward("class_posteriors", arguments, NoCheck(), sizes, NoPathValues(), KeepClasses{1});
 }
 
 void check_borders(const char* name, const Tensor& borders, const Arguments& arguments) {
@@ -143,8 +175,10 @@ Strided<const int64_t> row_of(const Tensor& matrix, index_t row) {
 
 std::tuple<Tensor, Tensor> span_posteriors(const Tensor& log_probs, const Tensor& targets, const Tensor& starts,
                                            const Tensor& ends, const std::optional<Tensor>& input_lengths,
-                                           const std::optional<Tensor>& target_lengths, int64_t blank) {
-  const Arguments arguments{log_probs, targets, input_lengths, target_lengths, blank};
+                                           const std::optional<Tensor>& target_lengths, int64_t blank,
+                                           const std::optional<Tensor>& star_scores,
+                                           const std::optional<Tensor>& wild_gaps) {
+  const Arguments arguments{log_probs, targets, input_lengths, target_lengths, blank, star_scores, wild_gaps};
   const auto check_rest = [&] {
     check_borders("starts", starts, arguments);
     check_borders("ends", ends, arguments);
@@ -164,31 +198,35 @@ std::tuple<Tensor, Tensor> span_posteriors(const Tensor& log_probs, const Tensor
   return run_forward_backward("span_posteriors", arguments, check_rest, sizes, NoPathValues(), keep);
 }
 
+// With stars the values of paths have one more column, that of the star in a wild gap, and so has the result.
 Tensor posteriors_backward(const Tensor& grad_posteriors, const Tensor& log_probs, const Tensor& targets,
                            const std::optional<Tensor>& input_lengths, const std::optional<Tensor>& target_lengths,
-                           int64_t blank) {
-  const Arguments arguments{log_probs, targets, input_lengths, target_lengths, blank};
+                           int64_t blank, const std::optional<Tensor>& star_scores,
+                           const std::optional<Tensor>& wild_gaps) {
+  const Arguments arguments{log_probs, targets, input_lengths, target_lengths, blank, star_scores, wild_gaps};
+  const index_t stars = star_scores ? 1 : 0;
   const auto check_rest = [&] {
+    const index_t columns = arguments.labels() + 1 + stars;
     const bool fits = grad_posteriors.dim() == 3 && grad_posteriors.size(0) == arguments.batch() &&
-                      grad_posteriors.size(1) == arguments.frames() &&
-                      grad_posteriors.size(2) == arguments.labels() + 1;
-    check(fits, "grad_posteriors must have shape (B, T, L + 1) = (", arguments.batch(), ", ", arguments.frames(), ", ",
-          arguments.labels() + 1, "), found ", ShapeOf{grad_posteriors});
+                      grad_posteriors.size(1) == arguments.frames() && grad_posteriors.size(2) == columns;
+    check(fits, "grad_posteriors must have shape (B, T, L + ", 1 + stars, ") = (", arguments.batch(), ", ",
+          arguments.frames(), ", ", columns, "), found ", ShapeOf{grad_posteriors});
     check(dtype_of(grad_posteriors) == sums_dtype(log_probs),
           "grad_posteriors must have the dtype of the posteriors, found ", DtypeOf{grad_posteriors});
     check_same_device("grad_posteriors", grad_posteriors, log_probs);
   };
-  const auto sizes = [&] { return std::array{arguments.batch(), arguments.frames(), arguments.classes()}; };
+  const auto sizes = [&] { return std::array{arguments.batch(), arguments.frames(), arguments.classes() + stars}; };
   const auto path_values_of = [&]<class Item>(const Item&, index_t b) {
     using Real = typename Item::Real;
     const auto* data = static_cast<const Real*>(grad_posteriors.const_data_ptr()) + b * grad_posteriors.stride(0);
     return PathValues<Real>{.data = data,
                             .frame_stride = grad_posteriors.stride(1),
                             .column_stride = grad_posteriors.stride(2),
-                            .blank_column = arguments.labels()};
+                            .blank_column = arguments.labels(),
+                            .star_column = arguments.labels() + stars};
   };
   return std::get<0>(
-      run_forward_backward("posteriors_backward", arguments, check_rest, sizes, path_values_of, KeepClasses()));
+      run_forward_backward("posteriors_backward", arguments, check_rest, sizes, path_values_of, KeepClasses{stars}));
 }
 
 }  // namespace
@@ -197,6 +235,7 @@ Tensor posteriors_backward(const Tensor& grad_posteriors, const Tensor& log_prob
 STABLE_TORCH_LIBRARY_IMPL(ctc_align, CPU, library) {
   library.impl("posteriors", TORCH_BOX(&ctc_align::posteriors));
   library.impl("class_posteriors", TORCH_BOX(&ctc_align::class_posteriors));
+  library.impl("occupancies", TORCH_BOX(&ctc_align::occupancies));
   library.impl("span_posteriors", TORCH_BOX(&ctc_align::span_posteriors));
   library.impl("posteriors_backward", TORCH_BOX(&ctc_align::posteriors_backward));
 }

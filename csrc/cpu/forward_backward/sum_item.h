@@ -36,8 +36,9 @@ class ItemSums {
   ItemSums(const Item<scalar_t, label_t>& item, const CompactTarget& target, const PathValues<Narrow>& path_values,
            const Options& options, const Workers& workers, const Visit& visit)
       : kernels_(options.isa->kernels<Loaded>()),
-        frame_(path_values.data ? kernels_.expectation_frames : kernels_.scaled_frames),
+        frame_(kernels_.frames[path_values.data != nullptr][target.wild_words() != nullptr]),
         emissions_(item.emissions),
+        stars_(item.star_scores),
         path_values_(path_values),
         classes_(target.panel_classes()),
         workers_(workers),
@@ -45,9 +46,10 @@ class ItemSums {
     constexpr index_t kRealBytes = sizeof(Real);
     const index_t words = static_cast<index_t>(target.skip_bits.size());
     const index_t pairs = words * kPairsPerWord;
-    const index_t class_words = std::max<index_t>((target.class_count + kPairsPerWord - 1) / kPairsPerWord, 2);
+    const index_t class_count = target.class_count + (stars_ ? 1 : 0);
+    const index_t class_words = std::max<index_t>((class_count + kPairsPerWord - 1) / kPairsPerWord, 2);
     const index_t classes = class_words * kPairsPerWord;
-    const index_t for_frame = 2 * classes + 4 * pairs + kWidens * (target.class_count + item.labels + 1);
+    const index_t for_frame = 2 * classes + 4 * pairs + kWidens * (class_count + item.labels + 2);
     const index_t row_size = Row::size_for(words, frame_.planes);
     const index_t spent = (for_frame + Walk::kLooseRows * row_size) * kRealBytes + target.bytes();
     const index_t limit = options.memory_budget > 0 ? options.memory_budget - spent : default_level_bytes(item.frames);
@@ -60,9 +62,11 @@ class ItemSums {
     lattice_ = {.band = {item.frames, item.labels},
                 .class_ids = target.class_ids.data(),
                 .skip_bits = target.skip_bits.data(),
+                .wild_bits = target.wild_words(),
                 .words = words,
                 .class_count = target.class_count,
                 .blank_class = target.blank_class,
+                .star_class = target.star_class,
                 .path_values = {},
                 .class_mantissas = take(classes),
                 .class_exponents = take(classes),
@@ -73,10 +77,10 @@ class ItemSums {
     if constexpr (!kWidens) {
       lattice_.path_values = path_values;
     } else {
-      wide_classes_ = take(target.class_count);
-      wide_values_ = take(item.labels + 1);
+      wide_classes_ = take(class_count);
+      wide_values_ = take(item.labels + 2);
       if (path_values.data) {
-        lattice_.path_values = {wide_values_, 0, 1, item.labels};
+        lattice_.path_values = {wide_values_, 0, 1, item.labels, item.labels + 1};
       }
     }
     rows_ = {free, words, frame_.planes};
@@ -102,9 +106,10 @@ class ItemSums {
     look_for_a_stop(from.width);
     if constexpr (kWidens) {
       widen_frame(t);
-      kernels_.load_classes(lattice_, {wide_classes_, 0, 1}, nullptr, t, from.shift);
+      kernels_.load_classes(lattice_, {wide_classes_, 0, 1}, nullptr,
+                            stars_ ? wide_classes_ + lattice_.class_count : nullptr, t, from.shift);
     } else {
-      kernels_.load_classes(lattice_, emissions_, classes_, t, from.shift);
+      kernels_.load_classes(lattice_, emissions_, classes_, stars_ ? &stars_->at(t) : nullptr, t, from.shift);
     }
   }
 
@@ -112,12 +117,16 @@ class ItemSums {
     for (index_t c = 0; c < lattice_.class_count; ++c) {
       wide_classes_[c] = widen(emissions_.at(t, classes_ ? classes_[c] : c));
     }
+    if (stars_) {
+      wide_classes_[lattice_.class_count] = widen(stars_->at(t));
+    }
     if (path_values_.data) {
       const index_t labels = lattice_.band.labels;
       for (index_t k = 0; k < labels; ++k) {
         wide_values_[k] = path_values_.at(t, k);
       }
       wide_values_[labels] = path_values_.blank_at(t);
+      wide_values_[labels + 1] = path_values_.star_at(t);
     }
   }
 
@@ -135,6 +144,7 @@ class ItemSums {
   const SweepKernels<Loaded>& kernels_;
   const FrameKernels<Real>& frame_;
   const Emissions<scalar_t> emissions_;
+  const std::optional<StarScores<scalar_t>> stars_;
   const PathValues<Narrow> path_values_;
   const int64_t* const classes_;
   const Workers& workers_;

@@ -44,9 +44,9 @@ struct SweepKernels {
                      index_t frames);
   void (*sweep_columns)(const SweepJob<Real>& job, const Strip<Real>& strip, ColumnRange columns);
   void (*load_classes)(const ForwardBackwardLattice<Real>& lattice, const Emissions<scalar_t>& emissions,
-                       const int64_t* classes, index_t t, double shift);
-  FrameKernels<Real> scaled_frames;       // posteriors
-  FrameKernels<Real> expectation_frames;  // with path values
+                       const int64_t* classes, const scalar_t* star, index_t t, double shift);
+  // Frames of items without path values and with them, without wild gaps and with them.
+  FrameKernels<Real> frames[2][2];
 };
 
 // An instruction set: kernels<float>() and so on.
@@ -78,8 +78,9 @@ struct Compiled {
   }
 };
 
-// Frames with every choice made beforehand that holds for a whole frame.
-template <class Lanes, class Weight>
+// Frames with every choice made beforehand that holds for a whole frame. kStars, which holds for
+// an item, is a function's own: those without stars stay as small as they were.
+template <class Lanes, class Weight, bool kStars>
 struct CompiledFrames {
   using Real = typename Lanes::Real;
   using Lattice = ForwardBackwardLattice<Real>;
@@ -87,13 +88,13 @@ struct CompiledFrames {
 
   static void forward(const Lattice& lattice, index_t t, const Row& from, Row& to) {
     choose(lattice, t, [&]<class LookUp, bool kNormalize>(Choices<LookUp, kNormalize>) {
-      forward_frame<Lanes, Weight, LookUp, kNormalize>(lattice, t, from, to);
+      forward_frame<Lanes, Weight, LookUp, kNormalize, kStars>(lattice, t, from, to);
     });
   }
   static FrameSums<Real> backward(const Lattice& lattice, index_t t, const Row& alphas, const Total& total,
                                   const Row& from, Row& to, Real* label_sums) {
     return choose(lattice, t, [&]<class LookUp, bool kNormalize>(Choices<LookUp, kNormalize>) {
-      return backward_frame<Lanes, Weight, LookUp, kNormalize>(lattice, t, alphas, total, from, to, label_sums);
+      return backward_frame<Lanes, Weight, LookUp, kNormalize, kStars>(lattice, t, alphas, total, from, to, label_sums);
     });
   }
   static constexpr FrameKernels<Real> kernels() { return {Weight::kPlanes, forward, backward}; }
@@ -124,8 +125,10 @@ constexpr SweepKernels<scalar_t> make_kernels() {
           .load_stars = Compiled<Lanes>::template add_stars<scalar_t>,
           .sweep_columns = Compiled<Lanes>::sweep,
           .load_classes = load_classes<Lanes, scalar_t>,
-          .scaled_frames = CompiledFrames<Lanes, ScaledWeight<Lanes>>::kernels(),
-          .expectation_frames = CompiledFrames<Lanes, ExpectationWeight<Lanes>>::kernels()};
+          .frames = {{CompiledFrames<Lanes, ScaledWeight<Lanes>, false>::kernels(),
+                      CompiledFrames<Lanes, ScaledWeight<Lanes>, true>::kernels()},
+                     {CompiledFrames<Lanes, ExpectationWeight<Lanes>, false>::kernels(),
+                      CompiledFrames<Lanes, ExpectationWeight<Lanes>, true>::kernels()}}};
 }
 
 template <class FloatLanes, class DoubleLanes>

@@ -11,9 +11,9 @@ Then the four consumers of a block of threads run it, on four schedulers with a 
 comparisons and selects, and one memory port for all.
 
 Not in it: the memory after the first cache, the barrier at the end of a step, the steps in which a frame block fills
-and drains, and the producers. It says 75 cycles with whole rows of emissions ("true"); an H100 takes 86 with all but
-the filling and draining (docs/performance.md). So it tells two texts of the same loop apart where they differ by more
-than some 5 %. float64 is left out.
+and drains, and the producers. It says 75 cycles with whole rows of emissions and without stars ("true, false"); an H100
+takes 86 with all but the filling and draining (docs/performance.md). So it tells two texts of the same loop apart where
+they differ by more than some 5 %. float64 is left out.
 """
 
 import argparse

@@ -5,12 +5,12 @@
 A line for each kernel, and kernels that differ in a number only share one:
 
     sm_90, 10 s
-      sweep<float, half, true>   86/18208
+      sweep<float, half, true, false>   86/18208
 
-that is, sums in float of half emissions, whole rows of them (up to 32 classes); 86 registers and 18,208 bytes of shared
-memory. Spilled registers and a stack are shown where there are any. A spill fails the check; with float64, which keeps
-twice as much, it is only reported. Without nvcc the check passes and says so; CTC_ALIGN_REQUIRE=nvcc makes that a
-failure.
+that is, sums in float of half emissions, whole rows of them (up to 32 classes), without stars; 86 registers and 18,208
+bytes of shared memory. Spilled registers and a stack are shown where there are any. A spill fails the check; with
+float64, which keeps twice as much, it is only reported. Without nvcc the check passes and says so;
+CTC_ALIGN_REQUIRE=nvcc makes that a failure.
 """
 
 import concurrent.futures

@@ -82,6 +82,58 @@ def test_equal_bits(random_case, generator, size, dtype, kind):
         assert_equal_on_both(log_probs, *rest, blank)
 
 
+def add_stars(case, generator):
+    """To log_probs, targets and lengths: star labels, stars that tie with a class of their frame, and wild gaps."""
+    log_probs, targets, *lengths = case
+    (B, T, C), L = log_probs.shape, targets.shape[1]
+    chosen = torch.randint(0, C, (B, T, 1), generator=generator)
+    targets[torch.rand(B, L, generator=generator) < 0.1] = C
+    wild_gaps = torch.rand(B, L + 1, generator=generator) < 0.5
+    return log_probs, targets, *lengths, 0, log_probs.gather(2, chosen)[..., 0], wild_gaps
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_stars(random_case, generator, size, dtype):
+    for steps in (3, None):
+        case = add_stars(make_ragged(random_case, generator, *size, dtype=dtype, steps=steps), generator)
+        assert_equal_on_both(*case)
+        *case, star_scores, wild_gaps = case
+        assert_equal_on_both(*case, star_scores, None)
+        every_other = torch.stack([star_scores, -star_scores], -1)[..., 0]
+        assert_equal_on_both(*case, every_other, wild_gaps.t().contiguous().t())
+        one_number = torch.full((), -0.5, dtype=dtype).expand(star_scores.shape)
+        assert_equal_on_both(*case, one_number, torch.tensor(True).expand(wild_gaps.shape))
+
+
+def test_stars_that_are_none(random_case, generator):
+    *case, star_scores, wild_gaps = add_stars(make_ragged(random_case, generator, 3, 530, 200, 32), generator)
+    holes = torch.rand(star_scores.shape, generator=generator)
+    for i, none in enumerate((-INF, INF, torch.nan)):
+        star_scores[(holes * 10).int() == i] = none
+    assert_equal_on_both(*case, star_scores, wild_gaps)
+
+
+def test_stars_in_long_items(random_case, generator):
+    """Two passes, and many columns of one."""
+    for size in [(1, 20_000, 5_000, 32), (1, 300_000, 60_000, 8)]:
+        assert_equal_on_both(*add_stars((*random_case(*size), None, None), generator))
+
+
+def test_a_star_label_without_stars_is_marked(random_case):
+    log_probs, targets = random_case(3, 300, 40, 12)
+    expected = forced_align(log_probs, targets)
+    targets[1, 7], targets[2, 39] = 12, 13
+    paths, scores = forced_align(*to_cuda(log_probs, targets))
+    assert torch.equal(paths[0].cpu(), expected[0][0])
+    assert (paths[1:] == -1).all()
+    assert (scores[1:] == -INF).all()
+    stars = torch.zeros(3, 300)
+    paths, _ = forced_align(*to_cuda(log_probs, targets, None, None, 0, stars, None))
+    assert (paths[1] == 12).any()
+    assert (paths[2] == -1).all()
+
+
 @pytest.mark.parametrize("size", [(1, 20_000, 5_000, 32), (1, 20_000, 5_000, 100), (2, 30_000, 12_000, 40)], ids=str)
 def test_long_items(random_case, generator, size):
     assert_equal_on_both(*make_ragged(random_case, generator, *size))
@@ -179,8 +231,13 @@ def test_nothing_waits_for_the_device(random_case, generator):
 
 
 @pytest.mark.parametrize("size", [(3, 600, 60, 20), (2, 2500, 700, 50)], ids=str)
-def test_a_graph_replays_with_other_contents(random_case, generator, size):
-    held = to_cuda(*make_ragged(random_case, generator, *size))
+@pytest.mark.parametrize("stars", [False, True], ids=["plain", "stars"])
+def test_a_graph_replays_with_other_contents(random_case, generator, size, stars):
+    def make_case():
+        case = make_ragged(random_case, generator, *size)
+        return add_stars(case, generator) if stars else case
+
+    held = to_cuda(*make_case())
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         forced_align(*held)
@@ -189,9 +246,10 @@ def test_a_graph_replays_with_other_contents(random_case, generator, size):
     with torch.cuda.graph(graph):
         paths, scores = forced_align(*held)
     for _ in range(3):
-        case = make_ragged(random_case, generator, *size)
+        case = make_case()
         for tensor, value in zip(held, case, strict=True):
-            tensor.copy_(value)
+            if isinstance(tensor, torch.Tensor):
+                tensor.copy_(value)
         graph.replay()
         expected = forced_align(*case)
         assert torch.equal(paths.cpu(), expected[0])
@@ -229,9 +287,24 @@ def test_gradients(random_case, generator):
     torch.testing.assert_close(*gradients)
 
 
+def test_gradients_to_stars(random_case, generator):
+    *case, star_scores, wild_gaps = add_stars(
+        make_ragged(random_case, generator, 3, 80, 12, 9, dtype=torch.float64), generator
+    )
+    gradients = []
+    for to in (lambda *x: x, to_cuda):
+        arguments = [*to(*case, star_scores, wild_gaps)]
+        arguments[5] = arguments[5].clone().requires_grad_()
+        forced_align(*arguments)[1].nan_to_num(neginf=0).sin().sum().backward()
+        gradients.append(arguments[5].grad.cpu())
+    torch.testing.assert_close(*gradients)
+    assert gradients[0].any()
+
+
 def test_opcheck(random_case, generator):
-    case = to_cuda(*make_ragged(random_case, generator, 2, 40, 7, 5))
-    torch.library.opcheck(forced_align.default, tuple(case))
+    case = make_ragged(random_case, generator, 2, 40, 7, 5)
+    torch.library.opcheck(forced_align.default, tuple(to_cuda(*case)))
+    torch.library.opcheck(forced_align.default, tuple(to_cuda(*add_stars(case, generator))))
 
 
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead"])

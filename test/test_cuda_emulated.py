@@ -22,13 +22,13 @@ from harness.emulated import (
     HALVES,
     MORE,
     REALS,
-    UNDER_ASAN,
     Conditions,
     Emulated,
     LaunchArguments,
     PlanArguments,
     draw_conditions,
     mostly_slow,
+    start_under_address_sanitizer,
     without_repeats,
 )
 from test_agreement import LAYOUTS
@@ -44,7 +44,7 @@ forced_align = torch.ops.ctc_align.forced_align
 
 @pytest.fixture(scope="module")
 def emulated(tmp_path_factory):
-    return Emulated(tmp_path_factory.mktemp("emulated"))
+    return Emulated(tmp_path_factory)
 
 
 @pytest.fixture(
@@ -521,7 +521,7 @@ def test_function_says_of_marked_items_what_it_says_on_the_cpu(random_case, emul
     log_probs, *others = [x if x.is_floating_point() else x.to(integer) for x in arguments.values()]
     paths, _ = emulated(log_probs, *others)
     assert (paths[:, 0] < 0).any()
-    said = message_of(torch_ctc_align.functional._raise_for_marked_items, paths, log_probs, *others, 0)
+    said = message_of(torch_ctc_align.functional._raise_for_marked_items, paths, log_probs, *others, 0, None)
     assert said == message_of(torch_ctc_align.forced_align, log_probs, *others)
 
 
@@ -529,7 +529,9 @@ def test_function_says_it_of_batches_without_frames():
     log_probs = torch.zeros(2, 0, 3)
     for lengths in (([0, 1], [0, 0]), ([0, 0], [0, -1]), ([0, 0], [0, 3])):
         others = torch.ones(2, 2, dtype=torch.int64), *map(torch.tensor, lengths)
-        said = message_of(torch_ctc_align.functional._raise_for_marked_items, torch.zeros(2, 0), log_probs, *others, 0)
+        said = message_of(
+            torch_ctc_align.functional._raise_for_marked_items, torch.zeros(2, 0), log_probs, *others, 0, None
+        )
         assert said == message_of(torch_ctc_align.forced_align, log_probs, *others)
 
 
@@ -571,24 +573,16 @@ def test_without_the_cuda_library_cuda_tensors_are_refused_in_one_sentence(tmp_p
 
 @pytest.fixture(scope="module", autouse=True)
 def sanitized(request):
-    """This file's run under AddressSanitizer: a process beside the other tests, if the last of them is to run, too."""
+    """A run under AddressSanitizer: a process beside the other tests, if the last of them is to run, too."""
     wanted = any(item.name == "test_under_address_sanitizer" for item in request.session.items)
-    compiler = os.environ.get("CXX", "g++").split()
-    # With the C++ library beside it: torch throws and catches while it is imported, and ASan has to know its functions.
-    names = [f"-print-file-name={library}" for library in ("libasan.so", "libstdc++.so")]
-    preload = [subprocess.run([*compiler, name], capture_output=True, text=True).stdout.strip() for name in names]
-    if UNDER_ASAN or not wanted or not all(Path(library).is_absolute() for library in preload):
-        yield None
-        return
-    environment = os.environ | {"CTC_ALIGN_ASAN": "1", "ASAN_OPTIONS": "detect_leaks=0"}
-    environment["LD_PRELOAD"] = ":".join(preload)
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "not slow", __file__]
     cases = "frames[pairs-1] or frames[pairs-130] or frames[pairs-514] or bad_values or padding or replay or any_layout"
-    command += ["-k", f"{cases} or half_types_of_few_frames"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    cases += " or half_types_of_few_frames or frames[1] or any_class_as_blank[32-17]"
+    files = [__file__, str(Path(__file__).with_name("test_cuda_stars.py"))]
+    process = start_under_address_sanitizer(files, cases) if wanted else None
     yield process
-    process.kill()
-    process.wait()
+    if process is not None:
+        process.kill()
+        process.wait()
 
 
 @pytest.mark.slow
@@ -596,5 +590,5 @@ def test_under_address_sanitizer(sanitized, missing):
     """Bad input, padding, replay and a few sizes: no access leaves its tensor or its part of the workspace."""
     if sanitized is None:
         missing("asan", "the compiler has no AddressSanitizer, or this is the run under it")
-    said, _ = sanitized.communicate(timeout=300)
+    said, _ = sanitized.communicate(timeout=600)
     assert sanitized.returncode == 0, said

@@ -198,6 +198,44 @@ MISTAKES = {
         r"end - 1 - (right_pair - k) - ({broken} ? 1 : 0)",
     ),
     "the walk does not wait for the records": ("viterbi/trace.cuh", r"Device::warp_barrier\(\);", UNLESS),
+    # ---- stars
+    "a star label is bad": ("inputs.cuh", r"kStars \? 1 : 0", r"kStars && !{broken} ? 1 : 0"),
+    "a path shows the blank of a wild gap": ("inputs.cuh", r"c == blank && is_wild\(k\)", r"!{broken} && \g<0>"),
+    "a wild gap is a blank like any other": (
+        "viterbi/row.cuh",
+        r"is_wild\[r\]\.select\(blank\.wild,",
+        r"is_wild[r].select({broken} ? blank.blank : blank.wild,",
+    ),
+    "the gap after the last label is never wild": (
+        "viterbi/row.cuh",
+        r"k <= last_pair &&",
+        r"k < last_pair + !{broken} &&",
+    ),
+    "the star comes a frame late": (
+        "viterbi/emissions.cuh",
+        r"load<1>\(first \+ Device::lane\(\)",
+        r"load<1>(first + Device::lane() + ({broken} ? 1 : 0)",
+    ),
+    "the star has the stride of log_probs": (
+        "viterbi/emissions.cuh",
+        r"is_star\[n\] \? of_star",
+        r"!{broken} && is_star[n] ? of_star",
+    ),
+    "the blank keeps its place in whole rows": (
+        "viterbi/emissions.cuh",
+        r"kStars && c == in\.blank",
+        r"!{broken} && kStars && c == in.blank",
+    ),
+    "the trace takes a wild gap for a blank like any other": (
+        "viterbi/trace.cuh",
+        r"is_wild\.select\(wild_emission",
+        r"is_wild.select({broken} ? blank : wild_emission",
+    ),
+    "the trace does not see its last gap": (
+        "viterbi/trace.cuh",
+        r"k <= right_pair && in\.",
+        r"k < right_pair + !{broken} && in.",
+    ),
 }
 
 
@@ -272,6 +310,12 @@ def breakable(library, random_case):
     narrow, targets = random_case(64, 130, 128, MANY_CLASSES, steps=3)  # a frame more or less matters
     cases = [case, (*one_column, None, None), (*many_classes, None, None)]
     cases.append((narrow, without_repeats(targets, MANY_CLASSES), None, None))
+    for log_probs, targets, *lengths in cases[1:3]:  # the star ties with a class; strides are the star's own
+        C = log_probs.shape[2]
+        star_scores = torch.stack([log_probs[..., -1], log_probs[..., 0]], -1)[..., 0]
+        starred = targets.where(torch.arange(targets.shape[1]) % 7 > 0, C)
+        wild_gaps = torch.arange(targets.shape[1] + 1).expand(len(targets), -1) % 2 == 0
+        cases.append((log_probs, starred, *lengths, 0, star_scores, wild_gaps))
     return Breakable(library, cases)
 
 

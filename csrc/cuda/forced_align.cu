@@ -24,8 +24,9 @@ namespace {
 
 // ------------------------------------------------------------------------------------------------ 1 kernels
 
-template <class Real, class scalar_t, bool kWholeRows>
-using SweepText = Sweep<CudaDevice, Real, scalar_t, kPairsPerThread, kWholeRows>;
+// kStars: the call has star scores. Without them no kernel knows of stars.
+template <class Real, class scalar_t, bool kWholeRows, bool kStars>
+using SweepText = Sweep<CudaDevice, Real, scalar_t, kPairsPerThread, kWholeRows, kStars>;
 
 // Two blocks on a multiprocessor where its shared memory has room for them: then they have 128 registers a thread, with
 // which no float sum spills.
@@ -37,35 +38,37 @@ constexpr size_t kSharedBytes = size_t{100} << 10;
 template <class Real, class Text>
 constexpr int kResidentBlocks = kRebases<Real> && 2 * sizeof(typename Text::Shared) <= kSharedBytes ? 2 : 1;
 
-template <class Real, class scalar_t, bool kWholeRows>
+template <class Real, class scalar_t, bool kWholeRows, bool kStars>
 __global__ void __launch_bounds__(sweep_threads(kPairsPerThread),
-                                  kResidentBlocks<Real, SweepText<Real, scalar_t, kWholeRows>>)
-    sweep_kernel(const Inputs<scalar_t> in, const Workspace<Real> work, int pass) {
-  using Text = SweepText<Real, scalar_t, kWholeRows>;
+                                  kResidentBlocks<Real, SweepText<Real, scalar_t, kWholeRows, kStars>>)
+    sweep_kernel(const Inputs<scalar_t, kStars> in, const Workspace<Real> work, int pass) {
+  using Text = SweepText<Real, scalar_t, kWholeRows, kStars>;
   __shared__ typename Text::Shared shared;
   Text::run(in, work, pass, shared);
 }
 
-template <class Real, class scalar_t>
-__global__ void __launch_bounds__(kHopThreads) hop_kernel(const Inputs<scalar_t> in, const Workspace<Real> work) {
+template <class Real, class scalar_t, bool kStars>
+__global__ void __launch_bounds__(kHopThreads)
+    hop_kernel(const Inputs<scalar_t, kStars> in, const Workspace<Real> work) {
   __shared__ HopShared shared;
   run_hop<CudaDevice>(in, work, shared);
 }
 
-template <class Real, class scalar_t>
-__global__ void region_hop_kernel(const Inputs<scalar_t> in, const Workspace<Real> work, int pass) {
+template <class Real, class scalar_t, bool kStars>
+__global__ void region_hop_kernel(const Inputs<scalar_t, kStars> in, const Workspace<Real> work, int pass) {
   run_hop_in_region<CudaDevice>(in, work, pass);
 }
 
-// As many warps to a multiprocessor as can be without spilling: a trace waits for memory much of its time.
-template <class Real>
-constexpr int kResidentTraces = kRebases<Real> ? 12 : 8;
+// As many warps to a multiprocessor as can be without spilling: a trace waits for memory much of its time. (With float64 and
+// stars it spills a little all the same.)
+template <class Real, bool kStars>
+constexpr int kResidentTraces = kRebases<Real> && !kStars ? 12 : 8;
 
-template <class Real, class scalar_t>
-__global__ void __launch_bounds__(kWarp, kResidentTraces<Real>)
-    trace_kernel(const Inputs<scalar_t> in, const Workspace<Real> work, const Outputs<scalar_t> out) {
+template <class Real, class scalar_t, bool kStars>
+__global__ void __launch_bounds__(kWarp, kResidentTraces<Real, kStars>)
+    trace_kernel(const Inputs<scalar_t, kStars> in, const Workspace<Real> work, const Outputs<scalar_t> out) {
   __shared__ TraceShared shared;
-  Trace<CudaDevice, Real, scalar_t>::run(in, work, out, shared);
+  Trace<CudaDevice, Real, scalar_t, kStars>::run(in, work, out, shared);
 }
 
 // ----------------------------------------------------------------------------------------------- 2 launches
@@ -86,10 +89,11 @@ Processors processors_of(int32_t device) {
   return {ask(cudaDevAttrMultiProcessorCount), ask(cudaDevAttrMaxSharedMemoryPerMultiprocessor)};
 }
 
-template <class Real, class scalar_t, bool kWholeRows>
-void launch_sweep(const Launch& launch, const Inputs<scalar_t>& in, const Workspace<Real>& work, cudaStream_t stream) {
-  const auto kernel = sweep_kernel<Real, scalar_t, kWholeRows>;
-  const int64_t own_bytes = sizeof(typename SweepText<Real, scalar_t, kWholeRows>::Shared);
+template <class Real, class scalar_t, bool kWholeRows, bool kStars>
+void launch_sweep(const Launch& launch, const Inputs<scalar_t, kStars>& in, const Workspace<Real>& work,
+                  cudaStream_t stream) {
+  const auto kernel = sweep_kernel<Real, scalar_t, kWholeRows, kStars>;
+  const int64_t own_bytes = sizeof(typename SweepText<Real, scalar_t, kWholeRows, kStars>::Shared);
   const int spare = static_cast<int>(larger<int64_t>(0, launch.least_shared - own_bytes));
   if (spare > 0) {
     check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, spare), "asking for memory");
@@ -97,27 +101,27 @@ void launch_sweep(const Launch& launch, const Inputs<scalar_t>& in, const Worksp
   kernel<<<static_cast<unsigned>(launch.blocks), launch.threads, spare, stream>>>(in, work, launch.pass);
 }
 
-template <class Real, class scalar_t>
-void run(const Launch& launch, const Inputs<scalar_t>& in, const Workspace<Real>& work, const Outputs<scalar_t>& out,
-         cudaStream_t stream) {
+template <class Real, class scalar_t, bool kStars>
+void run(const Launch& launch, const Inputs<scalar_t, kStars>& in, const Workspace<Real>& work,
+         const Outputs<scalar_t>& out, cudaStream_t stream) {
   const unsigned blocks = static_cast<unsigned>(launch.blocks), threads = launch.threads;
   const char* action = "launching the sweep";
   switch (launch.kernel) {
     case Kernel::kSweep:
-      launch.whole_rows ? launch_sweep<Real, scalar_t, true>(launch, in, work, stream)
-                        : launch_sweep<Real, scalar_t, false>(launch, in, work, stream);
+      launch.whole_rows ? launch_sweep<Real, scalar_t, true, kStars>(launch, in, work, stream)
+                        : launch_sweep<Real, scalar_t, false, kStars>(launch, in, work, stream);
       break;
     case Kernel::kHop:
       action = "launching the hop";
-      hop_kernel<Real, scalar_t><<<blocks, threads, 0, stream>>>(in, work);
+      hop_kernel<Real, scalar_t, kStars><<<blocks, threads, 0, stream>>>(in, work);
       break;
     case Kernel::kRegionHop:
       action = "launching the hop in the regions";
-      region_hop_kernel<Real, scalar_t><<<blocks, threads, 0, stream>>>(in, work, launch.pass);
+      region_hop_kernel<Real, scalar_t, kStars><<<blocks, threads, 0, stream>>>(in, work, launch.pass);
       break;
     case Kernel::kTrace:
       action = "launching the trace";
-      trace_kernel<Real, scalar_t><<<blocks, threads, 0, stream>>>(in, work, out);
+      trace_kernel<Real, scalar_t, kStars><<<blocks, threads, 0, stream>>>(in, work, out);
   }
   check_cuda(cudaGetLastError(), action);
 }
@@ -130,6 +134,18 @@ Lengths lengths(const std::optional<Tensor>& tensor) {
   return tensor ? Lengths{integers(*tensor), tensor->stride(0)} : Lengths{{nullptr, false}, 0};
 }
 
+template <class scalar_t>
+Stars<scalar_t, true> stars(const Tensor& scores, const std::optional<Tensor>& wild_gaps) {
+  Stars<scalar_t, true> stars{
+      static_cast<const scalar_t*>(scores.const_data_ptr()), scores.stride(0), scores.stride(1), nullptr, 0, 0};
+  if (wild_gaps) {
+    stars.wild_gaps = static_cast<const uint8_t*>(wild_gaps->const_data_ptr());
+    stars.wild_item_stride = wild_gaps->stride(0);
+    stars.gap_stride = wild_gaps->stride(1);
+  }
+  return stars;
+}
+
 using OutputTensors = std::tuple<Tensor, Tensor>;
 
 OutputTensors empty_outputs(const Tensor& log_probs, const Tensor& targets) {
@@ -137,24 +153,25 @@ OutputTensors empty_outputs(const Tensor& log_probs, const Tensor& targets) {
   return {empty_tensor<2>(sizes, targets), empty_tensor<2>(sizes, log_probs)};
 }
 
-template <class scalar_t>
+template <class scalar_t, bool kStars>
 OutputTensors align_as(const Passes& passes, const Launches& launches, const Tensor& log_probs, const Tensor& targets,
                        const Lengths& input_lengths, const Lengths& target_lengths, int64_t blank,
-                       cudaStream_t stream) {
+                       const Stars<scalar_t, kStars>& stars, cudaStream_t stream) {
   using Real = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
-  const Inputs<scalar_t> in{.log_probs = static_cast<const scalar_t*>(log_probs.const_data_ptr()),
-                            .item_stride = log_probs.stride(0),
-                            .frame_stride = log_probs.stride(1),
-                            .class_stride = log_probs.stride(2),
-                            .frames = log_probs.size(1),
-                            .classes = log_probs.size(2),
-                            .targets = integers(targets),
-                            .target_item_stride = targets.stride(0),
-                            .label_stride = targets.stride(1),
-                            .labels = targets.size(1),
-                            .input_lengths = input_lengths,
-                            .target_lengths = target_lengths,
-                            .blank = blank};
+  const Tensors<scalar_t> tensors{.log_probs = static_cast<const scalar_t*>(log_probs.const_data_ptr()),
+                                  .item_stride = log_probs.stride(0),
+                                  .frame_stride = log_probs.stride(1),
+                                  .class_stride = log_probs.stride(2),
+                                  .frames = log_probs.size(1),
+                                  .classes = log_probs.size(2),
+                                  .targets = integers(targets),
+                                  .target_item_stride = targets.stride(0),
+                                  .label_stride = targets.stride(1),
+                                  .labels = targets.size(1),
+                                  .input_lengths = input_lengths,
+                                  .target_lengths = target_lengths,
+                                  .blank = blank};
+  const Inputs<scalar_t, kStars> in{tensors, stars};
   const Tensor memory = empty_bytes(WorkspaceLayout<Real>(passes, nullptr).bytes, log_probs);
   auto* const bytes = static_cast<uint8_t*>(memory.mutable_data_ptr());
   const WorkspaceLayout<Real> layout(passes, bytes);
@@ -163,20 +180,21 @@ OutputTensors align_as(const Passes& passes, const Launches& launches, const Ten
   }
   const Launch* launch = launches.begin();
   for (; launch->kernel != Kernel::kTrace; ++launch) {
-    run<Real, scalar_t>(*launch, in, layout.work, {}, stream);
+    run<Real, scalar_t, kStars>(*launch, in, layout.work, {}, stream);
   }
   // Only now: the device has work already, and no caller waits longer for these allocations.
   OutputTensors outputs = empty_outputs(log_probs, targets);
   const auto& [paths, scores] = outputs;
-  run<Real, scalar_t>(*launch, in, layout.work,
-                      {paths.mutable_data_ptr(), in.targets.wide, static_cast<scalar_t*>(scores.mutable_data_ptr())},
-                      stream);
+  run<Real, scalar_t, kStars>(
+      *launch, in, layout.work,
+      {paths.mutable_data_ptr(), in.targets.wide, static_cast<scalar_t*>(scores.mutable_data_ptr())}, stream);
   return outputs;
 }
 
 OutputTensors align(const Tensor& log_probs, const Tensor& targets, const std::optional<Tensor>& input_lengths,
-                    const std::optional<Tensor>& target_lengths, int64_t blank) {
-  check_arguments(log_probs, targets, input_lengths, target_lengths, blank);
+                    const std::optional<Tensor>& target_lengths, int64_t blank,
+                    const std::optional<Tensor>& star_scores, const std::optional<Tensor>& wild_gaps) {
+  check_arguments(log_probs, targets, input_lengths, target_lengths, blank, star_scores, wild_gaps);
   const index_t batch = log_probs.size(0), frames = log_probs.size(1), labels = targets.size(1);
   check(frames <= kMostFrames, "log_probs may have 2^30 frames at most on CUDA, found T = ", frames);
   check(2 * labels + 1 < kNoPath, "targets may have fewer than 2^31 - 1 labels on CUDA, found L = ", labels);
@@ -198,8 +216,12 @@ OutputTensors align(const Tensor& log_probs, const Tensor& targets, const std::o
     return empty_outputs(log_probs, targets);
   }
   const auto align_with = [&](auto scalar) {
-    return align_as<decltype(scalar)>(passes, launches, log_probs, targets, lengths(input_lengths),
-                                      lengths(target_lengths), blank, static_cast<cudaStream_t>(current));
+    using scalar_t = decltype(scalar);
+    const auto align_among = [&](const auto& stars) {
+      return align_as<scalar_t>(passes, launches, log_probs, targets, lengths(input_lengths), lengths(target_lengths),
+                                blank, stars, static_cast<cudaStream_t>(current));
+    };
+    return star_scores ? align_among(stars<scalar_t>(*star_scores, wild_gaps)) : align_among(Stars<scalar_t, false>());
   };
   switch (log_probs.scalar_type()) {
     case ScalarType::Half:     return align_with(Half{});
@@ -212,8 +234,9 @@ OutputTensors align(const Tensor& log_probs, const Tensor& targets, const std::o
 OutputTensors forced_align(const Tensor& log_probs, const Tensor& targets, const std::optional<Tensor>& input_lengths,
                            const std::optional<Tensor>& target_lengths, int64_t blank,
                            const std::optional<Tensor>& star_scores, const std::optional<Tensor>& wild_gaps) {
-  check(!star_scores && !wild_gaps, "forced_align: star_scores and wild_gaps have no CUDA kernel yet");
-  return as_operator("forced_align", [&] { return align(log_probs, targets, input_lengths, target_lengths, blank); });
+  return as_operator("forced_align", [&] {
+    return align(log_probs, targets, input_lengths, target_lengths, blank, star_scores, wild_gaps);
+  });
 }
 
 }  // namespace

@@ -13,6 +13,7 @@ import itertools
 import os
 import random
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,7 +77,10 @@ Call = structure(
     "log_probs item_stride frame_stride class_stride classes",
     "targets wide target_item_stride label_stride",
     "input_lengths target_lengths input_wide target_wide lengths_stride",
-    "blank paths scores replay resident_blocks schedule seed",
+    "blank",
+    "star_scores star_item_stride star_frame_stride",
+    "wild_gaps wild_item_stride gap_stride",
+    "paths scores replay resident_blocks schedule seed",
 )
 LaunchArguments = structure("LaunchArguments", "kernel pass_ blocks threads whole_rows least_shared")
 
@@ -100,7 +104,22 @@ def load_harness(path: Path) -> ctypes.CDLL:
     return library
 
 
-def prepare(log_probs, targets, input_lengths, target_lengths, blank=0, conditions=Conditions(), replay=False):
+def pointer_and_strides(matrix):
+    return (0, 0, 0) if matrix is None else (matrix.data_ptr(), *matrix.stride())
+
+
+def prepare(
+    log_probs,
+    targets,
+    input_lengths,
+    target_lengths,
+    blank=0,
+    star_scores=None,
+    wild_gaps=None,
+    *,
+    conditions=Conditions(),
+    replay=False,
+):
     """The call, and the paths and scores that it will write."""
     B, T, C = log_probs.shape
     paths = torch.full((B, T), -77, dtype=targets.dtype)
@@ -114,7 +133,10 @@ def prepare(log_probs, targets, input_lengths, target_lengths, blank=0, conditio
         *pointers,
         *(x is not None and x.dtype == torch.int64 for x in (input_lengths, target_lengths)),
         lengths[0].stride(0) if lengths else 0,
-        *(blank, paths.data_ptr(), scores.data_ptr()),
+        blank,
+        *pointer_and_strides(star_scores),
+        *pointer_and_strides(wild_gaps),
+        *(paths.data_ptr(), scores.data_ptr()),
         *(replay, conditions.resident, conditions.schedule, conditions.seed),
     )
     return call, paths, scores
@@ -123,21 +145,33 @@ def prepare(log_probs, targets, input_lengths, target_lengths, blank=0, conditio
 class Emulated:
     """emulated(log_probs, targets, ..., conditions=Conditions()) as the operator, without its checks."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, tmp_path_factory: pytest.TempPathFactory):
+        self.folder = tmp_path_factory.getbasetemp() / "emulated"  # the same for all files of tests
+        self.folder.mkdir(exist_ok=True)
         self.libraries: dict[tuple[torch.dtype, int | str], ctypes.CDLL] = {}
 
     def library(self, dtype=torch.float32, pairs=Conditions.pairs) -> ctypes.CDLL:
         """Compiled when it is first asked for."""
         if (dtype, pairs) not in self.libraries:
             output = self.folder / f"{STORED[dtype]}-{pairs}.so"
-            self.libraries[dtype, pairs] = load_harness(compile_harness(output, STORED[dtype], pairs))
+            path = output if output.exists() else compile_harness(output, STORED[dtype], pairs)
+            self.libraries[dtype, pairs] = load_harness(path)
         return self.libraries[dtype, pairs]
 
     def __call__(
-        self, log_probs, targets, input_lengths=None, target_lengths=None, blank=0, conditions=Conditions(), **options
+        self,
+        log_probs,
+        targets,
+        input_lengths=None,
+        target_lengths=None,
+        blank=0,
+        star_scores=None,
+        wild_gaps=None,
+        *,
+        conditions=Conditions(),
+        **options,
     ):
-        case = log_probs, targets, input_lengths, target_lengths, blank
+        case = log_probs, targets, input_lengths, target_lengths, blank, star_scores, wild_gaps
         call, paths, scores = prepare(*case, conditions=conditions, **options)
         error = self.library(log_probs.dtype, conditions.pairs).emulated_align(ctypes.byref(call))
         assert error is None, error.decode()
@@ -152,3 +186,33 @@ def without_repeats(targets, C):
 def mostly_slow(values, fast):
     """Parameters, all but the fast ones marked slow."""
     return [value if value in fast else pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
+def start_under_address_sanitizer(files: list[str], cases: str) -> subprocess.Popen | None:
+    """Begins to run those cases of the files' tests with a harness that has AddressSanitizer in it.
+
+    Returns None if the compiler has no AddressSanitizer, or if this is such a run.
+    """
+    compiler = os.environ.get("CXX", "g++").split()
+    # With the C++ library beside it: torch throws and catches while it is imported, and ASan has to know its functions.
+    names = [f"-print-file-name={library}" for library in ("libasan.so", "libstdc++.so")]
+    preload = [subprocess.run([*compiler, name], capture_output=True, text=True).stdout.strip() for name in names]
+    if UNDER_ASAN or not all(Path(library).is_absolute() for library in preload):
+        return None
+    environment = os.environ | {"CTC_ALIGN_ASAN": "1", "ASAN_OPTIONS": "detect_leaks=0"}
+    environment["LD_PRELOAD"] = ":".join(preload)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-p",
+        "no:cacheprovider",
+        "-m",
+        "not slow",
+        *files,
+        "-k",
+        cases,
+    ]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)

@@ -37,6 +37,10 @@ struct Call {
   const void *input_lengths, *target_lengths;      // or nullptr
   int64_t input_wide, target_wide, lengths_stride;
   int64_t blank;
+  const Stored* star_scores;  // or nullptr: no stars
+  int64_t star_item_stride, star_frame_stride;
+  const uint8_t* wild_gaps;  // or nullptr
+  int64_t wild_item_stride, gap_stride;
   void* paths;
   Stored* scores;
   int64_t replay;  // keep the workspace as the call before has left it, which had the same plan
@@ -108,13 +112,14 @@ Parts parts;
 constexpr int kPairs = CTC_ALIGN_PAIRS;
 
 // One launch of the list. Every kernel's block has the threads and the shared memory that the list says.
-void run(const Launch& launch, const Inputs<Stored>& in, const Workspace<Real>& work, const Outputs<Stored>& out,
-         const Options& options) {
+template <bool kStars>
+void run(const Launch& launch, const Inputs<Stored, kStars>& in, const Workspace<Real>& work,
+         const Outputs<Stored>& out, const Options& options) {
   const auto emulate_with = [&]<class Shared>(Shared*, auto kernel) {
     emulate<Shared>(static_cast<uint32_t>(launch.blocks), launch.threads, options, kernel);
   };
   const auto emulate_sweep = [&]<bool kWholeRows>(std::bool_constant<kWholeRows>) {
-    using Text = Sweep<EmulatedDevice, Real, Stored, kPairs, kWholeRows>;
+    using Text = Sweep<EmulatedDevice, Real, Stored, kPairs, kWholeRows, kStars>;
     emulate_with(static_cast<typename Text::Shared*>(nullptr),
                  [&](auto& shared) { Text::run(in, work, launch.pass, shared); });
   };
@@ -130,26 +135,29 @@ void run(const Launch& launch, const Inputs<Stored>& in, const Workspace<Real>& 
                    [&](NoShared&) { run_hop_in_region<EmulatedDevice>(in, work, launch.pass); });
       break;
     case Kernel::kTrace:
-      emulate_with(static_cast<TraceShared*>(nullptr),
-                   [&](TraceShared& shared) { Trace<EmulatedDevice, Real, Stored>::run(in, work, out, shared); });
+      emulate_with(static_cast<TraceShared*>(nullptr), [&](TraceShared& shared) {
+        Trace<EmulatedDevice, Real, Stored, kStars>::run(in, work, out, shared);
+      });
   }
 }
 
-void align(const Call& call) {
+template <bool kStars>
+void align(const Call& call, const Stars<Stored, kStars>& stars) {
   const Passes passes = passes_of(call.plan);
-  const Inputs<Stored> in{.log_probs = call.log_probs,
-                          .item_stride = call.item_stride,
-                          .frame_stride = call.frame_stride,
-                          .class_stride = call.class_stride,
-                          .frames = call.plan.frames,
-                          .classes = call.classes,
-                          .targets = {call.targets, call.wide != 0},
-                          .target_item_stride = call.target_item_stride,
-                          .label_stride = call.label_stride,
-                          .labels = call.plan.labels,
-                          .input_lengths = {{call.input_lengths, call.input_wide != 0}, call.lengths_stride},
-                          .target_lengths = {{call.target_lengths, call.target_wide != 0}, call.lengths_stride},
-                          .blank = call.blank};
+  const Tensors<Stored> tensors{.log_probs = call.log_probs,
+                                .item_stride = call.item_stride,
+                                .frame_stride = call.frame_stride,
+                                .class_stride = call.class_stride,
+                                .frames = call.plan.frames,
+                                .classes = call.classes,
+                                .targets = {call.targets, call.wide != 0},
+                                .target_item_stride = call.target_item_stride,
+                                .label_stride = call.label_stride,
+                                .labels = call.plan.labels,
+                                .input_lengths = {{call.input_lengths, call.input_wide != 0}, call.lengths_stride},
+                                .target_lengths = {{call.target_lengths, call.target_wide != 0}, call.lengths_stride},
+                                .blank = call.blank};
+  const Inputs<Stored, kStars> in{tensors, stars};
   const Options options{static_cast<int>(call.resident_blocks), static_cast<Schedule>(call.schedule),
                         static_cast<uint64_t>(call.seed)};
   const Workspace<Real> work = parts.lay_out(passes, call.replay != 0);
@@ -157,6 +165,15 @@ void align(const Call& call) {
     Outputs<Stored> out{};  // as in forced_align.cu they are there for the trace alone
     if (launch.kernel == Kernel::kTrace) out = {call.paths, call.wide != 0, call.scores};
     run(launch, in, work, out, options);
+  }
+}
+
+void align(const Call& call) {
+  if (call.star_scores == nullptr) {
+    align(call, Stars<Stored, false>{});
+  } else {
+    align(call, Stars<Stored, true>{call.star_scores, call.star_item_stride, call.star_frame_stride, call.wild_gaps,
+                                    call.wild_item_stride, call.gap_stride});
   }
 }
 

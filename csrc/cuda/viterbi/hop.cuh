@@ -52,8 +52,8 @@ CTC_ALIGN_FN void hop_back(const Pass<Real>& pass, index_t item, index_t region,
 }
 
 // Returns the best final state of item b as the first sweep has found it, or kNoPath.
-template <class Real, class scalar_t>
-CTC_ALIGN_FN uint32_t path_end_of(const Inputs<scalar_t>& in, const Workspace<Real>& work, index_t b) {
+template <class Real, class scalar_t, bool kStars>
+CTC_ALIGN_FN uint32_t path_end_of(const Inputs<scalar_t, kStars>& in, const Workspace<Real>& work, index_t b) {
   const ItemLattice item = lattice_of(in, b);
   if (!item.possible) {
     return kNoPath;
@@ -65,7 +65,7 @@ CTC_ALIGN_FN uint32_t path_end_of(const Inputs<scalar_t>& in, const Workspace<Re
   const bool has_label = item.band.labels == 1;
   const index_t c = has_label ? in.label(b, 0) : in.blank;
   const bool spells = item.band.frames == 0 || !has_label || in.is_label(c);
-  const Real total = item.band.frames == 0 || !spells ? Real{0} : load_emission<Real>(in.emissions(b).at(0, c));
+  const Real total = item.band.frames == 0 || !spells ? Real{0} : load_emission<Real>(in.states(b).stored(0, 0, c));
   return spells && total - total == 0 ? pack_state({0, has_label}) : kNoPath;
 }
 
@@ -140,8 +140,8 @@ CTC_ALIGN_FN void hop_back_together(const Pass<Real>& pass, index_t item, const 
 //   Waits for    the block: all its threads look at labels.
 //   Afterwards   path end and states are written, for later kernels.
 //   Reuse        shared memory is the block's own.
-template <DeviceWords Device, class Real, class scalar_t>
-CTC_ALIGN_FN void run_hop(const Inputs<scalar_t>& in, const Workspace<Real>& work, HopShared& shared) {
+template <DeviceWords Device, class Real, class scalar_t, bool kStars>
+CTC_ALIGN_FN void run_hop(const Inputs<scalar_t, kStars>& in, const Workspace<Real>& work, HopShared& shared) {
   const index_t b = Device::block();
   const ItemLattice item = lattice_of(in, b);
   if (Device::thread() == 0) {
@@ -172,8 +172,8 @@ CTC_ALIGN_FN void run_hop(const Inputs<scalar_t>& in, const Workspace<Real>& wor
 }
 
 // After a later pass. Thread 0 of a block does it for a region.
-template <DeviceWords Device, class Real, class scalar_t>
-CTC_ALIGN_FN void run_hop_in_region(const Inputs<scalar_t>& in, const Workspace<Real>& work, int pass_number) {
+template <DeviceWords Device, class Real, class scalar_t, bool kStars>
+CTC_ALIGN_FN void run_hop_in_region(const Inputs<scalar_t, kStars>& in, const Workspace<Real>& work, int pass_number) {
   const Pass<Real>& pass = work.passes[pass_number];
   const index_t regions = pass.plan.regions();
   const index_t b = Device::block() / static_cast<uint32_t>(regions);

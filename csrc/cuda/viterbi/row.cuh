@@ -18,12 +18,12 @@
 
 namespace ctc_align {
 
-template <DeviceWords Device, class Real, int R, bool kWholeRows>
+template <DeviceWords Device, class Real, int R, bool kWholeRows, bool kStars>
 struct Row {
   static constexpr int kWarps = static_cast<int>(kColumnPairs) / R / kWarp;
   static constexpr int kStage = kStageFrames<Real>;
   static constexpr int kGroupFrames = 2;  // emissions and edges come into registers two frames at a time
-  using Ring = EmissionRing<Real, kWarps, kWholeRows>;
+  using Ring = EmissionRing<Real, kWarps, kWholeRows, kStars>;
   using Buffers = EdgeBuffers<Real, kWarps>;
 
   const Task<Device, Real>& task;
@@ -37,6 +37,7 @@ struct Row {
   Real blank_alpha[R], label_alpha[R];
   uint32_t blank_origin[R], label_origin[R];
   int label_class[R];                        // used where rows are whole
+  Choice<Device> is_wild[R];                 // used with stars: whether the gap before the label is wild
   Choice<Device> skip_allowed[R], is_first;  // is_first: of the warp's lanes
   Edge<Real> passed;                         // label k-1 of the frame before, k the thread's first pair; not in lane 0
   Real left_at_end;                          // label k-1 of frame T-1, after the pseudo-frame
@@ -48,7 +49,7 @@ struct Row {
   //   Afterwards   the answer is the same in all lanes.
   //   Reuse        registers alone.
   template <class scalar_t>
-  CTC_ALIGN_FN bool read_target(const Inputs<scalar_t>& in) {
+  CTC_ALIGN_FN bool read_target(const Inputs<scalar_t, kStars>& in) {
     bool is_bad = false;
     const int32_t last_pair = task.last_pair;
     index_t class_before =
@@ -58,7 +59,10 @@ struct Row {
       const index_t k = first_pair + r;
       const index_t c = k < last_pair ? in.label(task.index.item, k) : in.blank;
       skip_allowed[r] = Choice<Device>::of(may_skip_into(k, c, class_before));
-      label_class[r] = static_cast<int>(in.is_label(c) ? c : in.blank);
+      label_class[r] = static_cast<int>(in.is_label(c) && !in.is_star(c) ? c : in.blank);
+      if constexpr (kStars) {
+        is_wild[r] = Choice<Device>::of(k <= last_pair && in.states(task.index.item).is_wild(k));
+      }
       is_bad = is_bad || (k < last_pair && !in.is_label(c));
       class_before = c;
     }
@@ -70,7 +74,7 @@ struct Row {
   // The row before the task's first frame block: as the column's task before has left it, or as a pass before has kept it
   // at the start of the region, or -inf.
   template <class scalar_t>
-  CTC_ALIGN_FN void begin(const Inputs<scalar_t>& in, bool continues, int32_t frame_block) {
+  CTC_ALIGN_FN void begin(const Inputs<scalar_t, kStars>& in, bool continues, int32_t frame_block) {
     const Pass<Real>& pass = task.pass;
     const index_t at = live_at(), item = task.index.item;
     // A region begins with its columns as far as the pass before has reached them.
@@ -95,7 +99,7 @@ struct Row {
     if (frame_block == 0 && first_pair == 0) {
       const bool has_label = task.last_pair > 0 && in.is_label(in.label(item, 0));
       const auto emission_of = [&](bool is_label) {
-        return load_emission<Real>(in.emissions(item).at(0, is_label ? in.label(item, 0) : in.blank));
+        return load_emission<Real>(in.states(item).stored(0, 0, is_label ? in.label(item, 0) : in.blank));
       };
       start_paths(has_label ? 1 : 0, emission_of, blank_alpha[0], label_alpha[0]);
     }
@@ -184,7 +188,7 @@ struct Row {
  private:
   // A whole stage. Emissions and edges are read a group ahead of the frames that need them.
   CTC_ALIGN_FN void run_frames(int32_t frame, Edge<Real>* edges) {
-    FrameEmissions<Real, R> emission[kStage];
+    FrameEmissions<Real, R, kStars> emission[kStage];
     Edge<Real> entering[kStage];
     const auto read_group = [&](int from) {
       CTC_ALIGN_UNROLL
@@ -216,12 +220,18 @@ struct Row {
   }
 
   // Reads the emissions of the p-th frame of the stage that begins with `frame`.
-  CTC_ALIGN_FN FrameEmissions<Real, R> read_emissions(int32_t frame, int p) const {
+  CTC_ALIGN_FN FrameEmissions<Real, R, kStars> read_emissions(int32_t frame, int p) const {
     const Real* values = ring.values_from(frame)[p];
-    FrameEmissions<Real, R> emission;
-    emission.blank = ring.blanks_from(frame)[p];
+    FrameEmissions<Real, R, kStars> emission;
+    const auto blank = ring.blanks_from(frame)[p];
+    if constexpr (!kStars) {
+      emission.blank[0] = blank;
+    }
     CTC_ALIGN_UNROLL
     for (int r = 0; r < R; ++r) {
+      if constexpr (kStars) {
+        emission.blank[r] = is_wild[r].select(blank.wild, blank.blank);
+      }
       emission.label[r] = values[kWholeRows ? label_class[r] : Device::thread() * R + r];
     }
     return emission;
@@ -235,13 +245,14 @@ struct Row {
     return {is_first.select(entering.alpha, passed.alpha), is_first.select(entering.origin, passed.origin)};
   }
 
-  CTC_ALIGN_FN void run_frame(const FrameEmissions<Real, R>& emission, const Edge<Real>& left) {
+  CTC_ALIGN_FN void run_frame(const FrameEmissions<Real, R, kStars>& emission, const Edge<Real>& left) {
     CTC_ALIGN_UNROLL
     for (int r = R - 1; r >= 0; --r) {  // from the right: pair r reads label r-1 of the frame before
       const Real left_alpha = r > 0 ? label_alpha[r - 1] : left.alpha;
       const uint32_t left_origin = r > 0 ? label_origin[r - 1] : left.origin;
-      const auto record = pair_step<ThreadLanes<Device, Real>>(left_alpha, skip_allowed[r], emission.blank,
-                                                               emission.label[r], blank_alpha[r], label_alpha[r]);
+      const auto record =
+          pair_step<ThreadLanes<Device, Real>>(left_alpha, skip_allowed[r], emission.blank[kStars ? r : 0],
+                                               emission.label[r], blank_alpha[r], label_alpha[r]);
       const uint32_t best_origin = record.from_left ? left_origin : blank_origin[r];
       // By a predicate: the compiler joins this choice with the next one.
       const uint32_t entry_origin = skip_allowed[r].holds() ? best_origin : blank_origin[r];

@@ -14,9 +14,9 @@
 
 namespace ctc_align {
 
-template <class Real, int kWarps, bool kWholeRows>
+template <class Real, int kWarps, bool kWholeRows, bool kStars>
 struct SweepShared {
-  EmissionRing<Real, kWarps, kWholeRows> emissions;
+  EmissionRing<Real, kWarps, kWholeRows, kStars> emissions;
   EdgeBuffers<Real, kWarps> edges;
   SharedBases<kWarps> bases;
   uint32_t ticket;
@@ -24,16 +24,16 @@ struct SweepShared {
 };
 
 // R pairs a thread; the library is built with kPairsPerThread. Whole rows of emissions are shared if a warp can hold one.
-template <DeviceWords Device, class Real, class scalar_t, int R, bool kWholeRows>
+template <DeviceWords Device, class Real, class scalar_t, int R, bool kWholeRows, bool kStars>
 struct Sweep {
-  using Consumer = Row<Device, Real, R, kWholeRows>;
+  using Consumer = Row<Device, Real, R, kWholeRows, kStars>;
   static constexpr int kWarps = Consumer::kWarps;  // consumers; as many are producers
   static constexpr int kThreads = sweep_threads(R);
   static constexpr int kStage = kStageFrames<Real>;
   using BlockSteps = Steps<Device, kWarps, kWholeRows>;
-  using Shared = SweepShared<Real, kWarps, kWholeRows>;
+  using Shared = SweepShared<Real, kWarps, kWholeRows, kStars>;
 
-  const Inputs<scalar_t>& in;
+  const Inputs<scalar_t, kStars>& in;
   Shared& shared;
   Task<Device, Real> task;
   int warp;            // its number among the consumers, or among the producers
@@ -45,7 +45,7 @@ struct Sweep {
   //   Waits for    the ticket, where tasks wait for one another.
   //   Afterwards   the task's rows, edges and bases are in the workspace.
   //   Reuse        shared memory is the block's own.
-  CTC_ALIGN_FN static void run(const Inputs<scalar_t>& in, const Workspace<Real>& work, int pass_number,
+  CTC_ALIGN_FN static void run(const Inputs<scalar_t, kStars>& in, const Workspace<Real>& work, int pass_number,
                                Shared& shared) {
     const Pass<Real>& pass = work.passes[pass_number];
     const Plan& plan = pass.plan;
@@ -135,7 +135,7 @@ struct Sweep {
   // The part of a producer. The first receives edges from the left, the last sends them to the right.
   CTC_ALIGN_FN void produce(int32_t first, int32_t end) {
     const bool receives = warp == 0;
-    EmissionProducer<Device, Real, scalar_t, R, kWarps, kWholeRows> emissions;
+    EmissionProducer<Device, Real, scalar_t, R, kWarps, kWholeRows, kStars> emissions;
     emissions.reset(in, task.index.item, task.band(), first_pair, warp);
     emissions.load(task.first_frame_of(first));
     Edges<Device, Real, kWarps> edges(task, shared.edges, first);

@@ -34,11 +34,11 @@ struct TraceShared {
 };
 
 // The block of threads is a single warp.
-template <DeviceWords Device, class Real, class scalar_t>
+template <DeviceWords Device, class Real, class scalar_t, bool kStars>
 struct Trace {
   static constexpr int kGroups = kSegmentFrames / Moves::kFrames;
 
-  const Inputs<scalar_t>& in;
+  const Inputs<scalar_t, kStars>& in;
   const Workspace<Real>& work;
   const Pass<Real>& pass;
   const Outputs<scalar_t>& out;
@@ -49,8 +49,8 @@ struct Trace {
   uint32_t state_before, state_after;  // the path's, at the segment's borders
 
   // Called by all lanes of the block's warp.
-  CTC_ALIGN_FN static void run(const Inputs<scalar_t>& in, const Workspace<Real>& work, const Outputs<scalar_t>& out,
-                               TraceShared& shared) {
+  CTC_ALIGN_FN static void run(const Inputs<scalar_t, kStars>& in, const Workspace<Real>& work,
+                               const Outputs<scalar_t>& out, TraceShared& shared) {
     const Pass<Real>& pass = work.last();
     const index_t segments = traced_segments(pass.plan), block = Device::block();
     Trace trace{in, work, pass, out, shared, block / segments, block % segments};
@@ -99,8 +99,8 @@ struct Trace {
   }
 
   CTC_ALIGN_FN void write_frame(index_t t, uint32_t state) const {
-    const index_t c = class_of(state);
-    out.write(item * in.frames + t, c, in.emissions(item).at(t, c));
+    const Entry<scalar_t> entry = in.states(item).entry(t, unpack_state(state).pair, class_of(state));
+    out.write(item * in.frames + t, entry.path_class, entry.score);
   }
 
   // Reads the states that the hop has written. Without a hop each warp goes back to them from the path's end.
@@ -137,9 +137,12 @@ struct Trace {
                                                  : KeptRow<Real>{&pass, 0, 0};  // segment 0 reads none
     Real blank_alpha[R], label_alpha[R], offset[R];
     TraceEmissions<R, kAhead> emissions;
-    emissions.loader.reset(in.emissions(item), band.frames - 1);
-    emissions.aim(R, in.emissions(item), in.blank, begin, end - 1);
-    Choice<Device> skip_allowed[R];
+    emissions.loader.reset(in.states(item), band.frames - 1);
+    emissions.aim(R, in.states(item), in.blank, begin, end - 1);
+    if constexpr (kStars) {
+      emissions.aim(R + 1, in.states(item), in.classes, begin, end - 1);
+    }
+    Choice<Device> skip_allowed[R], is_wild[R];
     const auto is_first = Choice<Device>::of(Device::lane() == 0);
     index_t class_before = 0 < first_pair && first_pair <= band.labels ? in.label(item, first_pair - 1) : in.blank;
     CTC_ALIGN_UNROLL
@@ -148,8 +151,11 @@ struct Trace {
       const index_t c = k < band.labels ? in.label(item, k) : in.blank;
       // The path cannot be in pair k before it has come so far to the right, nor when it could not come to right_pair
       // any more. Outside that window the label is -inf; it could not win anyway.
-      emissions.aim(r, in.emissions(item), k <= right_pair ? c : in.blank, begin - 1 + k - left_pair,
+      emissions.aim(r, in.states(item), k <= right_pair ? c : in.blank, begin - 1 + k - left_pair,
                     end - 1 - (right_pair - k));
+      if constexpr (kStars) {
+        is_wild[r] = Choice<Device>::of(k <= right_pair && in.states(item).is_wild(k));
+      }
       skip_allowed[r] = Choice<Device>::of(may_skip_into(k, c, class_before));
       class_before = c;
       load_alphas(band, before_row, k, c, blank_alpha[r], label_alpha[r]);
@@ -167,8 +173,9 @@ struct Trace {
         CTC_ALIGN_UNROLL
         for (int r = R - 1; r >= 0; --r) {
           const auto record = pair_step<ThreadLanes<Device, Real>>(
-              (r > 0 ? label_alpha[r - 1] : left) + offset[r], skip_allowed[r], load_emission<Real>(now.value[p][R]),
-              load_emission<Real>(now.value[p][r]), blank_alpha[r], label_alpha[r]);
+              (r > 0 ? label_alpha[r - 1] : left) + offset[r], skip_allowed[r],
+              gap_emission<R>(now.value[p], is_wild[r]), load_emission<Real>(now.value[p][r]), blank_alpha[r],
+              label_alpha[r]);
           constexpr uint32_t kFirst = uint32_t{1} << (kAhead - 1);
           from_left[r] |= record.from_left ? kFirst >> p : 0;
           enters[r] |= record.enters ? kFirst >> p : 0;
@@ -200,26 +207,39 @@ struct Trace {
     Device::warp_barrier();
   }
 
-  // The emissions of a lane's R labels and of the blank, P frames at a time.
+  // The emission of a pair's blank, of those that TraceEmissions has loaded for a frame.
+  template <int R>
+  CTC_ALIGN_FN static Real gap_emission(const scalar_t* loaded, Choice<Device> is_wild) {
+    if constexpr (kStars) {
+      const Real blank = load_emission<Real>(loaded[R]);
+      return is_wild.select(wild_emission(load_emission<Real>(loaded[R + 1]), blank), blank);
+    } else {
+      return load_emission<Real>(loaded[R]);
+    }
+  }
+
+  // The emissions of a lane's R labels, of the blank, and with stars of the star, P frames at a time.
   template <int R, int P>
   struct TraceEmissions {
+    static constexpr int kClasses = R + (kStars ? 2 : 1);
     struct Values {
-      scalar_t value[P][R + 1];
+      scalar_t value[P][kClasses];
     };
-    FrameLoader<scalar_t, R + 1> loader;
-    int32_t from_frame[R + 1], until_frame[R + 1];  // where none of the P frames is between these, a class is -inf
+    FrameLoader<scalar_t, kClasses, kStars> loader;
+    int32_t from_frame[kClasses], until_frame[kClasses];  // where none of the P frames is between, a class is -inf
 
-    CTC_ALIGN_FN void aim(int n, const Emissions<scalar_t>& emissions, index_t c, index_t from, index_t until) {
-      loader.column[n] = &emissions.at(0, c);
+    CTC_ALIGN_FN void aim(int n, const StateEmissions<scalar_t, kStars>& states, index_t c, index_t from,
+                          index_t until) {
+      loader.aim(n, states, c);
       from_frame[n] = static_cast<int32_t>(from);
       until_frame[n] = static_cast<int32_t>(until);
     }
     CTC_ALIGN_FN Values load(index_t frame) const {
       const int32_t first = static_cast<int32_t>(frame);
-      bool is_wanted[R + 1];
+      bool is_wanted[kClasses];
       Values values;
       CTC_ALIGN_UNROLL
-      for (int n = 0; n <= R; ++n) {
+      for (int n = 0; n < kClasses; ++n) {
         is_wanted[n] = from_frame[n] < first + P && first <= until_frame[n];
       }
       loader.template load<P>(first, is_wanted, stored_minus_infinity<scalar_t>(), values.value);
@@ -235,7 +255,7 @@ struct Trace {
     if (segment == 0) {
       if (k == 0) {
         const auto emission_of = [&](bool is_label) {
-          return load_emission<Real>(in.emissions(item).at(0, is_label ? label_class : in.blank));
+          return load_emission<Real>(in.states(item).stored(0, 0, is_label ? label_class : in.blank));
         };
         start_paths(band.labels, emission_of, blank_alpha, label_alpha);
       }
@@ -304,7 +324,12 @@ struct Trace {
       }
     };
     each_group([&](int group, index_t) { classes[group] = class_of(own_states[group]); });
-    each_group([&](int group, index_t t) { scores[group] = in.emissions(item).at(t, classes[group]); });
+    each_group([&](int group, index_t t) {
+      const index_t k = unpack_state(own_states[group]).pair;
+      const Entry<scalar_t> entry = in.states(item).entry(t, k, classes[group]);
+      classes[group] = entry.path_class;
+      scores[group] = entry.score;
+    });
     each_group([&](int group, index_t t) { out.write(item * in.frames + t, classes[group], scores[group]); });
     if (segment == 0 && Device::lane() == 0) {
       write_frame(0, left_state + state);

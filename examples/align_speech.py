@@ -6,6 +6,9 @@
 prints a table of words with start, end (seconds) and confidence. It writes the same as JSON, and a picture of the
 emissions with the path through them. Without arguments it aligns the clip in examples/data. The package hama brings
 the acoustic model and the text-to-phoneme model: English, 16 kHz, one frame every 20 ms.
+
+With --star the recording and the text may differ: the program also says which sound is not in the text, and which
+sentences of the text are not in the recording. Words that it cannot pronounce get the sound that is left for them.
 """
 
 import argparse
@@ -14,16 +17,17 @@ import os
 import re
 import sys
 import unicodedata
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from speech_data import DRAWING_STYLE, InputError, show_progress
 
 import torch_ctc_align
-from torch_ctc_align import WordSpan, merge_words
+from torch_ctc_align import GAP_STAR, TokenSpan, WordSpan, find_unspoken, merge_words
 
 try:
     import hama
@@ -47,26 +51,83 @@ PIECE_FRAMES = 1500
 OVERLAP_FRAMES = 200
 
 PICTURE_SUFFIXES = (".png", ".svg", ".pdf")
+LEGEND_ENTRIES = 6
+
+# Sound that the text does not explain. A word of two phonemes that is left out shows for 0.1 s; where nothing is left
+# out, a star takes a frame or two, if any.
+LEAST_UNEXPLAINED = 0.1  # seconds; less is not reported
+PAUSE = 0.5  # seconds; a longer silence ends what is reported as one piece
+
+# What a path must gain without a sentence, where anything may be said between two words.
+LEAST_GAIN = 10.0  # nats
 
 LOW_CONFIDENCE = 0.3  # mean over words; a matching transcript reaches about 0.9, a wrong one 0.01
 
 
 @dataclass
 class Transcript:
-    """The text as the aligner needs it: words, and the target that their phonemes form."""
+    """The text as the aligner needs it: words, and the target that their phonemes form.
+
+    ``inferred`` says of each word whether it could not be pronounced; then its only token is a star.
+    """
 
     words: list[str]
     targets: list[int]
     tokens_per_word: list[int]
+    inferred: list[bool]
+
+    def take(self, words: Sequence[int], boundary: int) -> "Transcript":
+        """Returns the transcript of some of the words."""
+        spelled: list[list[int]] = []
+        rest = iter(self.targets)
+        for count in self.tokens_per_word:
+            spelled.append([])
+            while count:  # boundaries within a word are not counted
+                spelled[-1].append(next(rest))
+                count -= spelled[-1][-1] != boundary
+            next(rest, None)  # the boundary after the word
+        targets: list[int] = []
+        for k in words:
+            targets += ([boundary] if targets else []) + spelled[k]
+        columns = self.words, self.tokens_per_word, self.inferred
+        taken, counts, inferred = ([column[k] for k in words] for column in columns)
+        return Transcript(taken, targets, counts, inferred)
+
+
+@dataclass
+class Unspoken:
+    """A sentence that is not in the recording, after so many words that are."""
+
+    sentence: str
+    words: list[str]
+    after: int
 
 
 @dataclass
 class Alignment:
-    """The transcript's place in the recording; ``paths`` holds the class of every frame, (T,)."""
+    """The transcript's place in the recording; ``paths`` holds the class of every frame, (T,).
+
+    With stars: ``inferred`` are the words that could not be pronounced, ``star_inputs`` the operator's star scores and
+    wild gaps, ``unexplained`` the sound that the text lacks, in frames.
+    """
 
     words: list[WordSpan]
+    inferred: list[bool]
     paths: torch.Tensor
     score: float
+    star_inputs: list[torch.Tensor]
+    unexplained: list[TokenSpan]
+    unspoken: list[Unspoken] = field(default_factory=list)
+
+    def rows(self) -> Iterator[tuple[str, WordSpan | None, str]]:
+        """Yields every word of the text: as written, its span, and whether it is spoken, inferred or unspoken."""
+        missing = {sentence.after: [] for sentence in self.unspoken}
+        for sentence in self.unspoken:
+            missing[sentence.after] += [(word, None, "unspoken") for word in sentence.words]
+        for place, (word, inferred) in enumerate(zip(self.words, self.inferred, strict=True)):
+            yield from missing.get(place, [])
+            yield word.word, word, "inferred" if inferred else "spoken"
+        yield from missing.get(len(self.words), [])
 
 
 def read_audio(path: Path) -> np.ndarray:
@@ -129,7 +190,13 @@ def split_words(text: str) -> list[str]:
     return [word for word in (re.sub(r"^\W+|\W+$", "", word) for word in words) if word]
 
 
-def pronounce(text: str, tokens: Sequence[str]) -> Transcript:
+def split_sentences(text: str) -> list[str]:
+    """Cuts after . ! ? and at the end of a line."""
+    sentences = re.split(r"""(?:(?<=[.!?])|(?<=[.!?]["'”’)]))\s+|\n""", text)
+    return [" ".join(sentence.split()) for sentence in sentences if split_words(sentence)]
+
+
+def pronounce(text: str, tokens: Sequence[str], star: int | None = None) -> Transcript:
     """Turns text into the phoneme classes that the acoustic model should hear.
 
     ``<wb>`` stands between words, as in the model's output, and not at the ends. A word with a hyphen is pronounced as
@@ -138,6 +205,7 @@ def pronounce(text: str, tokens: Sequence[str]) -> Transcript:
     Args:
         text: English; numbers and abbreviations written out.
         tokens: name of every class of the acoustic model.
+        star: label of a word that cannot be pronounced. Default: such a word is an error.
     """
     words = split_words(text)
     if not words:
@@ -149,16 +217,17 @@ def pronounce(text: str, tokens: Sequence[str]) -> Transcript:
 
     # The text-to-phoneme model guesses at anything: digits come out as Chinese.
     strange = [word for word in words if not re.fullmatch(r"[a-z']+", "".join(spell(word)))]
-    if strange:
+    too_long = [word for word in words if len(word) > 60]
+    if strange and star is None:
         raise InputError(
             f"cannot pronounce {', '.join(map(repr, strange[:5]))}: write it in English letters, as spoken"
         )
-    too_long = [word for word in words if len(word) > 60]
-    if too_long:
+    if too_long and star is None:
         raise InputError(f"a word of {len(too_long[0])} letters is too long to pronounce: {too_long[0][:20]!r}...")
+    unknown = {*strange, *too_long}
 
     phonemizer = hama.G2PModel(max_output_len=128)
-    spelled = [spell(word) for word in words]
+    spelled = [[] if word in unknown else spell(word) for word in words]
     parts = sorted({part for word in spelled for part in word})
     class_of = {token: index for index, token in enumerate(tokens)}
     phonemes = {
@@ -167,26 +236,139 @@ def pronounce(text: str, tokens: Sequence[str]) -> Transcript:
         for part in show_progress(parts, "pronouncing")
     }
     silent = [part for part in parts if not phonemes[part]]
-    if silent:
+    if silent and star is None:
         raise InputError(f"cannot pronounce {silent[0]!r}")
+    inferred = [not word or any(part in silent for part in word) for word in spelled]
+    if all(inferred):
+        raise InputError(f"cannot pronounce any word of the text: {', '.join(map(repr, words[:5]))}")
 
     boundary = class_of["<wb>"]
+    units = [
+        [[star]] if unknown_word else [phonemes[part] for part in word]
+        for word, unknown_word in zip(spelled, inferred, strict=True)
+    ]
     targets: list[int] = []
-    for part in (part for word in spelled for part in word):
-        targets += ([boundary] if targets else []) + phonemes[part]
-    return Transcript(words, targets, [sum(len(phonemes[part]) for part in word) for word in spelled])
+    for unit in (unit for word in units for unit in word):
+        targets += ([boundary] if targets else []) + unit
+    return Transcript(words, targets, [sum(map(len, word)) for word in units], inferred)
 
 
-def align(log_probs: torch.Tensor, transcript: Transcript, blank: int, boundary: int, seconds: float) -> Alignment:
-    """Finds the words of the transcript in the (T, C) emissions of a recording; ``seconds`` is its length."""
+def raise_for_long_text(labels: int, frames: int) -> NoReturn:
+    raise InputError(
+        f"the text is too long for the audio: {labels} phonemes and word boundaries in {frames} frames "
+        f"({frames * SECONDS_PER_FRAME:.2f} s)"
+    )
+
+
+def leave_out_unspoken(
+    log_probs: torch.Tensor, text: str, transcript: Transcript, blank: int, boundary: int
+) -> tuple[Transcript, list[Unspoken]]:
+    """Finds the sentences that are not in the (T, C) emissions, and returns the transcript without them."""
     targets = torch.tensor(transcript.targets)
-    paths, scores = torch.ops.ctc_align.forced_align(log_probs[None], targets[None], None, None, blank)
+    if int(torch_ctc_align.min_frames(targets[None])) > len(log_probs):
+        raise_for_long_text(len(targets), len(log_probs))
+    sentences = split_sentences(text)
+    ends = [0, *accumulate(len(split_words(sentence)) for sentence in sentences)]
+    places = [range(*pair) for pair in pairwise(ends)]
+    found = find_unspoken(
+        log_probs,
+        targets,
+        [sum(transcript.tokens_per_word[place.start : place.stop]) for place in places],
+        blank=blank,
+        separator=boundary,
+        star_scores=torch_ctc_align.star_scores(log_probs[None])[0],
+    )
+
+    def keep(unspoken: Sequence[bool]) -> Transcript:
+        return transcript.take(
+            [k for place, no in zip(places, unspoken, strict=True) if not no for k in place], boundary
+        )
+
+    def total(unspoken: Sequence[bool]) -> float:
+        kept = keep(unspoken)
+        if not kept.words:
+            return float(torch.maximum(log_probs[:, blank], torch_ctc_align.star_scores(log_probs[None])[0]).sum())
+        stars = make_stars(log_probs, kept, "words", boundary)
+        labels = torch.tensor([kept.targets])
+        return float(
+            torch.ops.ctc_align.forced_align(log_probs[None], labels, None, None, blank, *stars)[1].double().sum()
+        )
+
+    # find_unspoken allows for other words between two sentences alone. A sentence of which only some words are missing
+    # in the text comes back where other words may stand anywhere.
+    unspoken = found.unspoken.tolist()
+    for number in found.unspoken.nonzero().flatten().tolist():
+        restored = [no and k != number for k, no in enumerate(unspoken)]
+        if total(unspoken) - total(restored) < LEAST_GAIN:
+            unspoken = restored
+    if all(unspoken):
+        raise InputError("no sentence of the text is in the recording")
+    left_out = []
+    words_before = 0
+    for sentence, place, no in zip(sentences, places, unspoken, strict=True):
+        if no:
+            left_out.append(Unspoken(sentence, [transcript.words[k] for k in place], words_before))
+        else:
+            words_before += len(place)
+    return keep(unspoken), left_out
+
+
+def make_stars(log_probs: torch.Tensor, transcript: Transcript, where: str, boundary: int) -> list[torch.Tensor]:
+    """Returns star scores (1, T) and wild gaps (1, L + 1) for the operator."""
+    targets = torch.tensor([transcript.targets])
+    how = {"separator": boundary, "tokens_per_word": [transcript.tokens_per_word]} if where == "words" else {}
+    wild = torch_ctc_align.wild_gaps(targets, where=where, **how)
+    # What lies beside a star label is that label's, up to the words around it.
+    for place in (targets[0] == log_probs.shape[1]).nonzero().flatten().tolist():
+        wild[0, max(place - 1, 0) : place + 3] = False
+    return [torch_ctc_align.star_scores(log_probs[None]), wild]
+
+
+def find_unexplained(
+    paths: torch.Tensor, scores: torch.Tensor, heard: torch.Tensor, blank: int, boundary: int
+) -> list[TokenSpan]:
+    """Finds the sound that the path leaves to the stars of gaps.
+
+    Pieces with a short silence between them are one. Word boundaries that the model hears are not sound.
+
+    Args:
+        paths, scores: (T,) from the operator.
+        heard: (T,) the best class of every frame.
+    """
+    pieces: list[TokenSpan] = []
+    for star in torch_ctc_align.merge_stars(paths, scores):
+        if bool((heard[star.start : star.end] == boundary).all()):
+            continue
+        if pieces:
+            last = pieces[-1]
+            between = paths[last.end : star.start]
+            silent = (between == blank) | (between == boundary) | (between == GAP_STAR)
+            if bool(silent.all()) and len(between) * SECONDS_PER_FRAME <= PAUSE:
+                pieces[-1] = TokenSpan(GAP_STAR, last.start, star.end, float(scores[last.start : star.end].mean()))
+                continue
+        pieces.append(star)
+    return [piece for piece in pieces if len(piece) * SECONDS_PER_FRAME > LEAST_UNEXPLAINED - SECONDS_PER_FRAME / 2]
+
+
+def align(
+    log_probs: torch.Tensor,
+    transcript: Transcript,
+    blank: int,
+    boundary: int,
+    seconds: float,
+    star: str | None = None,
+) -> Alignment:
+    """Finds the words of the transcript in the (T, C) emissions of a recording; ``seconds`` is its length.
+
+    ``star`` says where the recording may hold more than the transcript: at its "ends", or also between "words".
+    """
+    targets = torch.tensor(transcript.targets)
+    stars = make_stars(log_probs, transcript, star, boundary) if star else []
+    paths, scores = torch.ops.ctc_align.forced_align(log_probs[None], targets[None], None, None, blank, *stars)
     paths, scores = paths[0], scores[0]
     if (paths == -1).any():  # the operator marks a target that has no path
-        raise InputError(
-            f"the text is too long for the audio: {len(targets)} phonemes and word boundaries in {len(paths)} frames "
-            f"({len(paths) * SECONDS_PER_FRAME:.2f} s)"
-        )
+        raise_for_long_text(len(targets), len(paths))
+    unexplained = find_unexplained(paths, scores, log_probs.argmax(-1), blank, boundary) if star else []
     words = merge_words(
         torch_ctc_align.merge_tokens(paths, scores, blank),
         transcript.words,
@@ -195,38 +377,75 @@ def align(log_probs: torch.Tensor, transcript: Transcript, blank: int, boundary:
         tokens_per_word=transcript.tokens_per_word,
         frame_offset=FRAME_OFFSET,
         recording_end=seconds,
+        stars=unexplained,
     )
-    return Alignment(words, paths, scores.double().sum().item())
+    return Alignment(words, transcript.inferred, paths, scores.double().sum().item(), stars, unexplained)
 
 
-def print_table(words: Sequence[WordSpan]) -> None:
-    width = max(len(word.word) for word in words)
+def seconds_of(piece: TokenSpan, recording: float) -> tuple[float, float]:
+    """Start and end of a run of frames, within the recording."""
+    start, end = ((frame + FRAME_OFFSET) * SECONDS_PER_FRAME for frame in (piece.start, piece.end))
+    return max(start, 0.0), min(end, recording)
+
+
+def print_table(alignment: Alignment) -> None:
+    rows = list(alignment.rows())
+    width = max(len(text) for text, _, _ in rows)
     print(f"{'word':{width}}  {'start':>8}  {'end':>8}  confidence")
-    for word in words:
-        print(f"{word.word:{width}}  {word.start:8.2f}  {word.end:8.2f}  {word.confidence:10.2f}")
+    for text, word, status in rows:
+        if word is None:
+            print(f"{text:{width}}  {'-':>8}  {'-':>8}  {status:>10}")
+            continue
+        confidence = f"{word.confidence:10.2f}" if status == "spoken" else f"{status:>10}"
+        print(f"{text:{width}}  {word.start:8.2f}  {word.end:8.2f}  {confidence}")
+
+
+def print_differences(alignment: Alignment, seconds: float) -> None:
+    """Prints what the recording has and the text has not, and the reverse."""
+    print("\nin the recording, not in the text:" + ("" if alignment.unexplained else " nothing"))
+    for piece in alignment.unexplained:
+        start, end = seconds_of(piece, seconds)
+        print(f"  {start:.2f} to {end:.2f} s ({end - start:.2f} s)")
+    print("in the text, not in the recording:" + ("" if alignment.unspoken else " nothing"))
+    for unspoken in alignment.unspoken:
+        print(f"  {unspoken.sentence}")
 
 
 def write_json(path: Path, audio: Path, samples: np.ndarray, alignment: Alignment) -> None:
+    seconds = len(samples) / SAMPLE_RATE
+    words = []
+    for text, word, status in alignment.rows():
+        entry = {
+            "word": text,
+            "start": word and round(word.start, 3),
+            "end": word and round(word.end, 3),
+            "confidence": round(word.confidence, 4) if word and status == "spoken" else None,
+        }
+        words.append(entry | ({"status": status} if alignment.star_inputs else {}))
     result = {
         "audio": audio.name,
-        "seconds": len(samples) / SAMPLE_RATE,
+        "seconds": seconds,
         "seconds_per_frame": SECONDS_PER_FRAME,
         "score": round(alignment.score, 4),
-        "words": [
-            {
-                "word": word.word,
-                "start": round(word.start, 3),
-                "end": round(word.end, 3),
-                "confidence": round(word.confidence, 4),
-            }
-            for word in alignment.words
-        ],
+        "words": words,
     }
+    if alignment.star_inputs:
+        pieces = [seconds_of(piece, seconds) for piece in alignment.unexplained]
+        result["unexplained"] = [{"start": round(start, 3), "end": round(end, 3)} for start, end in pieces]
+        result["unspoken"] = [unspoken.sentence for unspoken in alignment.unspoken]
     path.write_text(json.dumps(result, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
-def save_emissions(path: Path, log_probs: torch.Tensor, transcript: Transcript, blank: int, boundary: int) -> None:
+def save_emissions(
+    path: Path,
+    log_probs: torch.Tensor,
+    transcript: Transcript,
+    blank: int,
+    boundary: int,
+    star_inputs: Sequence[torch.Tensor],
+) -> None:
     """Saves the aligner's inputs, so that the alignment can be repeated without the models."""
+    stars = {name: tensor[0].numpy() for name, tensor in zip(("star_scores", "wild_gaps"), star_inputs, strict=False)}
     with path.open("wb") as file:  # given a name, savez would append .npz
         np.savez_compressed(
             file,
@@ -237,6 +456,7 @@ def save_emissions(path: Path, log_probs: torch.Tensor, transcript: Transcript, 
             blank=blank,
             separator=boundary,
             seconds_per_frame=SECONDS_PER_FRAME,
+            **stars,
         )
 
 
@@ -250,7 +470,11 @@ def draw_picture(
     alignment: Alignment,
     seconds: float,
 ) -> None:
-    """Draws the first ``seconds``: waveform and words above, emissions and the path through them below."""
+    """Draws the first ``seconds``: waveform and words above, emissions and the path through them below.
+
+    Sound that the text lacks is hatched, words that could not be pronounced are in italics, and a dashed line stands
+    where a sentence of the text was not spoken.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -259,15 +483,20 @@ def draw_picture(
     frames = min(len(log_probs), max(1, round(seconds / SECONDS_PER_FRAME)))
     seconds = frames * SECONDS_PER_FRAME
     samples = samples[: frames * HOP]
-    words = [word for word in alignment.words if word.start < seconds]
+    words = [(word, inferred) for word, inferred in zip(alignment.words, alignment.inferred, strict=True)
+             if word.start < seconds]  # fmt: skip
     shade, accent = "#dbe7f3", "#d9480f"
 
-    # Rows: the phonemes of the path in the order in which they come, then the word boundary, then the blank.
-    visited = alignment.paths[:frames].tolist()
-    classes = [c for c in dict.fromkeys(visited) if c not in (blank, boundary)] + [boundary, blank]
+    # Rows: the phonemes of the path in the order in which they come, then the word boundary, then the blank. With
+    # stars, a row for them in front of these two.
+    star = log_probs.shape[1]
+    visited = [star if c == GAP_STAR else c for c in alignment.paths[:frames].tolist()]
+    ends = [star] * bool(alignment.star_inputs) + [boundary, blank]
+    classes = [c for c in dict.fromkeys(visited) if c not in ends] + ends
     height = 0.165 * len(classes)
+    emissions = torch.cat([log_probs, *(scores.T for scores in alignment.star_inputs[:1])], 1)
 
-    plt.rcParams.update(DRAWING_STYLE)
+    plt.rcParams.update(DRAWING_STYLE | {"hatch.linewidth": 0.5})
     figure, (top, bottom) = plt.subplots(
         2, 1, sharex=True, figsize=(min(max(1.5 * seconds, 7), 60), 1.9 + height),
         height_ratios=[1.5, height], layout="constrained",
@@ -280,7 +509,7 @@ def draw_picture(
     top.set_yticks([])
     top.set_ylabel("waveform")
     free_from = [0.0, 0.0]  # seconds; each of the two lines of words has room from there on
-    for word in words:
+    for word, inferred in words:
         top.axvspan(word.start, word.end, color=shade, linewidth=0)
         for axes in (top, bottom):
             for border in (word.start, word.end):
@@ -288,11 +517,12 @@ def draw_picture(
         middle, half = (word.start + word.end) / 2, 0.024 * (len(word.word) + 1)  # about half the width of the text
         line = 0 if free_from[0] <= middle - half or free_from[0] <= free_from[1] else 1
         free_from[line] = middle + half
-        top.text(middle, (1.1 + 0.28 * line) * peak, word.word, ha="center", va="bottom", clip_on=True)
+        top.text(middle, (1.1 + 0.28 * line) * peak, word.word, ha="center", va="bottom", clip_on=True,
+                 style="italic" if inferred else "normal")  # fmt: skip
 
     frame_starts = (np.arange(frames + 1) + FRAME_OFFSET) * SECONDS_PER_FRAME
     image = bottom.imshow(
-        log_probs[:frames, classes].exp().T.numpy(),
+        emissions[:frames, classes].exp().T.numpy(),
         aspect="auto", interpolation="nearest", cmap="Blues", vmin=0, vmax=1,
         extent=(frame_starts[0], frame_starts[-1], len(classes) - 0.5, -0.5),
     )  # fmt: skip
@@ -301,11 +531,14 @@ def draw_picture(
     middles = frame_starts[:-1] + SECONDS_PER_FRAME / 2
     rows = np.array([classes.index(c) for c in visited])
     bottom.plot(middles, rows, ".", color=accent, markersize=2.4, markeredgewidth=0)
-    for word in words:
-        inside = (middles > word.start) & (middles < word.end) & (rows < len(classes) - 2)
+    for word, _ in words:
+        inside = (middles > word.start) & (middles < word.end) & (rows < len(classes) - len(ends))
         bottom.plot(middles[inside], rows[inside], color=accent, linewidth=0.7, alpha=0.8)
     # A lone combining mark needs a letter to sit on.
-    names = ["blank" if c == blank else "◌" * bool(unicodedata.combining(tokens[c][0])) + tokens[c] for c in classes]
+    names = [
+        {blank: "blank", star: "star"}.get(c) or "◌" * bool(unicodedata.combining(tokens[c][0])) + tokens[c]
+        for c in classes
+    ]
     bottom.set_yticks(range(len(classes)), names)
     bottom.tick_params(axis="y", length=0)
     bottom.set_xlim(0, seconds)
@@ -313,10 +546,45 @@ def draw_picture(
     bottom.set_ylabel("class")
     figure.colorbar(image, cax=bottom.inset_axes((1.008, 0, 0.008, 1)), label="probability")
     figure.align_ylabels()
+    if alignment.star_inputs:
+        draw_differences(figure, top, bottom, alignment, seconds)
     for axes in (top, bottom):
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=160)
     plt.close(figure)
+
+
+def draw_differences(figure, top, bottom, alignment: Alignment, seconds: float) -> None:
+    """Marks what is not in the text, and where a sentence was not spoken. A legend says so below the picture."""
+    brown, red = "#b7791f", "#9b2c2c"
+    entries: dict[str, object] = {}
+    for piece in alignment.unexplained:
+        start, end = seconds_of(piece, seconds)
+        if start < seconds:
+            bottom.axvspan(start, end, color=brown, alpha=0.13, linewidth=0)
+            entries["in the recording, not in the text"] = top.axvspan(
+                start, end, facecolor="#fdf3dc", edgecolor=brown, hatch="////", linewidth=0, zorder=0.5
+            )
+    words = alignment.words
+    left_out = 0
+    for unspoken in alignment.unspoken:
+        place = words[unspoken.after - 1].end if unspoken.after else words[0].start
+        if place >= seconds and unspoken.after < len(words):
+            continue  # after what is drawn
+        for axes in (top, bottom):
+            mark = axes.axvline(min(place, seconds), color=red, linewidth=1.2, linestyle=(0, (3, 2)))
+        sentence = unspoken.sentence
+        shown = sentence if len(sentence) <= 60 else f"{sentence[:57].rstrip()}..."
+        name = f"in the text, not in the recording: {shown}"
+        if len(entries) < LEGEND_ENTRIES:
+            entries[name] = mark
+        else:
+            left_out += 1
+    names = list(entries)
+    if left_out:
+        names[-1] += f" (and {left_out} more)"
+    if names:
+        figure.legend(entries.values(), names, loc="outside lower left", frameon=False, borderaxespad=0.2)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -344,6 +612,12 @@ def parse_arguments() -> argparse.Namespace:
         "--picture-seconds", type=float, default=10, help="how much of the recording to draw (default: %(default)s)"
     )
     parser.add_argument("--no-picture", action="store_true", help="draw nothing")
+    parser.add_argument(
+        "--star",
+        choices=("ends", "words"),
+        help="allow for differences: sound that is not in the text at both ends, or also between any two words; "
+        "sentences that are not spoken; words that cannot be pronounced",
+    )
     parser.add_argument("--save-emissions", type=Path, metavar="FILE", help="save the emissions and the target as .npz")
     return parser.parse_args()
 
@@ -371,9 +645,14 @@ def run(arguments: argparse.Namespace) -> None:
     model = hama.ASRModel()
     tokens, blank = model.decoder_tokens, model.blank_id
     boundary = tokens.index("<wb>")
-    transcript = pronounce(text, tokens)
+    seconds = len(samples) / SAMPLE_RATE
+    transcript = pronounce(text, tokens, star=len(tokens) if arguments.star else None)
     log_probs = compute_log_probs(model, samples)
-    alignment = align(log_probs, transcript, blank, boundary, len(samples) / SAMPLE_RATE)
+    unspoken: list[Unspoken] = []
+    if arguments.star:
+        transcript, unspoken = leave_out_unspoken(log_probs, text, transcript, blank, boundary)
+    alignment = align(log_probs, transcript, blank, boundary, seconds, arguments.star)
+    alignment.unspoken = unspoken
 
     json_path = arguments.json or arguments.out_dir / f"{arguments.audio.stem}.json"
     picture_path = arguments.picture or arguments.out_dir / f"{arguments.audio.stem}.png"
@@ -382,19 +661,22 @@ def run(arguments: argparse.Namespace) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     write_json(json_path, arguments.audio, samples, alignment)
     if arguments.save_emissions:
-        save_emissions(arguments.save_emissions, log_probs, transcript, blank, boundary)
+        save_emissions(arguments.save_emissions, log_probs, transcript, blank, boundary, alignment.star_inputs)
         written.append(arguments.save_emissions)
     if not arguments.no_picture:
         draw_picture(picture_path, samples, log_probs, tokens, blank, boundary, alignment, arguments.picture_seconds)
         written.append(picture_path)
 
     print(
-        f"{arguments.audio.name}: {len(samples) / SAMPLE_RATE:.2f} s, {len(transcript.words)} words, "
+        f"{arguments.audio.name}: {seconds:.2f} s, {len(transcript.words)} words, "
         f"{len(transcript.targets)} tokens in {len(log_probs)} frames, log-probability {alignment.score:.2f}\n"
     )
-    print_table(alignment.words)
+    print_table(alignment)
+    if arguments.star:
+        print_differences(alignment, seconds)
     print("\nwrote " + ", ".join(map(str, written)))
-    mean = sum(word.confidence for word in alignment.words) / len(alignment.words)
+    confidences = [word.confidence for _, word, status in alignment.rows() if status == "spoken"]
+    mean = sum(confidences) / len(confidences)
     if mean < LOW_CONFIDENCE:
         print(f"mean confidence is only {mean:.2f}: is this what is said in the recording?", file=sys.stderr)
 

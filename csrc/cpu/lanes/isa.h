@@ -42,7 +42,8 @@ struct SweepKernels {
                      index_t frames);
   void (*load_stars)(const EmissionPanel<Real>& panel, const StarScores<scalar_t>& stars, index_t first_frame,
                      index_t frames);
-  void (*sweep_columns)(const SweepJob<Real>& job, const Strip<Real>& strip, ColumnRange columns);
+  // For targets without wild gaps, and with some.
+  void (*sweep_columns[2])(const SweepJob<Real>& job, const Strip<Real>& strip, ColumnRange columns);
   void (*load_classes)(const ForwardBackwardLattice<Real>& lattice, const Emissions<scalar_t>& emissions,
                        const int64_t* classes, const scalar_t* star, index_t t, double shift);
   // Frames of items without path values and with them, without wild gaps and with them.
@@ -73,8 +74,9 @@ struct Compiled {
                         index_t frames) {
     load_stars(panel, stars, first_frame, frames);
   }
+  template <bool kWild>
   static void sweep(const SweepJob<Real>& job, const Strip<Real>& strip, ColumnRange columns) {
-    sweep_columns<Lanes>(job, strip, columns);
+    sweep_columns<Lanes, kWild>(job, strip, columns);
   }
 };
 
@@ -123,7 +125,7 @@ constexpr SweepKernels<scalar_t> make_kernels() {
           .table_classes = Lanes::kTableClasses,
           .load_panel = Compiled<Lanes>::template load<scalar_t>,
           .load_stars = Compiled<Lanes>::template add_stars<scalar_t>,
-          .sweep_columns = Compiled<Lanes>::sweep,
+          .sweep_columns = {Compiled<Lanes>::template sweep<false>, Compiled<Lanes>::template sweep<true>},
           .load_classes = load_classes<Lanes, scalar_t>,
           .frames = {{CompiledFrames<Lanes, ScaledWeight<Lanes>, false>::kernels(),
                       CompiledFrames<Lanes, ScaledWeight<Lanes>, true>::kernels()},

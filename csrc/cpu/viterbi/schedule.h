@@ -198,13 +198,14 @@ class Sweeper {
     }
     begin_strip(run.job, strip);
     const ColumnRange all = columns_of_strip(run.job, strip.first_frame, strip.last_frame());
+    const auto sweep_columns = kernels_.sweep_columns[run.job.target.wild_bits != nullptr];
     for (index_t first = all.first; first <= all.last; first += run.group_columns) {
       const ColumnRange columns = {first, std::min(first + run.group_columns - 1, all.last)};
       wait_for_strip_before(run, number, columns.last);
       if (run.stopped) {
         return report(run, number, kAllColumns);  // the worker on the next strip must not wait for ever
       }
-      kernels_.sweep_columns(run.job, strip, columns);
+      sweep_columns(run.job, strip, columns);
       if (run.checkpoints) {
         run.checkpoints->save(run.job.row, strip.last_frame(), columns.first * kColumnPairs,
                               (columns.last + 1) * kColumnPairs);

@@ -37,7 +37,7 @@ namespace ctc_align {
 struct SweepTarget {
   const int32_t* class_ids;
   const uint16_t* skip_bits;
-  const uint16_t* wild_bits;  // null: no gap is wild
+  const uint16_t* wild_bits;  // read with kWild
 };
 
 // Alphas of one frame, of the pairs from first_pair on. Whole tiles.
@@ -276,29 +276,31 @@ CTC_ALIGN_FN void sweep_tile_in_band(const SweepJob<typename Lanes::Real>& job,
   }
 }
 
-// Sweeps one tile. Where the gaps of all its pairs are wild they are blanks of another class.
-template <class Lanes, bool kInRegisters>
-CTC_ALIGN_FN void sweep_tile_with_gaps(const SweepJob<typename Lanes::Real>& job,
+// Sweeps one tile. kWild: some gaps of the target are wild. Where those of all its pairs are, or of none, the blank is
+// one class.
+template <class Lanes, bool kInRegisters, bool kWild>
+CTC_ALIGN_FN void sweep_tile_of_target(const SweepJob<typename Lanes::Real>& job,
                                        const Strip<typename Lanes::Real>& strip, index_t tile) {
-  bool any_wild = false, all_wild = job.target.wild_bits != nullptr;
-  for (int w = 0; job.target.wild_bits && w < Lanes::kTileWords; ++w) {
+  if constexpr (!kWild) {
+    return sweep_tile_in_band<Lanes, kInRegisters, false>(job, strip, tile);
+  }
+  bool any_wild = false, all_wild = true;
+  for (int w = 0; w < Lanes::kTileWords; ++w) {
     const uint16_t wild = job.target.wild_bits[tile * Lanes::kTileWords + w];
     any_wild = any_wild || wild != 0;
     all_wild = all_wild && wild == 0xFFFF;
   }
-  if (all_wild) {
-    Strip<typename Lanes::Real> wild_strip = strip;
-    wild_strip.panel.blank_class = strip.panel.wild_class;
-    sweep_tile_in_band<Lanes, kInRegisters, false>(job, wild_strip, tile);
-  } else if (any_wild) {
-    sweep_tile_in_band<Lanes, kInRegisters, true>(job, strip, tile);
-  } else {
-    sweep_tile_in_band<Lanes, kInRegisters, false>(job, strip, tile);
+  if (any_wild && !all_wild) {
+    return sweep_tile_in_band<Lanes, kInRegisters, true>(job, strip, tile);
   }
+  Strip<typename Lanes::Real> own = strip;
+  own.panel.blank_class = all_wild ? strip.panel.wild_class : strip.panel.blank_class;
+  sweep_tile_in_band<Lanes, kInRegisters, false>(job, own, tile);
 }
 
-// Sweeps some columns of a strip; those on their left are done.
-template <class Lanes>
+// Sweeps some columns of a strip; those on their left are done. kWild is not chosen in here: a function with the loops of
+// both would make the one without wild gaps slower.
+template <class Lanes, bool kWild>
 CTC_ALIGN_FN void sweep_columns(const SweepJob<typename Lanes::Real>& job, const Strip<typename Lanes::Real>& strip,
                                 ColumnRange columns) {
   using Real = typename Lanes::Real;
@@ -327,11 +329,11 @@ CTC_ALIGN_FN void sweep_columns(const SweepJob<typename Lanes::Real>& job, const
     for (index_t tile = begin; tile < end; ++tile) {
       if constexpr (Lanes::kTableClasses > 0) {
         if (strip.panel.by_frame) {
-          sweep_tile_with_gaps<Lanes, true>(job, strip, tile);
+          sweep_tile_of_target<Lanes, true, kWild>(job, strip, tile);
           continue;
         }
       }
-      sweep_tile_with_gaps<Lanes, false>(job, strip, tile);
+      sweep_tile_of_target<Lanes, false, kWild>(job, strip, tile);
     }
   }
 

@@ -12,8 +12,6 @@ from test_operator import RecordCalls, assert_same, lay_out, vmap_once
 from torch.export import Dim
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
 
-import torch_ctc_align
-
 INF = math.inf
 GAP_STAR = -2
 forced_align = torch.ops.ctc_align.forced_align
@@ -268,4 +266,3 @@ def test_the_operator_takes_the_stars_by_name(random_case):
         input_lengths=input_lengths,
     )
     assert_same(found, forced_align(log_probs, targets, input_lengths, target_lengths, blank, stars, gaps))
-    assert torch_ctc_align.__version__

@@ -143,9 +143,23 @@ def test_a_masked_class_that_the_target_needs(random_case, mask, times):
     torch.testing.assert_close(tokens.double(), expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_weights_out_of_range(random_case, sign):
+    """186 million nats below or above 0 a path does not count. The other item keeps its bits."""
+    log_probs, targets = random_case(2, 900, 3, 5)
+    expected = class_posteriors(log_probs, targets)
+    log_probs[1] += sign * 250_000.0
+    occupancies, log_likelihoods = class_posteriors(log_probs, targets)
+    assert log_likelihoods[1] == -INF and not occupancies[1].any()
+    assert torch.equal(occupancies[0], expected[0][0]) and log_likelihoods[0] == expected[1][0]
+    shorter, log_likelihoods = class_posteriors(log_probs, targets, torch.tensor([700, 700]))
+    torch.testing.assert_close(shorter.sum(2)[:, :700], torch.ones(2, 700))
+    assert log_likelihoods.isfinite().all()
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
 def test_a_target_of_masked_classes(random_case, dtype):
-    """States lie more bits apart than exponents in float32 can hold, and the results are right all the same.
+    """States lie 40 million nats apart, more than a float32 can count, and the results are right all the same.
 
     Judged by ctc_loss in float64, whose gradient is exp(log_probs) - occupancies.
     """
@@ -162,7 +176,7 @@ def test_a_target_of_masked_classes(random_case, dtype):
     torch.testing.assert_close(occupancies.double(), expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(log_likelihoods.double(), -loss.detach(), rtol=1e-7, atol=0)
 
-    # The other three operators in float32 and in float64, where exponents have room from the beginning.
+    # The other three operators in float32 and in float64.
     borders = torch.zeros_like(targets), torch.full_like(targets, 300)
     for function in (posteriors, lambda *x: span_posteriors(*x[:2], *borders, *x[2:])):
         narrow = log_probs.clone().requires_grad_()

@@ -211,7 +211,7 @@ def test_the_outputs_agree(star_case):
 
 
 def test_a_target_of_masked_classes(star_case):
-    """States lie more bits apart than float32 exponents can hold: the item is summed again in float64, stars too."""
+    """States lie tens of millions of nats apart, with stars among them, and float32 says what float64 says."""
     log_probs, targets, *_, star_scores, wild_gaps = star_case(2, 1100, 900, 6, dtype=torch.float32, marked=False)
     targets = targets.clamp(max=5)
     targets[:, ::300] = 6
@@ -231,8 +231,10 @@ def test_a_target_of_masked_classes(star_case):
     for log_probs, star_scores in (narrow, wide):
         table, _ = operators.class_posteriors(log_probs, *arguments[:4], star_scores, wild_gaps)
         gradients.append(torch.autograd.grad((table * weights).sum(), (log_probs, star_scores)))
+    # A path's values add up to some 30 more or less than the mean, rounded by 1e-6 at each of 1100 frames: together by
+    # 3e-5 if these were drawn at random, and the gradient has the posterior, at most 1, as a factor.
     for found, expected in zip(*gradients, strict=True):
-        torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(found.double(), expected, atol=3e-5, rtol=1e-6)
         assert expected.abs().max() > 1e-3
 
 

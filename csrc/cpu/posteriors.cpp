@@ -69,15 +69,7 @@ std::tuple<Tensor, Tensor> run_forward_backward(const char* name, const Argument
     }
     if (item.labels <= item.frames) {  // before anything is sized by a target that cannot fit
       const CompactTarget target(item, kPairsPerWord);
-      const auto sum_in = [&](auto real) {
-        return sum_over_paths<decltype(real)>(item, target, path_values, options, workers, keep(item, target, b, part));
-      };
-      std::optional<double> sum = sum_in(Real{});
-      if (!sum) {
-        fill(part, size, Real{0}, workers);
-        sum = sum_in(double{});
-      }
-      log_likelihood = *sum;
+      log_likelihood = sum_over_paths(item, target, path_values, options, workers, keep(item, target, b, part));
     }
     static_cast<Real*>(std::get<1>(outputs).mutable_data_ptr())[b] = static_cast<Real>(log_likelihood);
   };
@@ -91,31 +83,41 @@ index_t end_of_labels(const FrameSums<Real>& sums, index_t labels) {
   return std::min(sums.last + 1, labels);
 }
 
-// By class: keeps (T, C), or (T, C + 1) with a column for the star.
+// By class: keeps (T, C), or (T, C + 1) with a column for the star. A class's labels are added up as frame.h orders sums:
+// those of the last column first, and in a column one after the other.
 struct KeepClasses {
   index_t star_columns = 0;
 
   template <class Item, class Real>
   auto operator()(const Item& item, const CompactTarget& target, index_t, Real* part) const {
-    return [&item, &target, part, columns = item.classes + star_columns](index_t t, const auto& sums) {
-      Real* row = part + t * columns;
-      const auto add_labels = [&]<bool kStars>(std::bool_constant<kStars>) {
-        for (index_t k = sums.first; k < end_of_labels(sums, item.labels); ++k) {
-          const index_t column = target.template class_of<kStars>(k);
-          if (!kStars || column < columns) {
-            row[column] += static_cast<Real>(sums.label_sums[k] * sums.factor);
-          }
+    // By panel class. Star labels have the place of the blank, which no label reads.
+    auto by_class = uninitialized<Real>(target.class_count);
+    return [&item, &target, part, columns = item.classes + star_columns, class_sums = std::move(by_class)](
+               index_t t, const auto& sums) {
+      std::fill_n(class_sums.get(), target.class_count, Real{0});
+      const index_t end = end_of_labels(sums, item.labels);
+      for (index_t last = end; last > sums.first;) {
+        const index_t begin = std::max(sums.first, (last - 1) / kColumnPairs * kColumnPairs);
+        for (index_t k = begin; k < last; ++k) {
+          class_sums[target.class_ids[k]] += sums.label_sums[k];
         }
-      };
-      if (!item.star_scores) {
-        add_labels(std::false_type());
+        last = begin;
+      }
+      Real* row = part + t * columns;
+      if (columns > item.classes) {
+        row[item.classes] = sums.normalized(class_sums[target.star_class] + sums.star_sum);
+      }
+      for (index_t c = 0; c < target.class_count; ++c) {
+        class_sums[c] = sums.normalized(class_sums[c]);
+      }
+      if (target.classes.empty()) {
+        std::copy_n(class_sums.get(), target.class_count, row);
       } else {
-        add_labels(std::true_type());
-        if (columns > item.classes) {
-          row[item.classes] += static_cast<Real>(sums.star_sum * sums.factor);
+        for (index_t c = 0; c < target.class_count; ++c) {
+          row[target.classes[c]] = class_sums[c];
         }
       }
-      row[item.blank] = static_cast<Real>(sums.blank_sum * sums.factor);
+      row[item.blank] = sums.normalized(sums.blank_sum);
     };
   }
 };
@@ -129,12 +131,11 @@ std::tuple<Tensor, Tensor> posteriors(const Tensor& log_probs, const Tensor& tar
   const auto sizes = [&] { return std::array{arguments.batch(), arguments.frames(), arguments.labels() + 1}; };
   const auto keep = [&](const auto& item, const CompactTarget&, index_t, auto* part) {
     return [&item, part, padded = arguments.labels()](index_t t, const auto& sums) {
-      using Real = std::decay_t<decltype(*part)>;
-      Real* row = part + t * (padded + 1);
+      auto* row = part + t * (padded + 1);
       for (index_t k = sums.first; k < end_of_labels(sums, item.labels); ++k) {
-        row[k] = static_cast<Real>(sums.label_sums[k] * sums.factor);
+        row[k] = sums.normalized(sums.label_sums[k]);
       }
-      row[padded] = static_cast<Real>((sums.blank_sum + sums.star_sum) * sums.factor);
+      row[padded] = sums.normalized(sums.blank_sum + sums.star_sum);
     };
   };
   return run_forward_backward("posteriors", arguments, NoCheck(), sizes, NoPathValues(), keep);
@@ -190,7 +191,7 @@ std::tuple<Tensor, Tensor> span_posteriors(const Tensor& log_probs, const Tensor
         if (start[k] <= t && t < end[k]) {
           using Real = std::decay_t<decltype(*part)>;
           const index_t frames = std::min(end[k], item.frames) - std::max<index_t>(start[k], 0);
-          part[k] += static_cast<Real>(sums.label_sums[k] * sums.factor / static_cast<Real>(frames));
+          part[k] += sums.normalized(sums.label_sums[k]) / static_cast<Real>(frames);
         }
       }
     };

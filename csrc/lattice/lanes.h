@@ -58,17 +58,23 @@ concept SweepLanes =
   Lanes::store_records(word, records);    // the records of 16 pairs, as a word (records.h)
 };
 
-// The sums over all paths (forward_backward/): arithmetic, and the bits of a Real as an integer of its size.
+// The sums over all paths (forward_backward/): arithmetic, and the bits of a Real as an integer of its size, or as a
+// WHOLE number, which has a sign. A whole number may have the bits of a NaN: words of Reals never see it.
 template <class Lanes>
-concept SumLanes = RowLanes<Lanes> && (Lanes::kTableClasses == 0 || TableLanes<Lanes>) &&
-                   requires(typename Lanes::Value a, typename Lanes::Value b, typename Lanes::Bits bits, int n) {
+concept SumLanes = requires(typename Lanes::Value a, typename Lanes::Value b, typename Lanes::Mask mask,
+                            typename Lanes::Bits bits, int n) {
   a = Lanes::subtract(a, b);
   a = Lanes::multiply(a, b);
   a = Lanes::divide(a, b);
   a = Lanes::shift_bits_left(a, n);
-  a = Lanes::shift_bits_right(a, n);  // sign bits come in
+  a = Lanes::shift_bits_right(a, n);  // of what is not negative
   a = Lanes::keep_bits(a, bits);      // a & bits
   a = Lanes::join_bits(a, b);         // a | b
+  a = Lanes::broadcast_whole(n);      // n in every lane
+  a = Lanes::add_whole(a, b);
+  a = Lanes::subtract_whole(a, b);
+  a = Lanes::greater_whole(a, b);
+  mask = Lanes::exceeds_whole(a, b);  // on where a > b
 };
 
 }  // namespace ctc_align

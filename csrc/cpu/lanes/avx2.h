@@ -20,6 +20,12 @@ struct Avx2Lanes : VectorLanes<float, 8, Isa> {
   CTC_ALIGN_FN static Value greater(Value a, Value b) { return _mm256_max_ps(a, b); }  // exactly a > b ? a : b
   CTC_ALIGN_FN static Mask exceeds(Value a, Value b) { return _mm256_cmp_ps(a, b, _CMP_GT_OQ); }
   CTC_ALIGN_FN static Value select(Mask m, Value yes, Value no) { return _mm256_blendv_ps(no, yes, m); }
+  CTC_ALIGN_FN static Value greater_whole(Value a, Value b) {
+    return _mm256_castsi256_ps(_mm256_max_epi32(_mm256_castps_si256(a), _mm256_castps_si256(b)));
+  }
+  CTC_ALIGN_FN static Mask exceeds_whole(Value a, Value b) {
+    return _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_castps_si256(a), _mm256_castps_si256(b)));
+  }
   CTC_ALIGN_FN static float last(Value v) {
     const __m128 high = _mm256_extractf128_ps(v, 1);
     return _mm_cvtss_f32(_mm_shuffle_ps(high, high, 3));

@@ -22,6 +22,12 @@ struct Avx512Lanes : VectorOperators<float, 16, Isa> {
   CTC_ALIGN_FN static Value greater(Value a, Value b) { return _mm512_max_ps(a, b); }  // exactly a > b ? a : b
   CTC_ALIGN_FN static Mask exceeds(Value a, Value b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
   CTC_ALIGN_FN static Value select(Mask m, Value yes, Value no) { return _mm512_mask_mov_ps(no, m, yes); }
+  CTC_ALIGN_FN static Value greater_whole(Value a, Value b) {
+    return _mm512_castsi512_ps(_mm512_max_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b)));
+  }
+  CTC_ALIGN_FN static Mask exceeds_whole(Value a, Value b) {
+    return _mm512_cmpgt_epi32_mask(_mm512_castps_si512(a), _mm512_castps_si512(b));
+  }
   CTC_ALIGN_FN static float last(Value v) { return _mm512_cvtss_f32(shift_in(v, v)); }
   CTC_ALIGN_FN static Value shift_in(Value previous, Value current) {
     return _mm512_castsi512_ps(_mm512_alignr_epi32(_mm512_castps_si512(current), _mm512_castps_si512(previous), 15));

@@ -27,9 +27,10 @@ template <class Real>
 struct FrameKernels {
   index_t planes;  // arrays of a weight
   void (*forward)(const ForwardBackwardLattice<Real>& lattice, index_t t, const WeightRow<Real>& from,
-                  WeightRow<Real>& to);
+                  const WeightRow<Real>& to);
   FrameSums<Real> (*backward)(const ForwardBackwardLattice<Real>& lattice, index_t t, const WeightRow<Real>& alphas,
-                              const Total& total, const WeightRow<Real>& from, WeightRow<Real>& to, Real* label_sums);
+                              const Total& total, const WeightRow<Real>& from, const WeightRow<Real>& to,
+                              Real* label_sums);
 };
 
 template <class scalar_t>
@@ -45,7 +46,7 @@ struct SweepKernels {
   // For targets without wild gaps, and with some.
   void (*sweep_columns[2])(const SweepJob<Real>& job, const Strip<Real>& strip, ColumnRange columns);
   void (*load_classes)(const ForwardBackwardLattice<Real>& lattice, const Emissions<scalar_t>& emissions,
-                       const int64_t* classes, const scalar_t* star, index_t t, double shift);
+                       const int64_t* classes, const scalar_t* star, index_t t);
   // Frames of items without path values and with them, without wild gaps and with them.
   FrameKernels<Real> frames[2][2];
 };
@@ -88,13 +89,13 @@ struct CompiledFrames {
   using Lattice = ForwardBackwardLattice<Real>;
   using Row = WeightRow<Real>;
 
-  static void forward(const Lattice& lattice, index_t t, const Row& from, Row& to) {
+  static void forward(const Lattice& lattice, index_t t, const Row& from, const Row& to) {
     choose(lattice, t, [&]<class LookUp, bool kNormalize>(Choices<LookUp, kNormalize>) {
       forward_frame<Lanes, Weight, LookUp, kNormalize, kStars>(lattice, t, from, to);
     });
   }
   static FrameSums<Real> backward(const Lattice& lattice, index_t t, const Row& alphas, const Total& total,
-                                  const Row& from, Row& to, Real* label_sums) {
+                                  const Row& from, const Row& to, Real* label_sums) {
     return choose(lattice, t, [&]<class LookUp, bool kNormalize>(Choices<LookUp, kNormalize>) {
       return backward_frame<Lanes, Weight, LookUp, kNormalize, kStars>(lattice, t, alphas, total, from, to, label_sums);
     });

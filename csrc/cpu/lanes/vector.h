@@ -40,6 +40,13 @@ struct VectorOperators {
   CTC_ALIGN_FN static Value shift_bits_right(Value v, int n) { return (Value)((Mask)v >> n); }
   CTC_ALIGN_FN static Value keep_bits(Value v, Bits bits) { return (Value)((Mask)v & bits); }
   CTC_ALIGN_FN static Value join_bits(Value a, Value b) { return (Value)((Mask)a | (Mask)b); }
+  CTC_ALIGN_FN static Value broadcast_whole(Bits n) { return (Value)(n - Mask{}); }
+  CTC_ALIGN_FN static Value add_whole(Value a, Value b) { return (Value)((Mask)a + (Mask)b); }
+  CTC_ALIGN_FN static Value subtract_whole(Value a, Value b) { return (Value)((Mask)a - (Mask)b); }
+  CTC_ALIGN_FN static Value greater_whole(Value a, Value b) {
+    return (Value)((Mask)a > (Mask)b ? (Mask)a : (Mask)b);
+  }
+  CTC_ALIGN_FN static Mask exceeds_whole(Value a, Value b) { return (Mask)a > (Mask)b; }
 };
 
 template <class RealType, int kLanes, class Isa>

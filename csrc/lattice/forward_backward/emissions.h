@@ -50,12 +50,11 @@ struct ForwardBackwardLattice {
 
 // -------------------------------------------------------------------------------------- 2 the classes of a frame
 
-// Weights of the panel's classes at frame t, with `shift` taken from their exponents. `classes` as in EmissionPanel;
-// `star` is the frame's star score, or null.
+// Weights of the panel's classes at frame t. `classes` as in EmissionPanel; `star` is the frame's star score, or null.
 template <class Lanes, class scalar_t>
 CTC_ALIGN_FN void load_classes(const ForwardBackwardLattice<typename Lanes::Real>& lattice,
                                const Emissions<scalar_t>& emissions, const int64_t* classes, const scalar_t* star,
-                               index_t t, double shift) {
+                               index_t t) {
   using Real = typename Lanes::Real;
   const index_t count = lattice.class_count + (star ? 1 : 0);
   const index_t padded = (count + kPairsPerWord - 1) / kPairsPerWord * kPairsPerWord;
@@ -77,11 +76,10 @@ CTC_ALIGN_FN void load_classes(const ForwardBackwardLattice<typename Lanes::Real
   for (index_t c = count; c < padded; ++c) {
     values[c] = 0;
   }
-  const auto moved = Lanes::broadcast(static_cast<Real>(shift));
   for (index_t c = 0; c < padded; c += Lanes::kWidth) {
     const auto weight = ScaledWeight<Lanes>::exponential(Lanes::load(values + c));
     Lanes::store(values + c, weight.mantissa);
-    Lanes::store(lattice.class_exponents + c, Lanes::subtract(weight.exponent, moved));
+    Lanes::store(lattice.class_exponents + c, weight.exponent);
   }
 }
 
@@ -156,12 +154,23 @@ struct WildGap {
     blank_gain = Lanes::subtract(zero, Lanes::multiply(star_share, difference));
     value = Lanes::subtract(blank.value, blank_gain);
     const ScaledWeight<Lanes> halved = {Lanes::multiply(emission.mantissa, Lanes::broadcast(static_cast<Real>(0.5))),
-                                        Lanes::add(emission.exponent, Lanes::broadcast(1))};
+                                        Lanes::add_whole(emission.exponent, Lanes::broadcast_whole(1))};
     constexpr Real kSqrt2 = static_cast<Real>(1.41421356237309504880);
     emission =
         ScaledWeight<Lanes>::select(Lanes::exceeds(emission.mantissa, Lanes::broadcast(kSqrt2)), halved, emission);
   }
   CTC_ALIGN_FN GapFactor<Lanes> factor() const { return {emission, value}; }
+
+  // Shares out the sums of wild gaps (FrameSums in frame.h). `posteriors` is theirs, and used where paths have values.
+  struct Parts {
+    Value blank, star;
+  };
+  template <bool kHasMean>
+  CTC_ALIGN_FN Parts share_out(Value sums, Value posteriors) const {
+    const Value blank = kHasMean ? Lanes::add(sums, Lanes::multiply(posteriors, blank_gain)) : sums;
+    const Value star = kHasMean ? Lanes::add(sums, Lanes::multiply(posteriors, star_gain)) : sums;
+    return {Lanes::multiply(blank, blank_share), Lanes::multiply(star, star_share)};
+  }
 };
 
 // -------------------------------------------------------------------------------------------------- 5 all of it
@@ -226,7 +235,7 @@ struct FrameFactors {
  private:
   CTC_ALIGN_FN static GapFactor<Lanes> gap_factor(const ForwardBackwardLattice<Real>& lattice, int32_t panel_class) {
     return {{Lanes::broadcast(lattice.class_mantissas[panel_class]),
-             Lanes::broadcast(lattice.class_exponents[panel_class])},
+             Lanes::broadcast_whole(same_bits<typename Lanes::Bits>(lattice.class_exponents[panel_class]))},
             Lanes::broadcast(0)};
   }
 };

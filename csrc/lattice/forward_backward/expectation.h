@@ -32,7 +32,7 @@ struct ExpectationWeight {
   }
 
   CTC_ALIGN_FN friend ExpectationWeight operator+(ExpectationWeight a, ExpectationWeight b) {
-    const Value exponent = Lanes::greater(a.paths.exponent, b.paths.exponent);
+    const Value exponent = Lanes::greater_whole(a.paths.exponent, b.paths.exponent);
     const Value from_a = a.paths.mantissa_at(exponent), from_b = b.paths.mantissa_at(exponent);
     const Value sum = Lanes::add(from_a, from_b);
     const Value both = Lanes::add(Lanes::multiply(a.mean, from_a), Lanes::multiply(b.mean, from_b));

@@ -12,9 +12,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
-#include <optional>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -51,23 +48,6 @@ struct MemoryLevels {
   }
 };
 
-// The END RULE over the last frame's alphas.
-template <class Real>
-Total total_of(const WeightRow<Real>& alphas, index_t labels) {
-  const auto [last_blank, last_label] = path_ends(labels);
-  const Real* ends[2] = {alphas.at(last_blank), alphas.at(last_label)};  // label -1 is there, and zero
-  const double most = std::max(ends[0][alphas.width], ends[1][alphas.width]);
-  Total total{0, most + alphas.base, 0};
-  for (const Real* end : ends) {
-    const double distance = std::max<double>(end[alphas.width] - most, -2000);
-    const double mantissa = std::ldexp(static_cast<double>(end[0]), static_cast<int>(distance));
-    total.mantissa += mantissa;
-    total.mean += alphas.planes > 2 ? mantissa * end[2 * alphas.width] : 0;
-  }
-  total.mean /= total.mantissa;
-  return total;
-}
-
 // The rows of an item, all in one array.
 template <class Real>
 struct RowMemory {
@@ -85,11 +65,6 @@ struct RowMemory {
 // steps.forward(t, from, to) makes frame t's alphas from those of frame t-1. steps.backward(t, alphas, total, from, to)
 // makes q of frame t from that of frame t+1, and hands on the sums of the frame: from the last frame to the first, unless
 // there is no path.
-//
-// Exponents are whole numbers in a Real, relative to the best state of their frame. Those of alpha and beta of a state
-// that paths with any weight go through add up to -`over_z`, see backward_frame, so they are exact as long as that is
-// below kWidest. Where a target holds many classes that are all but impossible it is not, and the sums have to be done
-// again in float64.
 template <class Real, class Steps>
 class ForwardBackward {
  public:
@@ -102,24 +77,18 @@ class ForwardBackward {
   ForwardBackward(const Band& band, const MemoryLevels& levels, const RowMemory<Real>& memory, Steps& steps)
       : band_(band), levels_(levels), memory_(memory), steps_(steps) {}
 
-  // The log-likelihood in nats; -inf if there is no path. Nothing if exponents do not fit into a Real: then the sums of
-  // some frames may have been handed on, and wrong ones.
-  std::optional<double> run() {
+  // The log-likelihood in nats; -inf if there is no path.
+  double run() {
     Row start = memory_.row(0);
     begin_row(start, memory_.words, kBeforeFirstFrame);
     later_ = memory_.row(1);
     begin_row(later_, memory_.words, path_ends(band_.labels).blank);
     earlier_ = memory_.row(2);
-    if (!run(0, band_.frames, levels_.levels - 1, start)) {
-      return too_wide_ ? std::nullopt : std::make_optional(kMinusInfinity<double>);
-    }
-    return std::log(total_.mantissa) + total_.exponent * std::log(2.0);
+    run(0, band_.frames, levels_.levels - 1, start);
+    return total_.log();
   }
 
  private:
-  // Half of 2^24, to which float32 counts: the other half is for the growth of exponents in kFramesToNormalize frames.
-  static constexpr double kWidest = std::is_same_v<Real, float> ? 0x1p23 : std::numeric_limits<double>::infinity();
-
   Row kept_row(int level, index_t i) const { return memory_.row(kLooseRows + level * levels_.rows + i); }
 
   // Runs frames begin..end-1, `start` the alphas of the frame before. False if the item has no path, or is too wide.
@@ -160,18 +129,14 @@ class ForwardBackward {
       alphas.push_back(to);
     }
     if (end == band_.frames) {
-      total_ = total_of(alphas.back(), band_.labels);
-      if (!(total_.mantissa > 0)) {
+      const auto [last_blank, last_label] = path_ends(band_.labels);
+      total_ = total_of(alphas.back().weight(last_blank), alphas.back().weight(last_label));  // label -1 is zero
+      if (!total_.has_path()) {
         return false;
       }
     }
     for (index_t t = end - 1; t >= begin; --t) {
-      const Row& alpha = alphas[t - begin + 1];
-      if (alpha.base + later_.base - total_.exponent > kWidest) {
-        too_wide_ = true;
-        return false;
-      }
-      steps_.backward(t, alpha, total_, later_, earlier_);
+      steps_.backward(t, alphas[t - begin + 1], total_, later_, earlier_);
       std::swap(later_, earlier_);
     }
     return true;
@@ -181,7 +146,6 @@ class ForwardBackward {
   const MemoryLevels levels_;
   const RowMemory<Real> memory_;
   Steps& steps_;
-  bool too_wide_ = false;
   Row later_ = {}, earlier_ = {};  // q
   Total total_ = {};
 };

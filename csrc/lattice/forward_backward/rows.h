@@ -6,21 +6,19 @@
 #pragma once
 
 #include "../viterbi/records.h"
-#include "scaled.h"
+#include "pair_sums.h"
 
 namespace ctc_align {
 
 // Mantissas grow by at most 3 * sqrt(2) a frame and shrink by at most sqrt(2): from [1, 2) to [2^-8, 2^35) in 16 frames.
-// Exponents move by at most 2^18 / ln 2 a frame, so by less than 2^23: in float32 they stay exact meanwhile.
+// Exponents move by at most 2^18 / ln 2 a frame, so by less than 2^23 meanwhile.
 constexpr index_t kFramesToNormalize = 16;
 
 template <class Real>
 struct WeightRow {
   Real* values;
-  index_t width;     // pairs in whole words, and two words more
-  index_t planes;    // arrays of a weight
-  double base = 0;   // true exponent = exponent + base
-  double shift = 0;  // what the next frame moves from its exponents to its base
+  index_t width;   // pairs in whole words, and two words more
+  index_t planes;  // arrays of a weight
 
   static index_t width_for(index_t words) { return (words + 2) * kPairsPerWord; }
   static index_t size_for(index_t words, index_t planes) { return 2 * planes * width_for(words); }
@@ -29,19 +27,28 @@ struct WeightRow {
   CTC_ALIGN_FN Real* blank(index_t pair) const { return values + kPairsPerWord + pair; }
   CTC_ALIGN_FN Real* label(index_t pair) const { return blank(pair) + planes * width; }
   CTC_ALIGN_FN Real* at(State state) const { return state.is_label ? label(state.pair) : blank(state.pair); }
+  CTC_ALIGN_FN StoredWeight<Real> weight(State state) const {
+    const Real* p = at(state);
+    return {p[0], p[width], planes > 2 ? p[2 * width] : Real{0}};
+  }
 };
+
+// What a plane of zeros holds.
+template <class Real>
+CTC_ALIGN_FN Real zero_in(index_t plane) {
+  return plane == 1 ? same_bits<Real>(typename ScaledTraits<Real>::Bits{kNoExponent}) : Real{0};
+}
 
 // A row with all probability in one state, before any path value.
 template <class Real>
 void begin_row(WeightRow<Real>& row, index_t words, State state) {
   for (index_t plane = 0; plane < row.planes; ++plane) {
     for (index_t k = -1; k <= words * kPairsPerWord; ++k) {
-      row.blank(k)[plane * row.width] = row.label(k)[plane * row.width] = plane == 1 ? kNoExponent<Real> : 0;
+      row.blank(k)[plane * row.width] = row.label(k)[plane * row.width] = zero_in<Real>(plane);
     }
   }
   row.at(state)[0] = 1;
-  row.at(state)[row.width] = 0;
-  row.base = row.shift = 0;
+  row.at(state)[row.width] = 0;  // a whole number
 }
 
 template <class Lanes, class Weight>
@@ -55,39 +62,14 @@ CTC_ALIGN_FN void store_zeros(const WeightRow<typename Lanes::Real>& row, index_
 template <class Weight, class Real>
 CTC_ALIGN_FN void store_zero(Real* p, index_t width) {
   for (index_t plane = 0; plane < Weight::kPlanes; ++plane) {
-    p[plane * width] = plane == 1 ? kNoExponent<Real> : 0;
+    p[plane * width] = zero_in<Real>(plane);
   }
 }
 
-// Stores a row's weights. With kNormalize it brings their mantissas back to ordinary size and looks for the greatest
-// exponent, which the next frame is to take from all.
-template <class Lanes, class Weight, bool kNormalize>
-struct RowWriter {
-  using Real = typename Lanes::Real;
-  WeightRow<Real>& row;
-  typename Lanes::Value greatest;
-
-  CTC_ALIGN_FN explicit RowWriter(WeightRow<Real>& to) : row(to), greatest(Lanes::broadcast(kNoExponent<Real>)) {}
-  CTC_ALIGN_FN void store(Weight weight, Real* p) {
-    if (kNormalize) {
-      weight = weight.normalized();
-      greatest = Lanes::greater(weight.scaled().exponent, greatest);
-    }
-    weight.store(p, row.width);
-  }
-  CTC_ALIGN_FN void finish(const WeightRow<Real>& from) {
-    row.base = from.base + from.shift;
-    row.shift = 0;
-    if (kNormalize) {
-      Real values[Lanes::kWidth];
-      Lanes::store(values, greatest);
-      Real most = values[0];
-      for (const Real value : values) {
-        most = larger(most, value);
-      }
-      row.shift = most > kNoExponent<Real> / 2 ? static_cast<double>(most) : 0.0;  // a row of zeros stays as it is
-    }
-  }
-};
+// Stores a weight of a row. With kNormalize it brings the mantissa back to ordinary size.
+template <bool kNormalize, class Weight, class Real>
+CTC_ALIGN_FN void store_weight(const Weight& weight, Real* p, index_t width) {
+  (kNormalize ? weight.normalized() : weight).store(p, width);
+}
 
 }  // namespace ctc_align

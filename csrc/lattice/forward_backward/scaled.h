@@ -7,13 +7,14 @@
 // any length keeps the relative precision of its type, which a float32 logarithm of size 1000 does not. (Rabiner 1989,
 // section V.A, scales all states of a frame by one number; states of a CTC lattice lie too far apart for that.)
 //
-//   zero          mantissa 0, exponent about kNoExponent: the other operand's exponent always wins
+//   zero          mantissa 0, exponent kNoExponent: the other operand's exponent always wins
 //   a sum         exponent = the greater of the two; an operand more than -kShift bits below it counts as just that low
 //   a product     mantissas multiplied, exponents added
 //   normalized()  mantissa back in [1, 2); called at least every kFramesToNormalize frames, see rows.h
 //
-// Exponents are whole numbers in a Real: exact up to 2^24 in float32. Rows are therefore moved by a common number of bits
-// now and then. Only the distance between two states of a frame has to be exact, not their size.
+// Exponents are WHOLE numbers: int32 beside float, int64 beside double, in the bits of a Value. A weight outside of
+// 2^-kMostExponent ... 2^kMostExponent (186 million nats) becomes zero when it is normalized. So weights are true sizes,
+// and rows need no common factor.
 #pragma once
 
 #include "../lanes.h"
@@ -24,22 +25,27 @@ template <class Real>
 struct ScaledTraits;
 template <>
 struct ScaledTraits<float> {
+  using Bits = int32_t;
   static constexpr int kMantissaBits = 23;
   static constexpr int kBias = 127;
-  static constexpr int kTerms = 8;  // of the exponential series: 0.3466^8 / 8! is below an ulp
+  static constexpr int kHeadroom = 100;  // of posteriors, see pair_sums.h
+  static constexpr int kTerms = 8;       // of the exponential series: 0.3466^8 / 8! is below an ulp
   static constexpr float kLn2[] = {0x1.6p-1f, 0x1.7p-8f, 0x1.0bfbe8p-15f};
 };
 template <>
 struct ScaledTraits<double> {
+  using Bits = int64_t;
   static constexpr int kMantissaBits = 52;
   static constexpr int kBias = 1023;
+  static constexpr int kHeadroom = 500;
   static constexpr int kTerms = 14;
   static constexpr double kLn2[] = {0x1.62e42feep-1, 0x1.a39ef35793c76p-33, 0};
 };
 
-// The exponent of zero.
-template <class Real>
-constexpr Real kNoExponent = -static_cast<Real>(int64_t{1} << 60);
+// Exponents of normalized weights. Sixteen frames move one by less than 2^23 (rows.h).
+constexpr int32_t kMostExponent = 1 << 28;
+// The exponent of zero, and the least of all. Four exponents of any weights add up without overflow.
+constexpr int32_t kNoExponent = -(1 << 29);
 
 template <class Lanes>
 struct ScaledWeight {
@@ -47,11 +53,11 @@ struct ScaledWeight {
   using Value = typename Lanes::Value;
   using Traits = ScaledTraits<Real>;
 
-  static constexpr Real kShift = static_cast<Real>(1 - Traits::kBias);  // down to the smallest normal power of two
+  static constexpr int kShift = 1 - Traits::kBias;  // down to the smallest normal power of two
   static constexpr Real kMagic = 3 * static_cast<Real>(int64_t{1} << (Traits::kMantissaBits - 1));  // 1.5 * 2^23
 
   Value mantissa;
-  Value exponent;
+  Value exponent;  // a whole number
 
   // A row keeps kPlanes arrays, one for each part of a weight, `width` apart.
   static constexpr index_t kPlanes = 2;
@@ -66,48 +72,50 @@ struct ScaledWeight {
   CTC_ALIGN_FN ScaledWeight scaled() const { return *this; }
   CTC_ALIGN_FN ScaledWeight times(ScaledWeight emission, Value) const { return *this * emission; }
 
-  CTC_ALIGN_FN static ScaledWeight zero() { return {Lanes::broadcast(0), Lanes::broadcast(kNoExponent<Real>)}; }
+  CTC_ALIGN_FN static ScaledWeight zero() { return {Lanes::broadcast(0), Lanes::broadcast_whole(kNoExponent)}; }
 
-  // 2^n for whole n from kShift to kBias: the low bits of n + kMagic hold n, and become an exponent field.
+  // 2^n for n from kShift to kBias: n becomes an exponent field.
   CTC_ALIGN_FN static Value power_of_two(Value n) {
-    const Value shifted = Lanes::add(n, Lanes::broadcast(kMagic + static_cast<Real>(Traits::kBias)));
-    return Lanes::shift_bits_left(shifted, Traits::kMantissaBits);
+    return Lanes::shift_bits_left(Lanes::add_whole(n, Lanes::broadcast_whole(Traits::kBias)), Traits::kMantissaBits);
   }
 
   CTC_ALIGN_FN friend ScaledWeight operator*(ScaledWeight a, ScaledWeight b) {
-    return {Lanes::multiply(a.mantissa, b.mantissa), Lanes::add(a.exponent, b.exponent)};
+    const Value exponent = Lanes::add_whole(a.exponent, b.exponent);
+    return {Lanes::multiply(a.mantissa, b.mantissa),
+            Lanes::greater_whole(exponent, Lanes::broadcast_whole(kNoExponent))};
   }
   CTC_ALIGN_FN friend ScaledWeight operator+(ScaledWeight a, ScaledWeight b) {
-    const Value exponent = Lanes::greater(a.exponent, b.exponent);
+    const Value exponent = Lanes::greater_whole(a.exponent, b.exponent);
     return {Lanes::add(a.mantissa_at(exponent), b.mantissa_at(exponent)), exponent};
   }
   // The mantissa that belongs to an exponent at least as great.
   CTC_ALIGN_FN Value mantissa_at(Value greater_exponent) const {
-    const Value distance = Lanes::subtract(exponent, greater_exponent);
-    return Lanes::multiply(mantissa, power_of_two(Lanes::greater(distance, Lanes::broadcast(kShift))));
+    const Value distance = Lanes::subtract_whole(exponent, greater_exponent);
+    return Lanes::multiply(mantissa, power_of_two(Lanes::greater_whole(distance, Lanes::broadcast_whole(kShift))));
   }
   CTC_ALIGN_FN static ScaledWeight select(typename Lanes::Mask mask, ScaledWeight yes, ScaledWeight no) {
     return {Lanes::select(mask, yes.mantissa, no.mantissa), Lanes::select(mask, yes.exponent, no.exponent)};
   }
 
-  // Its value as a plain Real, for weights of at most about 1.
+  // Its value as a plain Real, where that is at most about 2^(kBias - 1). An exponent of kShift or less gives 0.
   CTC_ALIGN_FN Value plain() const {
-    const Value least = Lanes::broadcast(kShift);
-    const Value small = Lanes::multiply(mantissa, power_of_two(Lanes::greater(exponent, least)));
-    return Lanes::select(Lanes::exceeds(exponent, least), small, Lanes::broadcast(0));
+    const Value least = Lanes::broadcast_whole(kShift);
+    const Value small = Lanes::multiply(mantissa, power_of_two(Lanes::greater_whole(exponent, least)));
+    return Lanes::select(Lanes::exceeds_whole(exponent, least), small, Lanes::broadcast(0));
   }
 
-  // The same weight with its mantissa in [1, 2). Mantissas are positive and normal, or zero.
+  // The same weight with its mantissa in [1, 2), or zero outside of the range. Mantissas are positive and normal, or zero.
   CTC_ALIGN_FN ScaledWeight normalized() const {
     constexpr typename Lanes::Bits kMantissaField = (typename Lanes::Bits{1} << Traits::kMantissaBits) - 1;
+    const Value exponent_field = Lanes::shift_bits_right(mantissa, Traits::kMantissaBits);
+    const Value moved = Lanes::subtract_whole(exponent_field, Lanes::broadcast_whole(Traits::kBias));
     const Value one = Lanes::broadcast(1);
-    const Value large = Lanes::broadcast(static_cast<Real>(int64_t{1} << Traits::kMantissaBits));  // 2^23 + i: bits | i
-    const Value shifted = Lanes::shift_bits_right(mantissa, Traits::kMantissaBits);
-    const Value exponent_field = Lanes::subtract(Lanes::join_bits(shifted, large), large);
-    const Value moved = Lanes::subtract(exponent_field, Lanes::broadcast(static_cast<Real>(Traits::kBias)));
     const ScaledWeight result = {Lanes::join_bits(Lanes::keep_bits(mantissa, kMantissaField), one),
-                                 Lanes::add(exponent, moved)};
-    return select(Lanes::exceeds(mantissa, Lanes::broadcast(0)), result, zero());
+                                 Lanes::add_whole(exponent, moved)};
+    const Value most = Lanes::broadcast_whole(kMostExponent), least = Lanes::broadcast_whole(-kMostExponent);
+    const ScaledWeight from_above = select(Lanes::exceeds_whole(most, result.exponent), result, zero());
+    const ScaledWeight in_range = select(Lanes::exceeds_whole(result.exponent, least), from_above, zero());
+    return select(Lanes::exceeds(mantissa, Lanes::broadcast(0)), in_range, zero());
   }
 
   // exp(x) for |x| below 2^18; anything else, NaN too, is not a log-probability and gives zero. Cody and Waite's
@@ -129,7 +137,8 @@ struct ScaledWeight {
       const Value term = Lanes::multiply(Lanes::multiply(sum, r), Lanes::broadcast(1 / static_cast<Real>(i)));
       sum = Lanes::add(term, one);
     }
-    const ScaledWeight from_above = select(Lanes::exceeds(Lanes::broadcast(kLargest), x), {sum, n}, zero());
+    const ScaledWeight power = {sum, Lanes::subtract_whole(rounded, magic)};  // the low bits of kMagic + n hold n
+    const ScaledWeight from_above = select(Lanes::exceeds(Lanes::broadcast(kLargest), x), power, zero());
     return select(Lanes::exceeds(x, Lanes::broadcast(-kLargest)), from_above, zero());
   }
 };

@@ -130,16 +130,34 @@ struct GapFactor {
   typename Lanes::Value value;  // path value
 };
 
+// How the sums of wild gaps (FrameSums in frame.h) are shared out between the blank and the star.
+template <class Lanes>
+struct GapShares {
+  using Value = typename Lanes::Value;
+  Value blank_share, star_share;  // of the emission; both are 0 where it is
+  Value blank_gain, star_gain;    // the path value of each, less the mean
+
+  struct Parts {
+    Value blank, star;
+  };
+  // `posteriors` is the sum of theirs, and used where paths have values.
+  template <bool kHasMean>
+  CTC_ALIGN_FN Parts share_out(Value sums, Value posteriors) const {
+    const Value blank = kHasMean ? Lanes::add(sums, Lanes::multiply(posteriors, blank_gain)) : sums;
+    const Value star = kHasMean ? Lanes::add(sums, Lanes::multiply(posteriors, star_gain)) : sums;
+    return {Lanes::multiply(blank, blank_share), Lanes::multiply(star, star_share)};
+  }
+};
+
 // A WILD GAP: the path is in the blank or in the star, so the gap has the sum of both emissions, and the mean of both
-// path values. The mantissa of that sum is brought back to the size of an emission's, [1 / sqrt(2), sqrt(2)]: see rows.h.
+// path values. The mantissa of that sum is brought back to the size of an emission's, [1 / sqrt(2), sqrt(2)]: see scaled.h.
 template <class Lanes>
 struct WildGap {
   using Real = typename Lanes::Real;
   using Value = typename Lanes::Value;
   ScaledWeight<Lanes> emission;
   Value value;
-  Value blank_share, star_share;  // of the emission; both are 0 where it is
-  Value blank_gain, star_gain;    // the path value of each, less the mean
+  GapShares<Lanes> shares;
 
   CTC_ALIGN_FN WildGap(GapFactor<Lanes> blank, GapFactor<Lanes> star) : emission(blank.emission + star.emission) {
     const Value zero = Lanes::broadcast(0);
@@ -147,12 +165,12 @@ struct WildGap {
     const auto share_of = [&](ScaledWeight<Lanes> part) __attribute__((always_inline)) {
       return Lanes::select(any, Lanes::divide(part.mantissa_at(emission.exponent), emission.mantissa), zero);
     };
-    blank_share = share_of(blank.emission);
-    star_share = share_of(star.emission);
+    shares.blank_share = share_of(blank.emission);
+    shares.star_share = share_of(star.emission);
     const Value difference = Lanes::subtract(star.value, blank.value);
-    star_gain = Lanes::multiply(blank_share, difference);
-    blank_gain = Lanes::subtract(zero, Lanes::multiply(star_share, difference));
-    value = Lanes::subtract(blank.value, blank_gain);
+    shares.star_gain = Lanes::multiply(shares.blank_share, difference);
+    shares.blank_gain = Lanes::subtract(zero, Lanes::multiply(shares.star_share, difference));
+    value = Lanes::subtract(blank.value, shares.blank_gain);
     const ScaledWeight<Lanes> halved = {Lanes::multiply(emission.mantissa, Lanes::broadcast(static_cast<Real>(0.5))),
                                         Lanes::add_whole(emission.exponent, Lanes::broadcast_whole(1))};
     constexpr Real kSqrt2 = static_cast<Real>(1.41421356237309504880);
@@ -160,17 +178,6 @@ struct WildGap {
         ScaledWeight<Lanes>::select(Lanes::exceeds(emission.mantissa, Lanes::broadcast(kSqrt2)), halved, emission);
   }
   CTC_ALIGN_FN GapFactor<Lanes> factor() const { return {emission, value}; }
-
-  // Shares out the sums of wild gaps (FrameSums in frame.h). `posteriors` is theirs, and used where paths have values.
-  struct Parts {
-    Value blank, star;
-  };
-  template <bool kHasMean>
-  CTC_ALIGN_FN Parts share_out(Value sums, Value posteriors) const {
-    const Value blank = kHasMean ? Lanes::add(sums, Lanes::multiply(posteriors, blank_gain)) : sums;
-    const Value star = kHasMean ? Lanes::add(sums, Lanes::multiply(posteriors, star_gain)) : sums;
-    return {Lanes::multiply(blank, blank_share), Lanes::multiply(star, star_share)};
-  }
 };
 
 // -------------------------------------------------------------------------------------------------- 5 all of it

@@ -133,7 +133,7 @@ CTC_ALIGN_FN FrameSums<typename Lanes::Real> backward_frame(const ForwardBackwar
     if constexpr (kStars) {
       const WildGap<Lanes> gap = factors.wild_gap(lattice, t);
       for (int v = 0; v < kVectors; ++v) {
-        const auto part = gap.template share_out<Weight::kHasMean>(wilds[v], wild_posteriors[v]);
+        const auto part = gap.shares.template share_out<Weight::kHasMean>(wilds[v], wild_posteriors[v]);
         blanks[v] = Lanes::add(blanks[v], part.blank);
         Lanes::store(star_lanes + v * Lanes::kWidth, part.star);
       }

@@ -10,10 +10,6 @@
 
 namespace ctc_align {
 
-// Mantissas grow by at most 3 * sqrt(2) a frame and shrink by at most sqrt(2): from [1, 2) to [2^-8, 2^35) in 16 frames.
-// Exponents move by at most 2^18 / ln 2 a frame, so by less than 2^23 meanwhile.
-constexpr index_t kFramesToNormalize = 16;
-
 template <class Real>
 struct WeightRow {
   Real* values;

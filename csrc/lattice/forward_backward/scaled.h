@@ -10,7 +10,7 @@
 //   zero          mantissa 0, exponent kNoExponent: the other operand's exponent always wins
 //   a sum         exponent = the greater of the two; an operand more than -kShift bits below it counts as just that low
 //   a product     mantissas multiplied, exponents added
-//   normalized()  mantissa back in [1, 2); called at least every kFramesToNormalize frames, see rows.h
+//   normalized()  mantissa back in [1, 2); called every kFramesToNormalize frames
 //
 // Exponents are WHOLE numbers: int32 beside float, int64 beside double, in the bits of a Value. A weight outside of
 // 2^-kMostExponent ... 2^kMostExponent (186 million nats) becomes zero when it is normalized. So weights are true sizes,
@@ -42,7 +42,11 @@ struct ScaledTraits<double> {
   static constexpr double kLn2[] = {0x1.62e42feep-1, 0x1.a39ef35793c76p-33, 0};
 };
 
-// Exponents of normalized weights. Sixteen frames move one by less than 2^23 (rows.h).
+// Mantissas grow by at most 3 * sqrt(2) a frame and shrink by at most sqrt(2): from [1, 2) to [2^-8, 2^35) in 16 frames.
+// Exponents move by at most 2^18 / ln 2 a frame, so by less than 2^23 meanwhile.
+constexpr index_t kFramesToNormalize = 16;
+
+// Exponents of normalized weights.
 constexpr int32_t kMostExponent = 1 << 28;
 // The exponent of zero, and the least of all. Four exponents of any weights add up without overflow.
 constexpr int32_t kNoExponent = -(1 << 29);

@@ -1,0 +1,185 @@
+// How the sums over a batch are cut for the GPU, and the list of launches that do it.
+//
+// Contents: 1 the grids  2 the plan  3 launches
+//
+// Everything here follows from the padded sizes, as in viterbi/plan.h, so a CUDA graph may replay the launches.
+//
+//     column    256 pairs    what one block of threads keeps in registers
+//     stage     4 frames     between two hand-overs of edges (fewer, where weights are larger)
+//     segment   n frames     whose alphas a block has in memory, on the way back
+//     chapter   n segments   that are swept by one launch forward and one back
+//
+// Utterances of one column are one segment: a single launch goes forward and back. Anything else goes forward first, and
+// keeps a row of alphas before each segment; on the way back every block sweeps its segments again, the last one first,
+// and this time has all their alphas. Where the rows of a whole recording are too many, it is cut into chapters, the last
+// one first; the rows before chapters come from sweeps that keep nothing else, at two levels if need be.
+#pragma once
+
+#include <vector>
+
+#include "../../lattice/viterbi/rebase.h"
+#include "../device.cuh"
+
+namespace ctc_align {
+
+// ---------------------------------------------------------------------------------------------- 1 the grids
+
+// Frames of a stage. Shared memory has room for the posteriors of six stages.
+template <class Real, bool kHasMean>
+constexpr int kSumStage = 4 * static_cast<int>(sizeof(float)) / static_cast<int>(sizeof(Real)) / (kHasMean ? 2 : 1);
+
+constexpr int kSumPairs = 2;                                                 // a thread holds
+constexpr int kSumWarps = static_cast<int>(kColumnPairs) / kSumPairs / kWarp;  // of a block that hold pairs, and as many more
+constexpr int kSumThreads = 2 * kSumWarps * kWarp;
+constexpr index_t kWidestSumRow = kWarp;  // classes of whole rows
+
+// Mantissas are normalized, and rows may be kept, at multiples of this.
+constexpr index_t kChapterGrid = 16;
+
+// ------------------------------------------------------------------------------------------------ 2 the plan
+
+struct SumPlan {
+  index_t batch;   // items of one launch, a GROUP of those of the call
+  index_t frames;  // padded T
+  index_t labels;  // padded L
+  index_t planes;  // of a weight: 2, with path values 3
+
+  index_t segment_frames;
+  index_t chapter_frames;
+  index_t rows;   // of all columns that are kept before chapters, at both levels
+  index_t slots;  // pieces of memory for the alphas of a segment
+
+  CTC_ALIGN_FN index_t columns() const { return labels / kColumnPairs + 1; }
+  CTC_ALIGN_FN index_t blocks() const { return batch * columns(); }
+  // Returns whether one launch does everything.
+  CTC_ALIGN_FN bool is_single() const { return columns() == 1 && segment_frames >= frames; }
+  // Pairs of a column whose alphas are kept. An even number: a thread stores two at a time.
+  CTC_ALIGN_FN index_t kept_pairs() const { return columns() == 1 ? (labels + 2) / 2 * 2 : kColumnPairs; }
+  CTC_ALIGN_FN index_t segments() const { return (chapter_frames + segment_frames - 1) / segment_frames; }
+};
+
+constexpr index_t kSumBytes = index_t{768} << 20;  // of alphas and edges, as far as that is possible
+constexpr index_t kSegmentBytes = index_t{256} << 20;
+constexpr index_t kSegment = 128;
+constexpr index_t kMostSlots = 528;  // at least as many blocks as any GPU runs at a time
+
+CTC_ALIGN_FN index_t rounded_up(index_t n, index_t unit) { return (n + unit - 1) / unit * unit; }
+
+// The sizes of segments and chapters that a test may ask for; 0: as the memory allows.
+struct SumSizes {
+  index_t group = 0, segment = 0, chapter = 0;
+};
+
+inline SumPlan plan_sums(index_t batch, index_t frames, index_t labels, index_t planes, index_t real_bytes,
+                         SumSizes sizes = {}) {
+  SumPlan plan{batch, frames, labels, planes, 0, 0, 0, 0};
+  const index_t whole = larger<index_t>(rounded_up(frames, kChapterGrid), kChapterGrid);
+  const index_t pair_bytes = 2 * planes * real_bytes;
+  const index_t item_bytes = whole * plan.kept_pairs() * pair_bytes;
+  const bool is_single = sizes.segment > 0 ? sizes.segment >= whole : plan.columns() == 1 && item_bytes <= kSegmentBytes;
+  plan.segment_frames = sizes.segment > 0 ? sizes.segment : is_single ? whole : kSegment;
+  plan.segment_frames = smaller(plan.segment_frames, whole);
+  if (plan.columns() == 1 && is_single) {
+    plan.segment_frames = plan.chapter_frames = whole;
+    const index_t affordable = sizes.group > 0 ? sizes.group : larger<index_t>(1, kSumBytes / item_bytes);
+    const index_t groups = (batch + affordable - 1) / affordable;  // of equal size, but for the last
+    plan.batch = groups > 0 ? (batch + groups - 1) / groups : 0;
+    plan.slots = plan.blocks();
+    return plan;
+  }
+  // A frame of a column in a chapter: edges both ways, and its share of a row.
+  const index_t edge_bytes = 3 * 8 * (planes - 1) * (real_bytes / 4);
+  const index_t frame_bytes = edge_bytes + kColumnPairs * pair_bytes / plan.segment_frames;
+  const index_t least = smaller(whole, larger<index_t>(plan.segment_frames, 1024));
+  const index_t affordable = larger<index_t>(1, kSumBytes / 2 / (plan.columns() * frame_bytes * least));
+  plan.batch = smaller(batch, sizes.group > 0 ? sizes.group : affordable);
+  plan.slots = smaller(plan.blocks(), kMostSlots);
+  if (sizes.chapter > 0) {
+    plan.chapter_frames = smaller(sizes.chapter, whole);
+  } else {
+    const index_t fitting = kSumBytes / larger<index_t>(1, plan.blocks() * frame_bytes);
+    plan.chapter_frames = smaller(whole, larger(fitting / plan.segment_frames, index_t{1}) * plan.segment_frames);
+  }
+  return plan;
+}
+
+// ------------------------------------------------------------------------------------------------ 3 launches
+
+enum class SumKernel { kForward, kBackward, kFinish };
+
+// Pieces of memory that are set to all ones before a launch: words that say "not there yet".
+enum class Unset { kNothing, kForward, kBackward };
+
+struct SumLaunch {
+  SumKernel kernel;
+  index_t first_item;
+  index_t blocks;
+  int threads;
+  Unset unset;
+  index_t begin, end;   // frames
+  index_t row, row_to;  // kept before chapters: the one to begin with, and the one to leave; -1: none
+  bool keeps_rows;      // before segments
+  int pass;             // of two over the same frames, where the second needs the sums of the first
+};
+
+// The most rows that are kept before chapters at one level.
+inline index_t rows_of_level(index_t chapters) {
+  constexpr index_t kFewRows = 64;
+  index_t rows = chapters;
+  if (chapters > kFewRows) {
+    for (rows = 1; rows * rows < chapters; ++rows) {
+    }
+  }
+  return rows;
+}
+
+// In the order of the stream. has_second_pass: posteriors of spans need the sums of whole frames. needs_finish: a frame's
+// outputs are divided when all columns have added to its sum.
+inline std::vector<SumLaunch> plan_sum_launches(SumPlan& plan, index_t batch, bool has_second_pass, bool needs_finish) {
+  std::vector<SumLaunch> launches;
+  const index_t chapters = larger<index_t>(1, (plan.frames + plan.chapter_frames - 1) / plan.chapter_frames);
+  const index_t rows = rows_of_level(chapters);
+  const index_t parts = (chapters + rows - 1) / rows;  // of `rows` chapters each
+  plan.rows = chapters == 1 ? 0 : rows + parts;
+  for (index_t item = 0; item < batch; item += plan.batch) {
+    const index_t items = smaller(plan.batch, batch - item);
+    const auto add = [&](SumKernel kernel, index_t from, index_t to, index_t row, index_t row_to, bool keeps, int pass) {
+      const bool is_finish = kernel == SumKernel::kFinish;
+      const Unset unset = is_finish || plan.is_single() ? Unset::kNothing
+                          : kernel == SumKernel::kForward ? Unset::kForward
+                                                          : Unset::kBackward;
+      const index_t begin = from * plan.chapter_frames, end = smaller(to * plan.chapter_frames, plan.frames);
+      const index_t blocks = is_finish ? items * larger<index_t>(0, end - begin) : items * plan.columns();
+      launches.push_back({kernel, item, blocks, is_finish ? kWarp : kSumThreads, unset, begin, end, row, row_to, keeps,
+                          pass});
+    };
+    // Row p < parts: before part p. Row parts + i: before chapter i of a part. The first ones begin with the item.
+    for (index_t p = 0; p + 1 < parts; ++p) {
+      for (index_t c = p * rows; c < (p + 1) * rows; ++c) {
+        const bool is_first = c == p * rows, is_last = c + 1 == (p + 1) * rows;
+        add(SumKernel::kForward, c, c + 1, is_first ? (p > 0 ? p : -1) : parts, is_last ? p + 1 : parts, false, 0);
+      }
+    }
+    for (index_t p = parts - 1; p >= 0; --p) {
+      const index_t first = p * rows, last = smaller((p + 1) * rows, chapters) - 1;
+      const auto row_before = [&](index_t c) { return c > first ? parts + c - first : p > 0 ? p : index_t{-1}; };
+      for (index_t c = first; c < last; ++c) {
+        add(SumKernel::kForward, c, c + 1, row_before(c), row_before(c + 1), false, 0);
+      }
+      for (index_t c = last; c >= first; --c) {
+        if (!plan.is_single()) {
+          add(SumKernel::kForward, c, c + 1, row_before(c), -1, true, 0);
+        }
+        add(SumKernel::kBackward, c, c + 1, row_before(c), c, false, 0);
+        if (has_second_pass) {
+          add(SumKernel::kBackward, c, c + 1, row_before(c), c, false, 1);
+        } else if (needs_finish) {
+          add(SumKernel::kFinish, c, c + 1, -1, -1, false, 0);
+        }
+      }
+    }
+  }
+  return launches;
+}
+
+}  // namespace ctc_align

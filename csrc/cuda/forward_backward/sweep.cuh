@@ -1,0 +1,434 @@
+// The sums' sweeps: one block of threads takes a column of an item through a chapter, forward or back.
+//
+//     chapter     |......................|......................|......................|
+//     forward     --> a row before each segment                                            x: kept
+//                 x......x......x......x
+//     back                             <--  the last segment forward again, all alphas kept; then back
+//                                x======
+//                         x======           and so on: one block does both, segment after segment
+//
+// Half of the warps are consumers, and hold pairs (row.cuh). The other half are producers: they bring weights
+// (weights.cuh) and edges, and keep what comes of a stage (keep.cuh).
+#pragma once
+
+#include "row.cuh"
+
+namespace ctc_align {
+
+template <DeviceWords Device, class RealType, bool kHasMean, bool kWholeRows, bool kStars>
+struct SumSweep {
+  using Real = RealType;
+  static constexpr int kStage = kSumStage<Real, kHasMean>;
+  using Lanes = ThreadLanes<Device, Real>;
+  using Weight = SumWeight<Device, Real, kHasMean>;
+  using Shared = SumShared<Real, kHasMean, kWholeRows>;
+  using Keeper = SumKeeper<Device, Real, kHasMean, kWholeRows, kStars>;
+  using Words = WeightWords<Weight>;
+  template <bool kForward>
+  using Row = SumRow<Device, Real, kHasMean, kWholeRows, kStars, kForward>;
+
+  const SumInputs<Real>& in;
+  const SumWorkspace<Real>& work;
+  const SumLaunch& launch;
+  Shared& shared;
+  SumTask task;
+  Real* slot;  // of the block: alphas of a segment
+  int warp;    // its number among the consumers, or among the producers
+  int barriers;
+
+  // Runs the task of a block.
+  //   Called by    all threads of the block, once a launch.
+  //   Waits for    the ticket, where tasks wait for one another.
+  //   Afterwards   the task's rows, edges and outputs are in global memory.
+  //   Reuse        shared memory is the block's own.
+  CTC_ALIGN_FN static void run_forward(const SumInputs<Real>& in, const SumWorkspace<Real>& work,
+                                       const SumLaunch& launch, Shared& shared) {
+    const uint32_t ticket = take_ticket(work.forward_ticket, work.plan.columns() > 1, shared);
+    SumSweep sweep{in, work, launch, shared, sum_task(in, work.plan, launch, ticket, false)};
+    sweep.prepare();
+    const FrameRange frames = sweep.task.frames();
+    if (!frames.is_empty()) {
+      sweep.template sweep<true>(frames, 0);
+    }
+  }
+
+  CTC_ALIGN_FN static void run_backward(const SumInputs<Real>& in, const SumWorkspace<Real>& work,
+                                        const SumLaunch& launch, Shared& shared) {
+    const uint32_t ticket = take_ticket(work.backward_ticket, work.plan.columns() > 1 || work.plan.slots < launch.blocks, shared);
+    SumSweep sweep{in, work, launch, shared, sum_task(in, work.plan, launch, ticket, true)};
+    sweep.prepare();
+    sweep.take_slot(ticket);
+    sweep.go_back();
+    if (work.plan.slots < launch.blocks) {
+      Device::block_barrier();
+      if (Device::thread() == 0) {
+        Device::store_release(work.finished + ticket, 0);
+      }
+    }
+  }
+
+ private:
+  CTC_ALIGN_FN static uint32_t take_ticket(uint32_t* tickets, bool waits, Shared& shared) {
+    if (!waits) {
+      return Device::block();
+    }
+    if (Device::thread() == 0) {
+      shared.ticket = Device::take_ticket(tickets) + 1;
+    }
+    Device::block_barrier();
+    return shared.ticket;
+  }
+
+  CTC_ALIGN_FN void prepare() {
+    warp = Device::warp() % kSumWarps;
+    slot = nullptr;
+    barriers = 0;
+    if constexpr (kWholeRows) {
+      const Real nothing[] = {Weight::zero().scaled().mantissa, Weight::zero().scaled().exponent};
+      for (int i = Device::thread(); i < Shared::Rings::kRing * kStage; i += kSumThreads) {
+        shared.rings.labels[i / kStage][i % kStage][Shared::Rings::kNothing] = {nothing[0], nothing[1]};
+      }
+    }
+  }
+
+  // Takes a piece of memory for alphas: after the block of the ticket that had it before, where pieces are few.
+  //   Called by    all threads of the block.
+  //   Waits for    a task of an earlier ticket.
+  //   Afterwards   the slot is the block's own.
+  //   Reuse        when the block is done.
+  CTC_ALIGN_FN void take_slot(uint32_t ticket) {
+    const index_t slots = work.plan.slots;
+    slot = work.alphas + ticket % static_cast<uint32_t>(slots) * slot_reals();
+    if (slots < launch.blocks) {
+      if (Device::thread() == 0 && ticket >= slots) {
+        while (Device::load_acquire(work.finished + (ticket - slots)) != 0) {
+          Device::pause();
+        }
+      }
+      Device::block_barrier();
+    }
+  }
+  CTC_ALIGN_FN index_t frame_reals() const { return work.plan.kept_pairs() * work.pair_reals(); }
+  CTC_ALIGN_FN index_t slot_reals() const { return work.plan.segment_frames * frame_reals(); }
+
+  // ------------------------------------------------------------------------------------------------ back
+
+  CTC_ALIGN_FN void go_back() {
+    const FrameRange frames = task.frames();
+    const int32_t segment = static_cast<int32_t>(work.plan.segment_frames), begin = task.chapter_begin;
+    Total total{};
+    bool has_total = !work.plan.is_single();
+    if (has_total && task.possible && task.end_frame > 0) {
+      total = total_of_item(work, task.local_item);
+    }
+    if (!frames.is_empty() && !(has_total && !total.has_path())) {
+      Row<false> row{in, task, shared, warp, {}, launch.pass == 1};
+      Keeper keeper{in, task, work, shared, warp, {}};
+      Keeper::begin(in, task, shared);
+      Device::block_barrier();
+      for (int32_t s = (frames.end - 1 - begin) / segment; s >= 0; --s) {
+        const FrameRange part = {larger(frames.begin, begin + s * segment),
+                                 smaller(frames.end, begin + (s + 1) * segment)};
+        if (part.is_empty()) {
+          break;
+        }
+        sweep<true>(part, begin + s * segment);
+        Device::block_barrier();
+        if (!has_total) {
+          total = total_of_item(work, task.local_item);
+          has_total = true;
+          if (!total.has_path()) {
+            break;
+          }
+        }
+        sweep_back(row, keeper, frames, part, begin + s * segment, total);
+        Device::block_barrier();
+      }
+      if (Device::warp() < task.consumers() && total.has_path()) {
+        if (launch.pass == 1) {
+          row.end_spans();
+        }
+        if (frames.begin == begin && begin > 0) {
+          row.store_row(work.later_rows + row_at(launch.row_to % 2, row.lower_pair()));
+        }
+      }
+    }
+    if (task.column == 0 && begin == 0 && Device::thread() == 0) {
+      double log_likelihood = total.log();
+      if (!task.possible || task.end_frame == 0) {
+        log_likelihood = task.possible && task.labels == 0 ? 0 : kMinusInfinity<double>;
+      }
+      in.log_likelihoods[task.item] = static_cast<Real>(log_likelihood);
+    }
+  }
+
+  CTC_ALIGN_FN index_t row_at(index_t row, int32_t pair) const { return work.row_of(row, task.local_item, pair); }
+
+  // Sweeps a part of the column's frames back, which meets the alphas in the slot.
+  //   Called by    all threads of the block.
+  //   Waits for    the right neighbour's edges and sums.
+  //   Afterwards   the row holds q of the part's first frame.
+  //   Reuse        of the slot: after the next barrier.
+  CTC_ALIGN_FN void sweep_back(Row<false>& row, Keeper& keeper, const FrameRange& frames, const FrameRange& part,
+                               int32_t segment_begin, const Total& total) {
+    const int32_t first_stage = part.begin / kStage, last_stage = (part.end - 1) / kStage;
+    const SumSteps<Device> steps{last_stage - first_stage + 1, task.consumers(), next_barriers()};
+    const auto frame_of = [&](int stage) { return (last_stage - stage) * kStage; };
+    const PairOrder order = PairOrder::of(task, false);
+    if (Device::warp() < kSumWarps) {
+      const bool has_pairs = warp < steps.consumers;
+      if (has_pairs) {
+        row.frames = part;
+        row.meeting = Meeting<Lanes, Weight>::at(total.exponent, total.mean);
+        if (part.end == frames.end) {
+          begin_back(row, order, frames);
+        }
+        place_alphas(row, segment_begin);
+        row.load_stage(frame_of(0));
+        row.pass_on();
+      }
+      for (int step = 0; step < steps.count(); ++step) {
+        const int stage = step - 1 - warp;
+        if (has_pairs && steps.has(stage)) {
+          row.run_stage(stage, frame_of(stage));
+        }
+        steps.end(step);
+      }
+      return;
+    }
+    keeper.frames = part;
+    Producer producer{in, task, work};
+    producer.reset(order, warp, launch.pass == 1);
+    producer.load(frame_of(0));
+    for (int step = 0; step < steps.count(); ++step) {
+      bring<false>(producer, steps, step, frame_of, part);
+      const int kept = steps.kept_in(step);
+      if (steps.has(kept)) {
+        send<false>(steps, kept, frame_of(kept), part);
+        if (launch.pass == 0) {
+          keeper.keep(kept, frame_of(kept));
+        }
+      }
+      if (launch.pass == 0 && work.plan.columns() > 1 && warp == 0 && Device::lane() == 0 && steps.has(kept - 1)) {
+        keeper.publish(larger(frame_of(kept - 1), part.begin));
+      }
+      steps.end(step);
+    }
+    if (launch.pass == 0 && work.plan.columns() > 1 && warp == 0 && Device::lane() == 0) {
+      keeper.publish(part.begin);
+    }
+  }
+
+  // The row after the column's last frame: after the item's last, or as a later chapter has left it.
+  CTC_ALIGN_FN void begin_back(Row<false>& row, const PairOrder& order, const FrameRange& frames) {
+    row.read_target(order);
+    row.clear();
+    if (frames.end == task.end_frame) {
+      row.begin_in(task.labels);
+    } else if (frames.end < task.after_last_frame(task.column)) {
+      row.load_row(work.later_rows + row_at((launch.row_to + 1) % 2, row.lower_pair()));
+    }
+    if (launch.pass == 1) {
+      row.begin_spans();
+    }
+  }
+
+  // --------------------------------------------------------------------------------------------- forward
+
+  using Producer = WeightProducer<Device, Real, kHasMean, kWholeRows, kStars>;
+
+  // Sweeps frames of the column forward: those of a chapter, or those of a segment into the slot.
+  //   Called by    all threads of the block.
+  //   Waits for    the left neighbour's edges.
+  //   Afterwards   rows, edges and alphas are in global memory.
+  //   Reuse        shared memory: after the next barrier.
+  template <bool kForward>
+  CTC_ALIGN_FN void sweep(const FrameRange& part, int32_t segment_begin) {
+    const int32_t first_stage = part.begin / kStage, last_stage = (part.end - 1) / kStage;
+    const SumSteps<Device> steps{last_stage - first_stage + 1, task.consumers(), next_barriers()};
+    const auto frame_of = [&](int stage) { return (first_stage + stage) * kStage; };
+    const PairOrder order = PairOrder::of(task, true);
+    if (Device::warp() < kSumWarps) {
+      const bool has_pairs = warp < steps.consumers;
+      Row<true> row{in, task, shared, warp, part, false};
+      if (has_pairs) {
+        row.read_target(order);
+        begin_forward(row, part, segment_begin);
+        place_alphas(row, segment_begin);
+        row.pass_on();
+      }
+      for (int step = 0; step < steps.count(); ++step) {
+        const int stage = step - 1 - warp;
+        if (has_pairs && steps.has(stage)) {
+          keep_segment_row(row, frame_of(stage));
+          row.run_stage(stage, frame_of(stage));
+        }
+        steps.end(step);
+      }
+      if (has_pairs) {
+        end_forward(row, part);
+      }
+      return;
+    }
+    Producer producer{in, task, work};
+    producer.reset(order, warp, false);
+    producer.load(frame_of(0));
+    for (int step = 0; step < steps.count(); ++step) {
+      bring<true>(producer, steps, step, frame_of, part);
+      const int sent = steps.kept_in(step);
+      if (steps.has(sent) && slot == nullptr) {
+        send<true>(steps, sent, frame_of(sent), part);
+      }
+      steps.end(step);
+    }
+  }
+
+  // The row before a part: kept before its segment, or before the chapter; or where paths begin.
+  CTC_ALIGN_FN void begin_forward(Row<true>& row, const FrameRange& part, int32_t segment_begin) {
+    row.clear();
+    const bool is_entered = part.begin > task.first_frame(task.column);
+    if (is_entered && part.begin > task.chapter_begin) {
+      const index_t segment = (segment_begin - task.chapter_begin) / work.plan.segment_frames;
+      row.load_row(work.segment_rows + row_at(segment, row.lower_pair()));
+    } else if (is_entered && launch.row >= 0) {
+      row.load_row(work.chapter_rows + row_at(launch.row, row.lower_pair()));
+    } else if (part.begin == 0) {
+      row.begin_in(0);
+    }
+  }
+  CTC_ALIGN_FN void keep_segment_row(const Row<true>& row, int32_t frame) {
+    const int32_t in_chapter = frame - task.chapter_begin, segment = static_cast<int32_t>(work.plan.segment_frames);
+    if (launch.keeps_rows && slot == nullptr && in_chapter % segment == 0 && row.frames.has(frame)) {
+      row.store_row(work.segment_rows + row_at(in_chapter / segment, row.lower_pair()));
+    }
+  }
+  CTC_ALIGN_FN void end_forward(const Row<true>& row, const FrameRange& part) {
+    if (slot == nullptr && launch.row_to >= 0 && part.end == task.chapter_end) {
+      row.store_row(work.chapter_rows + row_at(launch.row_to, row.lower_pair()));
+    }
+    if (part.end == task.end_frame && (slot == nullptr || work.plan.is_single())) {
+      Real* const ends = work.ends + task.local_item * 2 * work.plan.planes;
+      for (int r = 0; r < kSumPairs; ++r) {
+        if (row.pairs[r] == task.labels - 1) {
+          pack(row.state[r].label, ends);
+        }
+        if (row.pairs[r] == task.labels) {
+          pack(row.state[r].blank, ends + work.plan.planes);
+          if (task.labels == 0) {
+            pack(Weight::zero(), ends);
+          }
+        }
+      }
+    }
+  }
+
+  // ------------------------------------------------------------------------------------------ both ways
+
+  template <class AnyRow>
+  CTC_ALIGN_FN void place_alphas(AnyRow& row, int32_t segment_begin) const {
+    const int32_t pair = row.lower_pair() - task.first_pair();
+    row.has_alphas = slot != nullptr && pair < work.plan.kept_pairs();
+    row.alphas = slot + pair * work.pair_reals();
+    row.alphas_frame = segment_begin;
+    row.alphas_stride = frame_reals();
+  }
+
+  // A number for the next steps' barriers that no barrier before had.
+  CTC_ALIGN_FN int next_barriers() {
+    barriers += 1 << 20;
+    return barriers;
+  }
+
+  // Brings a step's weights, and the neighbour's edges.
+  //   Called by    all lanes of a producer.
+  //   Waits for    the neighbour, whose ticket is an earlier one.
+  //   Afterwards   both are valid for the consumers in the next step.
+  //   Reuse        of an edge's place: two stages later.
+  template <bool kForward, class FrameOf>
+  CTC_ALIGN_FN void bring(Producer& producer, const SumSteps<Device>& steps, int step, const FrameOf& frame_of,
+                          const FrameRange& part) {
+    const int stage = kWholeRows ? step : step - warp;  // own labels: one ahead of the consumer
+    if (steps.has(stage) && warp < (kWholeRows ? kSumWarps : larger(steps.consumers, 1))) {
+      producer.store(shared.rings, stage);
+      if (steps.has(stage + 1)) {
+        producer.load(frame_of(stage + 1));
+      }
+    }
+    if (warp == 0 && steps.has(step)) {
+      receive<kForward>(step, frame_of(step), part);
+    }
+  }
+
+  CTC_ALIGN_FN uint64_t* edges(bool is_forward, int32_t of_column, int32_t frame) const {
+    const index_t at = work.edge_of(task.local_item, of_column, frame - task.chapter_begin);
+    return is_forward ? work.forward_edges + at * Words::kCount : work.backward_edges + at * 2 * Words::kCount;
+  }
+
+  template <bool kForward>
+  CTC_ALIGN_FN void receive(int stage, int32_t first, const FrameRange& part) {
+    constexpr int kCount = Upstream<Weight, kForward>::kCount;
+    const int32_t from = task.column + (kForward ? -1 : 1);
+    if (Device::lane() < kStage) {
+      const int32_t frame = first + Device::lane();
+      const bool is_sent = part.has(frame) && task.frames_of(from).has(frame);
+      for (int i = 0; i < kCount; ++i) {
+        Weight weight = Weight::zero();
+        if (is_sent) {
+          Words words;
+          const uint64_t* const edge = edges(kForward, from, frame) + i * Words::kCount;
+          for (int n = 0; n < Words::kCount; ++n) {
+            while ((words.of[n] = Device::load_relaxed(edge + n)) == Words::kUnset) {
+              Device::pause();
+            }
+          }
+          weight = words.weight();
+        }
+        pack(weight, shared.edges[0][stage % 2][Device::lane()][i]);
+      }
+    }
+  }
+
+  // Sends a stage's edges to the neighbour, in the step after the last consumer has run it.
+  //   Called by    all lanes of a producer.
+  //   Waits for    nothing.
+  //   Afterwards   the edges are on their way.
+  //   Reuse        of an edge's place: two stages later.
+  template <bool kForward>
+  CTC_ALIGN_FN void send(const SumSteps<Device>& steps, int stage, int32_t first, const FrameRange& part) {
+    constexpr int kCount = Upstream<Weight, kForward>::kCount;
+    const bool has_reader = kForward ? task.column < task.last_column() : task.column > 0;
+    if (warp == kSumWarps - 1 && has_reader && Device::lane() < kStage && part.has(first + Device::lane())) {
+      for (int i = 0; i < kCount; ++i) {
+        const auto words =
+            Words::from(unpack<Weight>(shared.edges[steps.consumers][stage % 2][Device::lane()][i]));
+        uint64_t* const edge = edges(kForward, task.column, first + Device::lane()) + i * Words::kCount;
+        for (int n = 0; n < Words::kCount; ++n) {
+          Device::store_relaxed(edge + n, words.of[n]);
+        }
+      }
+    }
+  }
+};
+
+// Which text runs a call: of kernels for all eight choices, and for two types, some would hardly be used. Without wild gaps
+// and star labels the text with stars gives the same bits.
+template <bool kHasMean, bool kWholeRows, bool kStars>
+struct SumChoice {};
+
+template <class Real, class Run>
+void choose_sum_kernel(const SumInputs<Real>& in, const Run& run) {
+  if constexpr (sizeof(Real) == 8) {
+    in.path_values ? run(SumChoice<true, false, true>()) : run(SumChoice<false, false, true>());
+  } else {
+    const bool has_few_classes = in.classes <= kWidestSumRow;
+    if (in.path_values) {
+      has_few_classes ? run(SumChoice<true, true, true>()) : run(SumChoice<true, false, true>());
+    } else if (in.has_stars()) {
+      has_few_classes ? run(SumChoice<false, true, true>()) : run(SumChoice<false, false, true>());
+    } else {
+      has_few_classes ? run(SumChoice<false, true, false>()) : run(SumChoice<false, false, false>());
+    }
+  }
+}
+
+}  // namespace ctc_align

@@ -160,4 +160,32 @@ inline void check_arguments(const Tensor& log_probs, const Tensor& targets, cons
   }
 }
 
+// ------------------------------------------------------------------------------- sums over all paths alone
+
+// Half types are summed in float32, and so are their results.
+inline int32_t sums_dtype(const Tensor& log_probs) {
+  return dtype_of(log_probs) == aoti_torch_dtype_float64() ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32();
+}
+
+// `name`: starts or ends of spans.
+inline void check_borders(const char* name, const Tensor& borders, const Tensor& log_probs, const Tensor& targets) {
+  check(borders.dim() == 2 && borders.size(0) == targets.size(0) && borders.size(1) == targets.size(1), name,
+        " must have the shape of targets, expected ", ShapeOf{targets}, ", found ", ShapeOf{borders});
+  check(dtype_of(borders) == aoti_torch_dtype_int64(), name, " must be int64, found ", DtypeOf{borders});
+  check_same_device(name, borders, log_probs);
+}
+
+// With stars the values of paths have one more column, that of the star in a wild gap.
+inline void check_path_values(const Tensor& grad_posteriors, const Tensor& log_probs, const Tensor& targets,
+                              bool has_stars) {
+  const int64_t others = has_stars ? 2 : 1, columns = targets.size(1) + others;
+  const bool fits = grad_posteriors.dim() == 3 && grad_posteriors.size(0) == log_probs.size(0) &&
+                    grad_posteriors.size(1) == log_probs.size(1) && grad_posteriors.size(2) == columns;
+  check(fits, "grad_posteriors must have shape (B, T, L + ", others, ") = (", log_probs.size(0), ", ",
+        log_probs.size(1), ", ", columns, "), found ", ShapeOf{grad_posteriors});
+  check(dtype_of(grad_posteriors) == sums_dtype(log_probs),
+        "grad_posteriors must have the dtype of the posteriors, found ", DtypeOf{grad_posteriors});
+  check_same_device("grad_posteriors", grad_posteriors, log_probs);
+}
+
 }  // namespace ctc_align

@@ -8,7 +8,8 @@ A line for each kernel, and kernels that differ in a number only share one:
       sweep<float, half, true, false>   86/18208
 
 that is, sums in float of half emissions, whole rows of them (up to 32 classes), without stars; 86 registers and 18,208
-bytes of shared memory. Spilled registers and a stack are shown where there are any. A spill fails the check; with
+bytes of shared memory. sum_backward<float, false, true, false> is a sweep of the sums over all paths, without path
+values, with whole rows, without stars; its shared memory is asked for at the launch, and not in the list. Spilled registers and a stack are shown where there are any. A spill fails the check; with
 float64, which keeps twice as much, it is only reported. Without nvcc the check passes and says so;
 CTC_ALIGN_REQUIRE=nvcc makes that a failure.
 """
@@ -28,7 +29,7 @@ from typing import NamedTuple
 from torch.utils import cpp_extension
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCE = ROOT / "csrc" / "cuda" / "forced_align.cu"
+SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
 
 
 def load_setup():
@@ -45,12 +46,12 @@ def find_nvcc(setup):
     return home and shutil.which("nvcc", path=os.path.join(home, "bin"))
 
 
-def compile_for(nvcc, flags, architecture, whole):
+def compile_for(nvcc, flags, source, architecture, whole):
     """Returns seconds, and the usage of each kernel. `whole`: the host code too; it is the same for all."""
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
         command = [
-            *(nvcc, "--compile" if whole else "--cubin", SOURCE, "-o", os.path.join(scratch, "out"), *flags),
+            *(nvcc, "--compile" if whole else "--cubin", source, "-o", os.path.join(scratch, "out"), *flags),
             *("-gencode", f"arch=compute_{architecture},code=sm_{architecture}", "--resource-usage"),
         ]
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -99,6 +100,7 @@ def short_name(name):
     """'void a::(anonymous namespace)::sweep_kernel<float, c10::Half, 2>(...)' -> 'sweep<float, half>', '2'."""
     name = name.removeprefix("void ").replace("(anonymous namespace)::", "")
     name = name.replace("c10::BFloat16", "bfloat16").replace("c10::Half", "half")
+    name = re.sub(r"ctc_align::SumChoice<(.*?)> ?", r"\1", name)
     base, _, arguments = re.sub(r"\b(\w+::)+|\(.*", "", name).partition("<")
     arguments = arguments.removesuffix(">").split(", ")
     kinds = [argument for argument in arguments if not argument.isdigit()]
@@ -136,9 +138,13 @@ def main():
     spilling = []
     print("registers / bytes of shared memory of each kernel", flush=True)
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        jobs = [pool.submit(compile_for, nvcc, flags, a, whole=a == wanted[0]) for a in wanted]
-        for architecture, job in zip(wanted, jobs, strict=True):
-            seconds, usage = job.result()
+        jobs = [
+            [pool.submit(compile_for, nvcc, flags, source, a, whole=a == wanted[0]) for source in SOURCES]
+            for a in wanted
+        ]
+        for architecture, of_sources in zip(wanted, jobs, strict=True):
+            results = [job.result() for job in of_sources]
+            seconds, usage = sum(s for s, _ in results), [kernel for _, kernels in results for kernel in kernels]
             print(f"sm_{architecture}, {seconds:.0f} s", *describe(usage), sep="\n", flush=True)
             spilling += [f"  sm_{architecture}: {k.name} {k}" for k in usage if k.spilled and "double" not in k.name]
     if spilling:

@@ -9,11 +9,6 @@
 namespace ctc_align {
 namespace {
 
-// Half types are summed in float32, and so are their results.
-int32_t sums_dtype(const Tensor& log_probs) {
-  return log_probs.scalar_type() == ScalarType::Double ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32();
-}
-
 // For operators whose paths collect nothing.
 struct NoPathValues {
   template <class Item>
@@ -163,13 +158,6 @@ std::tuple<Tensor, Tensor> occupancies(const Tensor& log_probs, const Tensor& ta
   return run_forward_backward("class_posteriors", arguments, NoCheck(), sizes, NoPathValues(), KeepClasses{1});
 }
 
-void check_borders(const char* name, const Tensor& borders, const Arguments& arguments) {
-  check(borders.dim() == 2 && borders.size(0) == arguments.batch() && borders.size(1) == arguments.labels(), name,
-        " must have the shape of targets, expected ", ShapeOf{arguments.targets}, ", found ", ShapeOf{borders});
-  check(dtype_of(borders) == aoti_torch_dtype_int64(), name, " must be int64, found ", DtypeOf{borders});
-  check_same_device(name, borders, arguments.log_probs);
-}
-
 Strided<const int64_t> row_of(const Tensor& matrix, index_t row) {
   return {static_cast<const int64_t*>(matrix.const_data_ptr()) + row * matrix.stride(0), matrix.stride(1)};
 }
@@ -181,8 +169,8 @@ std::tuple<Tensor, Tensor> span_posteriors(const Tensor& log_probs, const Tensor
                                            const std::optional<Tensor>& wild_gaps) {
   const Arguments arguments{log_probs, targets, input_lengths, target_lengths, blank, star_scores, wild_gaps};
   const auto check_rest = [&] {
-    check_borders("starts", starts, arguments);
-    check_borders("ends", ends, arguments);
+    check_borders("starts", starts, log_probs, targets);
+    check_borders("ends", ends, log_probs, targets);
   };
   const auto sizes = [&] { return std::array{arguments.batch(), arguments.labels()}; };
   const auto keep = [&](const auto& item, const CompactTarget&, index_t b, auto* part) {
@@ -206,16 +194,7 @@ Tensor posteriors_backward(const Tensor& grad_posteriors, const Tensor& log_prob
                            const std::optional<Tensor>& wild_gaps) {
   const Arguments arguments{log_probs, targets, input_lengths, target_lengths, blank, star_scores, wild_gaps};
   const index_t stars = star_scores ? 1 : 0;
-  const auto check_rest = [&] {
-    const index_t columns = arguments.labels() + 1 + stars;
-    const bool fits = grad_posteriors.dim() == 3 && grad_posteriors.size(0) == arguments.batch() &&
-                      grad_posteriors.size(1) == arguments.frames() && grad_posteriors.size(2) == columns;
-    check(fits, "grad_posteriors must have shape (B, T, L + ", 1 + stars, ") = (", arguments.batch(), ", ",
-          arguments.frames(), ", ", columns, "), found ", ShapeOf{grad_posteriors});
-    check(dtype_of(grad_posteriors) == sums_dtype(log_probs),
-          "grad_posteriors must have the dtype of the posteriors, found ", DtypeOf{grad_posteriors});
-    check_same_device("grad_posteriors", grad_posteriors, log_probs);
-  };
+  const auto check_rest = [&] { check_path_values(grad_posteriors, log_probs, targets, stars > 0); };
   const auto sizes = [&] { return std::array{arguments.batch(), arguments.frames(), arguments.classes() + stars}; };
   const auto path_values_of = [&]<class Item>(const Item&, index_t b) {
     using Real = typename Item::Real;

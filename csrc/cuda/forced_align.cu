@@ -6,16 +6,13 @@
 // two launches more for each further pass over items too long to keep all rows (plan_launches in viterbi/plan.h).
 // Nothing here looks at a value: there is no synchronisation, and a CUDA graph may capture the call and replay it with
 // other contents and lengths.
-#include <cuda_runtime.h>
-
 #include <array>
 #include <optional>
 #include <tuple>
 #include <type_traits>
 
-#include "../arguments.h"
-#include "../torch_seam.h"
 #include "device.cuh"
+#include "tensors.cuh"
 #include "viterbi/sweep.cuh"
 #include "viterbi/trace.cuh"
 
@@ -73,17 +70,10 @@ __global__ void __launch_bounds__(kWarp, kResidentTraces<Real, kStars>)
 
 // ----------------------------------------------------------------------------------------------- 2 launches
 
-void check_cuda(cudaError_t error, const char* action) {
-  if (error != cudaSuccess) {
-    // "CUDA" tells Python that this does not refuse an argument (as_raised in _library.py).
-    throw std::runtime_error(std::string("forced_align: CUDA failed in ") + action + ": " + cudaGetErrorString(error));
-  }
-}
-
 Processors processors_of(int32_t device) {
   const auto ask = [&](cudaDeviceAttr attribute) {
     int value = 0;
-    check_cuda(cudaDeviceGetAttribute(&value, attribute, device), "asking what the device has");
+    check_cuda("forced_align", cudaDeviceGetAttribute(&value, attribute, device), "asking what the device has");
     return value;
   };
   return {ask(cudaDevAttrMultiProcessorCount), ask(cudaDevAttrMaxSharedMemoryPerMultiprocessor)};
@@ -96,7 +86,8 @@ void launch_sweep(const Launch& launch, const Inputs<scalar_t, kStars>& in, cons
   const int64_t own_bytes = sizeof(typename SweepText<Real, scalar_t, kWholeRows, kStars>::Shared);
   const int spare = static_cast<int>(larger<int64_t>(0, launch.least_shared - own_bytes));
   if (spare > 0) {
-    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, spare), "asking for memory");
+    check_cuda("forced_align", cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, spare),
+               "asking for memory");
   }
   kernel<<<static_cast<unsigned>(launch.blocks), launch.threads, spare, stream>>>(in, work, launch.pass);
 }
@@ -123,28 +114,10 @@ void run(const Launch& launch, const Inputs<scalar_t, kStars>& in, const Workspa
       action = "launching the trace";
       trace_kernel<Real, scalar_t, kStars><<<blocks, threads, 0, stream>>>(in, work, out);
   }
-  check_cuda(cudaGetLastError(), action);
+  check_cuda("forced_align", cudaGetLastError(), action);
 }
 
 // ------------------------------------------------------------------------------------------- 3 the operator
-
-Integers integers(const Tensor& tensor) { return {tensor.const_data_ptr(), tensor.scalar_type() == ScalarType::Long}; }
-
-Lengths lengths(const std::optional<Tensor>& tensor) {
-  return tensor ? Lengths{integers(*tensor), tensor->stride(0)} : Lengths{{nullptr, false}, 0};
-}
-
-template <class scalar_t>
-Stars<scalar_t, true> stars(const Tensor& scores, const std::optional<Tensor>& wild_gaps) {
-  Stars<scalar_t, true> stars{
-      static_cast<const scalar_t*>(scores.const_data_ptr()), scores.stride(0), scores.stride(1), nullptr, 0, 0};
-  if (wild_gaps) {
-    stars.wild_gaps = static_cast<const uint8_t*>(wild_gaps->const_data_ptr());
-    stars.wild_item_stride = wild_gaps->stride(0);
-    stars.gap_stride = wild_gaps->stride(1);
-  }
-  return stars;
-}
 
 using OutputTensors = std::tuple<Tensor, Tensor>;
 
@@ -155,28 +128,14 @@ OutputTensors empty_outputs(const Tensor& log_probs, const Tensor& targets) {
 
 template <class scalar_t, bool kStars>
 OutputTensors align_as(const Passes& passes, const Launches& launches, const Tensor& log_probs, const Tensor& targets,
-                       const Lengths& input_lengths, const Lengths& target_lengths, int64_t blank,
-                       const Stars<scalar_t, kStars>& stars, cudaStream_t stream) {
+                       const Tensors<scalar_t>& tensors, const Stars<scalar_t, kStars>& stars, cudaStream_t stream) {
   using Real = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
-  const Tensors<scalar_t> tensors{.log_probs = static_cast<const scalar_t*>(log_probs.const_data_ptr()),
-                                  .item_stride = log_probs.stride(0),
-                                  .frame_stride = log_probs.stride(1),
-                                  .class_stride = log_probs.stride(2),
-                                  .frames = log_probs.size(1),
-                                  .classes = log_probs.size(2),
-                                  .targets = integers(targets),
-                                  .target_item_stride = targets.stride(0),
-                                  .label_stride = targets.stride(1),
-                                  .labels = targets.size(1),
-                                  .input_lengths = input_lengths,
-                                  .target_lengths = target_lengths,
-                                  .blank = blank};
   const Inputs<scalar_t, kStars> in{tensors, stars};
   const Tensor memory = empty_bytes(WorkspaceLayout<Real>(passes, nullptr).bytes, log_probs);
   auto* const bytes = static_cast<uint8_t*>(memory.mutable_data_ptr());
   const WorkspaceLayout<Real> layout(passes, bytes);
   if (layout.unset_bytes > 0) {
-    check_cuda(cudaMemsetAsync(bytes, 0xff, layout.unset_bytes, stream), "clearing the workspace");
+    check_cuda("forced_align", cudaMemsetAsync(bytes, 0xff, layout.unset_bytes, stream), "clearing the workspace");
   }
   const Launch* launch = launches.begin();
   for (; launch->kernel != Kernel::kTrace; ++launch) {
@@ -210,16 +169,15 @@ OutputTensors align(const Tensor& log_probs, const Tensor& targets, const std::o
   }
 
   const torch::stable::accelerator::DeviceGuard guard(device);
-  void* current = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &current));
+  const cudaStream_t stream = current_stream(device);
   if (batch == 0 || frames == 0) {
     return empty_outputs(log_probs, targets);
   }
   const auto align_with = [&](auto scalar) {
     using scalar_t = decltype(scalar);
     const auto align_among = [&](const auto& stars) {
-      return align_as<scalar_t>(passes, launches, log_probs, targets, lengths(input_lengths), lengths(target_lengths),
-                                blank, stars, static_cast<cudaStream_t>(current));
+      const auto all = tensors<scalar_t>(log_probs, targets, input_lengths, target_lengths, blank);
+      return align_as<scalar_t>(passes, launches, log_probs, targets, all, stars, stream);
     };
     return star_scores ? align_among(stars<scalar_t>(*star_scores, wild_gaps)) : align_among(Stars<scalar_t, false>());
   };

@@ -47,10 +47,11 @@ class Parts {
     std::vector<uint8_t> whole(static_cast<size_t>(layout.bytes) + 32);
     layout = SumWorkspaceLayout<Real>(plan, needs_sums, whole.data());
     SumWorkspace<Real>& work = layout.work;
-    const auto members = std::vector<uint8_t**>{
-        address(work.forward_ticket), address(work.forward_edges), address(work.backward_ticket), address(work.kept_to),
-        address(work.finished), address(work.backward_edges), address(work.chapter_rows), address(work.segment_rows),
-        address(work.later_rows), address(work.alphas), address(work.ends), address(work.sums)};
+    const auto members =
+        std::vector<uint8_t**>{address(work.forward_ticket), address(work.forward_edges), address(work.backward_ticket),
+                               address(work.kept_to),        address(work.finished),      address(work.backward_edges),
+                               address(work.chapter_rows),   address(work.segment_rows),  address(work.later_rows),
+                               address(work.alphas),         address(work.ends),          address(work.sums)};
     parts_.assign(members.size(), {});
     for (size_t i = 0; i < members.size(); ++i) {
       const uint8_t* const end = i + 1 < members.size() ? *members[i + 1] : whole.data() + layout.bytes;
@@ -139,10 +140,10 @@ void sum(const Call& call) {
   const SumWorkspaceLayout<Real> layout = parts.lay_out(plan, spans || many);
   for (const SumLaunch& launch : launches) {
     if (launch.unset != Unset::kNothing) parts.unset(launch.unset);
-    choose_sum_kernel<Real>(in, [&]<bool kHasMean, bool kWholeRows, bool kStars>(
-                                    SumChoice<kHasMean, kWholeRows, kStars>) {
-      run<kHasMean, kWholeRows, kStars>(launch, in, layout.work, options);
-    });
+    choose_sum_kernel<Real>(in,
+                            [&]<bool kHasMean, bool kWholeRows, bool kStars>(SumChoice<kHasMean, kWholeRows, kStars>) {
+                              run<kHasMean, kWholeRows, kStars>(launch, in, layout.work, options);
+                            });
   }
 }
 

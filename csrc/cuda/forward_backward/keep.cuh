@@ -45,7 +45,11 @@ struct SumShared {
   ClassGroups groups;
   uint16_t wild_bits[kColumnPairs / kPairsPerWord];
   uint32_t ticket;
+  Total total;
 };
+
+static_assert(sizeof(SumShared<float, false, false>) <= 64 << 10 && sizeof(SumShared<double, true, false>) <= 64 << 10,
+              "sm_75 has no more");
 
 // ----------------------------------------------------------------------------------------- 2 the keeper
 
@@ -92,7 +96,8 @@ struct SumKeeper {
     for (int other = 0; other < kLabels; ++other) {
       const int32_t other_class = groups.of_label[other];
       all += other_class != kNoClass ? 1 : 0;
-      before += other_class != kNoClass && (other_class < own_class || (other_class == own_class && other < own)) ? 1 : 0;
+      before +=
+          other_class != kNoClass && (other_class < own_class || (other_class == own_class && other < own)) ? 1 : 0;
       is_first = is_first && !(other_class == own_class && other < own);
     }
     if (own_class != kNoClass) {
@@ -155,7 +160,7 @@ struct SumKeeper {
   CTC_ALIGN_FN void keep_frame(int stage, int32_t frame, int p) {
     add_up(stage, p);
     const Real* const own = shared.sums[producer];
-    const Real *const labels = parts_of_labels(stage, p);
+    const Real* const labels = parts_of_labels(stage, p);
     Real* const out = in.out + (task.item * in.frames + frame) * in.out_columns;
     if (is_whole()) {
       const Real factor = factor_of(own[0]);
@@ -302,7 +307,8 @@ struct SumKeeper {
 template <DeviceWords Device, class Real>
 CTC_ALIGN_FN void finish_sums(const SumInputs<Real>& in, const SumWorkspace<Real>& work, const SumLaunch& launch) {
   const index_t frames = launch.end - launch.begin;
-  const index_t item = Device::block() / static_cast<uint32_t>(frames), frame = Device::block() % static_cast<uint32_t>(frames);
+  const index_t item = Device::block() / static_cast<uint32_t>(frames),
+                frame = Device::block() % static_cast<uint32_t>(frames);
   const index_t b = launch.first_item + item, t = launch.begin + frame;
   const ItemLattice lattice = lattice_of(in, b);
   if (!lattice.possible || t >= lattice.band.frames || !total_of_item(work, item).has_path()) {

@@ -28,13 +28,17 @@ namespace ctc_align {
 template <class Real, bool kHasMean>
 constexpr int kSumStage = 4 * static_cast<int>(sizeof(float)) / static_cast<int>(sizeof(Real)) / (kHasMean ? 2 : 1);
 
-constexpr int kSumPairs = 2;                                                 // a thread holds
-constexpr int kSumWarps = static_cast<int>(kColumnPairs) / kSumPairs / kWarp;  // of a block that hold pairs, and as many more
+constexpr int kSumPairs = 2;  // a thread holds
+constexpr int kSumWarps =
+    static_cast<int>(kColumnPairs) / kSumPairs / kWarp;  // of a block that hold pairs, and as many more
 constexpr int kSumThreads = 2 * kSumWarps * kWarp;
 constexpr index_t kWidestSumRow = kWarp;  // classes of whole rows
 
 // Mantissas are normalized, and rows may be kept, at multiples of this.
 constexpr index_t kChapterGrid = 16;
+
+// Frame and pair indices are int32, and may point a little beyond the last.
+constexpr index_t kMostSumFrames = index_t{1} << 30;
 
 // ------------------------------------------------------------------------------------------------ 2 the plan
 
@@ -76,7 +80,8 @@ inline SumPlan plan_sums(index_t batch, index_t frames, index_t labels, index_t 
   const index_t whole = larger<index_t>(rounded_up(frames, kChapterGrid), kChapterGrid);
   const index_t pair_bytes = 2 * planes * real_bytes;
   const index_t item_bytes = whole * plan.kept_pairs() * pair_bytes;
-  const bool is_single = sizes.segment > 0 ? sizes.segment >= whole : plan.columns() == 1 && item_bytes <= kSegmentBytes;
+  const bool is_single =
+      sizes.segment > 0 ? sizes.segment >= whole : plan.columns() == 1 && item_bytes <= kSegmentBytes;
   plan.segment_frames = sizes.segment > 0 ? sizes.segment : is_single ? whole : kSegment;
   plan.segment_frames = smaller(plan.segment_frames, whole);
   if (plan.columns() == 1 && is_single) {
@@ -143,15 +148,16 @@ inline std::vector<SumLaunch> plan_sum_launches(SumPlan& plan, index_t batch, bo
   plan.rows = chapters == 1 ? 0 : rows + parts;
   for (index_t item = 0; item < batch; item += plan.batch) {
     const index_t items = smaller(plan.batch, batch - item);
-    const auto add = [&](SumKernel kernel, index_t from, index_t to, index_t row, index_t row_to, bool keeps, int pass) {
+    const auto add = [&](SumKernel kernel, index_t from, index_t to, index_t row, index_t row_to, bool keeps,
+                         int pass) {
       const bool is_finish = kernel == SumKernel::kFinish;
-      const Unset unset = is_finish || plan.is_single() ? Unset::kNothing
+      const Unset unset = is_finish || plan.is_single()   ? Unset::kNothing
                           : kernel == SumKernel::kForward ? Unset::kForward
                                                           : Unset::kBackward;
       const index_t begin = from * plan.chapter_frames, end = smaller(to * plan.chapter_frames, plan.frames);
       const index_t blocks = is_finish ? items * larger<index_t>(0, end - begin) : items * plan.columns();
-      launches.push_back({kernel, item, blocks, is_finish ? kWarp : kSumThreads, unset, begin, end, row, row_to, keeps,
-                          pass});
+      launches.push_back(
+          {kernel, item, blocks, is_finish ? kWarp : kSumThreads, unset, begin, end, row, row_to, keeps, pass});
     };
     // Row p < parts: before part p. Row parts + i: before chapter i of a part. The first ones begin with the item.
     for (index_t p = 0; p + 1 < parts; ++p) {

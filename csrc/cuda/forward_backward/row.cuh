@@ -42,13 +42,13 @@ struct SumRow {
   int label_class[R];  // its place in a whole row
   bool may_skip[R], is_wild[R];
   FromUpstream passed;
-  Real* alphas;            // the thread's pairs at frame alphas_frame, of the segment; nullptr: none are stored, or met
+  Real* alphas;  // the thread's pairs at frame alphas_frame, of the segment; nullptr: none are stored, or met
   int32_t alphas_frame;
-  index_t alphas_stride;   // from frame to frame
-  bool has_alphas;         // whether there is room for the thread's pairs
-  Pairs met[kStage];       // alphas of the coming frames; on the way back
-  Real value[kStage][R];   // path values of the coming frames
-  int64_t span_begin[R], span_end[R];
+  index_t alphas_stride;  // from frame to frame
+  bool has_alphas;        // whether there is room for the thread's pairs
+  Pairs met[kStage];      // alphas of the coming frames; on the way back
+  Real value[kStage][R];  // path values of the coming frames
+  FrameRange span[R];
   Real span_frames[R], span_sum[R];
 
   CTC_ALIGN_FN void read_target(const PairOrder& order) {
@@ -148,14 +148,15 @@ struct SumRow {
     CTC_ALIGN_UNROLL
     for (int r = 0; r < R; ++r) {
       const index_t b = task.item, k = pairs[r];
-      span_begin[r] = span_end[r] = 0;
+      span[r] = {0, 0};
       span_frames[r] = 1;
       span_sum[r] = 0;
       if (k < task.labels) {
-        span_begin[r] = in.starts[b * in.starts_strides[0] + k * in.starts_strides[1]];
-        span_end[r] = in.ends[b * in.ends_strides[0] + k * in.ends_strides[1]];
-        const index_t used = smaller<index_t>(span_end[r], task.end_frame) - larger<index_t>(span_begin[r], 0);
-        span_frames[r] = static_cast<Real>(used);
+        const index_t begin = in.starts[b * in.starts_strides[0] + k * in.starts_strides[1]];
+        const index_t end = in.ends[b * in.ends_strides[0] + k * in.ends_strides[1]];
+        span[r] = {static_cast<int32_t>(larger<index_t>(0, smaller<index_t>(begin, task.end_frame))),
+                   static_cast<int32_t>(larger<index_t>(0, smaller<index_t>(end, task.end_frame)))};
+        span_frames[r] = static_cast<Real>(span[r].end - span[r].begin);
         span_sum[r] = in.out[b * in.out_columns + k];
       }
     }
@@ -275,7 +276,7 @@ struct SumRow {
       const Real label = meeting(alpha.label, betas[r].label, label_part);
       const int at = pairs[r] - task.first_pair();
       if (is_second_pass) {
-        if (span_begin[r] <= frame && frame < span_end[r]) {
+        if (span[r].has(frame)) {
           const Real factor = shared.rings.gaps[stage % Rings::kLongRing][p].factor;
           span_sum[r] += normalized_sum(label, factor) / span_frames[r];
         }

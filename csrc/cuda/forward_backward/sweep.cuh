@@ -54,7 +54,8 @@ struct SumSweep {
 
   CTC_ALIGN_FN static void run_backward(const SumInputs<Real>& in, const SumWorkspace<Real>& work,
                                         const SumLaunch& launch, Shared& shared) {
-    const uint32_t ticket = take_ticket(work.backward_ticket, work.plan.columns() > 1 || work.plan.slots < launch.blocks, shared);
+    const uint32_t ticket =
+        take_ticket(work.backward_ticket, work.plan.columns() > 1 || work.plan.slots < launch.blocks, shared);
     SumSweep sweep{in, work, launch, shared, sum_task(in, work.plan, launch, ticket, true)};
     sweep.prepare();
     sweep.take_slot(ticket);
@@ -116,46 +117,35 @@ struct SumSweep {
   CTC_ALIGN_FN void go_back() {
     const FrameRange frames = task.frames();
     const int32_t segment = static_cast<int32_t>(work.plan.segment_frames), begin = task.chapter_begin;
-    Total total{};
-    bool has_total = !work.plan.is_single();
-    if (has_total && task.possible && task.end_frame > 0) {
-      total = total_of_item(work, task.local_item);
+    const bool is_swept = !work.plan.is_single() && task.possible && task.end_frame > 0;
+    if (Device::thread() == 0) {
+      shared.total = is_swept ? total_of_item(work, task.local_item) : Total{};
     }
-    if (!frames.is_empty() && !(has_total && !total.has_path())) {
-      Row<false> row{in, task, shared, warp, {}, launch.pass == 1};
-      Keeper keeper{in, task, work, shared, warp, {}};
+    Device::block_barrier();
+    if (!frames.is_empty() && (work.plan.is_single() || shared.total.has_path())) {
       Keeper::begin(in, task, shared);
       Device::block_barrier();
-      for (int32_t s = (frames.end - 1 - begin) / segment; s >= 0; --s) {
+      for (int32_t s = (frames.end - 1 - begin) / segment; s >= 0 && begin + (s + 1) * segment > frames.begin; --s) {
         const FrameRange part = {larger(frames.begin, begin + s * segment),
                                  smaller(frames.end, begin + (s + 1) * segment)};
-        if (part.is_empty()) {
-          break;
-        }
         sweep<true>(part, begin + s * segment);
         Device::block_barrier();
-        if (!has_total) {
-          total = total_of_item(work, task.local_item);
-          has_total = true;
-          if (!total.has_path()) {
+        if (work.plan.is_single()) {
+          if (Device::thread() == 0) {
+            shared.total = total_of_item(work, task.local_item);
+          }
+          Device::block_barrier();
+          if (!shared.total.has_path()) {
             break;
           }
         }
-        sweep_back(row, keeper, frames, part, begin + s * segment, total);
+        sweep_back(part, begin + s * segment);
         Device::block_barrier();
-      }
-      if (Device::warp() < task.consumers() && total.has_path()) {
-        if (launch.pass == 1) {
-          row.end_spans();
-        }
-        if (frames.begin == begin && begin > 0) {
-          row.store_row(work.later_rows + row_at(launch.row_to % 2, row.lower_pair()));
-        }
       }
     }
     if (task.column == 0 && begin == 0 && Device::thread() == 0) {
-      double log_likelihood = total.log();
-      if (!task.possible || task.end_frame == 0) {
+      double log_likelihood = shared.total.log();
+      if (task.end_frame == 0) {
         log_likelihood = task.possible && task.labels == 0 ? 0 : kMinusInfinity<double>;
       }
       in.log_likelihoods[task.item] = static_cast<Real>(log_likelihood);
@@ -164,25 +154,23 @@ struct SumSweep {
 
   CTC_ALIGN_FN index_t row_at(index_t row, int32_t pair) const { return work.row_of(row, task.local_item, pair); }
 
-  // Sweeps a part of the column's frames back, which meets the alphas in the slot.
+  // Sweeps a part of the column's frames back, which meets the alphas in the slot. Registers hold the row for that long only:
+  // the way forward needs them, too.
   //   Called by    all threads of the block.
   //   Waits for    the right neighbour's edges and sums.
-  //   Afterwards   the row holds q of the part's first frame.
+  //   Afterwards   q of the part's first frame is in memory, for the part before.
   //   Reuse        of the slot: after the next barrier.
-  CTC_ALIGN_FN void sweep_back(Row<false>& row, Keeper& keeper, const FrameRange& frames, const FrameRange& part,
-                               int32_t segment_begin, const Total& total) {
+  CTC_ALIGN_FN void sweep_back(const FrameRange& part, int32_t segment_begin) {
     const int32_t first_stage = part.begin / kStage, last_stage = (part.end - 1) / kStage;
     const SumSteps<Device> steps{last_stage - first_stage + 1, task.consumers(), next_barriers()};
     const auto frame_of = [&](int stage) { return (last_stage - stage) * kStage; };
     const PairOrder order = PairOrder::of(task, false);
     if (Device::warp() < kSumWarps) {
       const bool has_pairs = warp < steps.consumers;
+      Row<false> row{in, task, shared, warp, part, launch.pass == 1};
       if (has_pairs) {
-        row.frames = part;
-        row.meeting = Meeting<Lanes, Weight>::at(total.exponent, total.mean);
-        if (part.end == frames.end) {
-          begin_back(row, order, frames);
-        }
+        row.meeting = Meeting<Lanes, Weight>::at(shared.total.exponent, shared.total.mean);
+        begin_back(row, order, part);
         place_alphas(row, segment_begin);
         row.load_stage(frame_of(0));
         row.pass_on();
@@ -194,9 +182,17 @@ struct SumSweep {
         }
         steps.end(step);
       }
+      if (has_pairs) {
+        if (launch.pass == 1) {
+          row.end_spans();
+        }
+        if (!work.plan.is_single()) {
+          row.store_row(work.later_rows + row_at(launch.row_to % 2, row.lower_pair()));
+        }
+      }
       return;
     }
-    keeper.frames = part;
+    Keeper keeper{in, task, work, shared, warp, part};
     Producer producer{in, task, work};
     producer.reset(order, warp, launch.pass == 1);
     producer.load(frame_of(0));
@@ -219,14 +215,15 @@ struct SumSweep {
     }
   }
 
-  // The row after the column's last frame: after the item's last, or as a later chapter has left it.
-  CTC_ALIGN_FN void begin_back(Row<false>& row, const PairOrder& order, const FrameRange& frames) {
+  // The row after a part: after the item's last frame, or as the part after it has left it, in this chapter or the next.
+  CTC_ALIGN_FN void begin_back(Row<false>& row, const PairOrder& order, const FrameRange& part) {
     row.read_target(order);
     row.clear();
-    if (frames.end == task.end_frame) {
+    if (part.end == task.end_frame) {
       row.begin_in(task.labels);
-    } else if (frames.end < task.after_last_frame(task.column)) {
-      row.load_row(work.later_rows + row_at((launch.row_to + 1) % 2, row.lower_pair()));
+    } else if (part.end < task.after_last_frame(task.column)) {
+      const index_t from = launch.row_to + (part.end == task.chapter_end ? 1 : 0);
+      row.load_row(work.later_rows + row_at(from % 2, row.lower_pair()));
     }
     if (launch.pass == 1) {
       row.begin_spans();
@@ -399,8 +396,7 @@ struct SumSweep {
     const bool has_reader = kForward ? task.column < task.last_column() : task.column > 0;
     if (warp == kSumWarps - 1 && has_reader && Device::lane() < kStage && part.has(first + Device::lane())) {
       for (int i = 0; i < kCount; ++i) {
-        const auto words =
-            Words::from(unpack<Weight>(shared.edges[steps.consumers][stage % 2][Device::lane()][i]));
+        const auto words = Words::from(unpack<Weight>(shared.edges[steps.consumers][stage % 2][Device::lane()][i]));
         uint64_t* const edge = edges(kForward, task.column, first + Device::lane()) + i * Words::kCount;
         for (int n = 0; n < Words::kCount; ++n) {
           Device::store_relaxed(edge + n, words.of[n]);

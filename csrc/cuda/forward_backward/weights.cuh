@@ -53,8 +53,9 @@ struct PairOrder {
 template <DeviceWords Device, class Real, bool kHasMean, bool kWholeRows, bool kStars>
 struct WeightProducer {
   static constexpr int kStage = kSumStage<Real, kHasMean>;
-  static constexpr int kFrames = kWholeRows ? (kStage + kSumWarps - 1) / kSumWarps : kStage;  // of a stage, that it loads
-  static constexpr int kColumns = kWholeRows ? 1 : kSumPairs;                                 // that a lane loads of a frame
+  static constexpr int kFrames =
+      kWholeRows ? (kStage + kSumWarps - 1) / kSumWarps : kStage;  // of a stage, that it loads
+  static constexpr int kColumns = kWholeRows ? 1 : kSumPairs;      // that a lane loads of a frame
   using Lanes = ThreadLanes<Device, Real>;
   using Rings = WeightRings<Real, kStage, kWholeRows>;
   using Raw = typename StoredReals<Real>::Raw;
@@ -64,8 +65,8 @@ struct WeightProducer {
   const SumWorkspace<Real>& work;
   int producer;
   bool needs_factors;
-  StoredReals<Real> column[kColumns];
-  index_t column_at[kColumns], column_stride[kColumns];
+  StoredReals<Real> column[kColumns];  // of the lane's classes, from frame 0 on
+  index_t column_stride[kColumns];
   bool is_nothing[kColumns];
   bool brings_gaps;  // a lane for each frame
   Raw coming[kFrames][kColumns];
@@ -92,8 +93,8 @@ struct WeightProducer {
         c = is_nothing[n] ? in.blank : c;
       }
       const bool is_star = kStars && in.has_stars() && c == in.classes;
-      column[n] = in.reals(is_star ? in.star_scores : in.log_probs);
-      column_at[n] = is_star ? in.star_at(task.item, 0) : in.log_prob_at(task.item, 0, c);
+      column[n] = StoredReals<Real>{is_star ? in.star_scores : in.log_probs}.from(
+          in.storage, is_star ? in.star_at(task.item, 0) : in.log_prob_at(task.item, 0, c));
       column_stride[n] = is_star ? in.star_frame_stride : in.frame_stride;
       for (int p = 0; p < kFrames; ++p) {
         coming[p][n] = Raw{};
@@ -113,15 +114,18 @@ struct WeightProducer {
         const index_t t = in_item(frame + first_of_share() + p);
         CTC_ALIGN_UNROLL
         for (int n = 0; n < kColumns; ++n) {
-          coming[p][n] = column[n].raw(column_at[n] + t * column_stride[n]);
+          coming[p][n] = column[n].raw(in.storage, t * column_stride[n]);
+        }
+        if (kFrames > 1) {
+          Device::warp_barrier();  // registers hold the addresses of one frame at a time
         }
       }
     }
     if (brings_gaps) {
       const index_t t = in_item(frame + Device::lane());
-      coming_gap[0] = in.reals(in.log_probs).raw(in.log_prob_at(task.item, t, in.blank));
+      coming_gap[0] = StoredReals<Real>{in.log_probs}.raw(in.storage, in.log_prob_at(task.item, t, in.blank));
       if (kStars && in.has_stars()) {
-        coming_gap[1] = in.reals(in.star_scores).raw(in.star_at(task.item, t));
+        coming_gap[1] = StoredReals<Real>{in.star_scores}.raw(in.storage, in.star_at(task.item, t));
       }
       if constexpr (kHasMean) {
         coming_values[0] = in.path_value(task.item, t, in.labels);
@@ -146,22 +150,24 @@ struct WeightProducer {
         PackedScaled<Real>* const labels = rings.labels[stage % Rings::kRing][first_of_share() + p];
         CTC_ALIGN_UNROLL
         for (int n = 0; n < kColumns; ++n) {
-          const auto weight = weight_of(column[n].value(coming[p][n]));
+          const auto weight = weight_of(coming[p][n]);
           const int place = kWholeRows ? Device::lane() : (producer * kWarp + Device::lane()) * kColumns + n;
           labels[place] = is_nothing[n] ? packed(ScaledWeight<Lanes>::zero()) : packed(weight);
+        }
+        if (kFrames > 1) {
+          Device::warp_barrier();  // registers hold the series of one frame at a time
         }
       }
     }
     if (brings_gaps) {
       GapWeights<Real>& gap = rings.gaps[stage % Rings::kLongRing][Device::lane()];
-      const StoredReals<Real> reals = in.reals(nullptr);
-      const GapFactor<Lanes> blank = {weight_of(reals.value(coming_gap[0])), coming_values[0]};
+      const GapFactor<Lanes> blank = {weight_of(coming_gap[0]), coming_values[0]};
       gap.blank = packed(blank.emission);
       gap.blank_value = blank.value;
       gap.factor = coming_factor;
       if constexpr (kStars) {
-        const GapFactor<Lanes> star = {
-            in.has_stars() ? weight_of(reals.value(coming_gap[1])) : ScaledWeight<Lanes>::zero(), coming_values[1]};
+        const GapFactor<Lanes> star = {in.has_stars() ? weight_of(coming_gap[1]) : ScaledWeight<Lanes>::zero(),
+                                       coming_values[1]};
         const WildGap<Lanes> wild(blank, star);
         gap.wild = packed(wild.emission);
         gap.wild_value = wild.value;
@@ -177,7 +183,9 @@ struct WeightProducer {
   CTC_ALIGN_FN int first_of_share() const { return kWholeRows ? producer * kFrames : 0; }
   // Frames past the last one repeat it, so padding is never read.
   CTC_ALIGN_FN index_t in_item(int32_t frame) const { return smaller(frame, task.end_frame - 1); }
-  CTC_ALIGN_FN static ScaledWeight<Lanes> weight_of(Real log_prob) { return ScaledWeight<Lanes>::exponential(log_prob); }
+  CTC_ALIGN_FN ScaledWeight<Lanes> weight_of(Raw raw) const {
+    return ScaledWeight<Lanes>::exponential(StoredReals<Real>::value(in.storage, raw));
+  }
   CTC_ALIGN_FN static PackedScaled<Real> packed(const ScaledWeight<Lanes>& weight) {
     return {weight.mantissa, weight.exponent};
   }

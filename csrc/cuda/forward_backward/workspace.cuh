@@ -21,14 +21,16 @@ template <class Real>
 struct StoredReals {
   using Raw = std::conditional_t<sizeof(Real) == 4, uint32_t, uint64_t>;
   const void* data;
-  Storage storage;
 
-  CTC_ALIGN_FN Raw raw(index_t at) const {
-    return storage == Storage::kReal ? static_cast<const Raw*>(data)[at]
-                                     : Raw{static_cast<const uint16_t*>(data)[at]};
+  CTC_ALIGN_FN Raw raw(Storage storage, index_t at) const {
+    return storage == Storage::kReal ? static_cast<const Raw*>(data)[at] : Raw{static_cast<const uint16_t*>(data)[at]};
+  }
+  CTC_ALIGN_FN StoredReals from(Storage storage, index_t at) const {
+    return {static_cast<const uint8_t*>(data) +
+            at * static_cast<index_t>(storage == Storage::kReal ? sizeof(Real) : 2)};
   }
   // A value is used long after it is loaded, so the two are apart.
-  CTC_ALIGN_FN Real value(Raw raw) const {
+  CTC_ALIGN_FN static Real value(Storage storage, Raw raw) {
     const uint16_t half = static_cast<uint16_t>(raw);
     return storage == Storage::kReal   ? same_bits<Real>(raw)
            : storage == Storage::kHalf ? static_cast<Real>(widen(StoredHalf{half}))
@@ -54,10 +56,7 @@ struct SumInputs : Inputs<void, true> {
 
   CTC_ALIGN_FN bool has_stars() const { return star_scores != nullptr; }
   // A class that a label may have.
-  CTC_ALIGN_FN bool is_spoken(index_t c) const {
-    return 0 <= c && c < classes + (has_stars() ? 1 : 0) && c != blank;
-  }
-  CTC_ALIGN_FN StoredReals<Real> reals(const void* data) const { return {data, storage}; }
+  CTC_ALIGN_FN bool is_spoken(index_t c) const { return 0 <= c && c < classes + (has_stars() ? 1 : 0) && c != blank; }
   CTC_ALIGN_FN index_t log_prob_at(index_t b, index_t t, index_t c) const {
     return b * item_stride + t * frame_stride + c * class_stride;
   }
@@ -73,8 +72,8 @@ struct SumInputs : Inputs<void, true> {
 // ---------------------------------------------------------------------------------------------- 2 weights
 
 template <DeviceWords Device, class Real, bool kHasMean>
-using SumWeight = std::conditional_t<kHasMean, ExpectationWeight<ThreadLanes<Device, Real>>,
-                                     ScaledWeight<ThreadLanes<Device, Real>>>;
+using SumWeight =
+    std::conditional_t<kHasMean, ExpectationWeight<ThreadLanes<Device, Real>>, ScaledWeight<ThreadLanes<Device, Real>>>;
 
 // A weight in memory. Exponents are whole numbers in the place of Reals.
 template <class Real>
@@ -155,7 +154,7 @@ struct WeightWords {
 //
 //     unset before a sweep forward   ticket | forward edges [N][J][F]
 //     unset before a sweep back      ticket | kept_to [N][J] | finished [N J] | backward edges [N][J][F]
-//     rows, [column][pair] each      before chapters [rows][N] | before segments [S][N] | q after chapters [2][N]
+//     rows, [column][pair] each      before chapters [rows][N] | before segments [S][N] | q, of the way back [2][N]
 //     others                         alphas of segments [slots][frames][pairs] | ends [N][2] | sums [N][F][3]
 template <class Real>
 struct SumWorkspace {
@@ -222,7 +221,7 @@ struct SumWorkspaceLayout {
     backward_unset_bytes = used - backward_unset_at;
     reserve(work.chapter_rows, plan.rows * row);
     reserve(work.segment_rows, plan.segments() * row);
-    reserve(work.later_rows, plan.chapter_frames < plan.frames ? 2 * row : 0);
+    reserve(work.later_rows, 2 * row);
     reserve(work.alphas, plan.slots * plan.segment_frames * plan.kept_pairs() * 2 * plan.planes);
     reserve(work.ends, plan.batch * 2 * plan.planes);
     reserve(work.sums, needs_sums ? plan.batch * plan.chapter_frames * 3 : 0);

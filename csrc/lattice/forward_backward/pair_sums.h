@@ -85,7 +85,7 @@ CTC_ALIGN_FN Total total_of(const StoredWeight<Real>& last_blank, const StoredWe
 // log m = 2 artanh((m - 1) / (m + 1)), by the series of artanh: a library's log is another one on every machine.
 CTC_ALIGN_FN double Total::log() const {
   constexpr double kSqrt2 = 1.41421356237309504880;
-  constexpr auto& kLn2 = ScaledTraits<double>::kLn2;  // in two parts; the product with the first is exact
+  using Traits = ScaledTraits<double>;
   if (!has_path()) {
     return kMinusInfinity<double>;
   }
@@ -97,7 +97,7 @@ CTC_ALIGN_FN double Total::log() const {
     sum = sum * square + 1.0 / i;
   }
   const double n = static_cast<double>(exponent + (is_large ? 1 : 0));
-  return n * kLn2[0] + (n * kLn2[1] + 2 * r * sum);
+  return n * Traits::kLn2 + (n * Traits::kMiddleOfLn2 + 2 * r * sum);  // the first product is exact
 }
 
 // Where alpha and beta meet. Posteriors are computed 2^kHeadroom times too large, so that a frame's posteriors keep all

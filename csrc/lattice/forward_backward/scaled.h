@@ -30,7 +30,7 @@ struct ScaledTraits<float> {
   static constexpr int kBias = 127;
   static constexpr int kHeadroom = 100;  // of posteriors, see pair_sums.h
   static constexpr int kTerms = 8;       // of the exponential series: 0.3466^8 / 8! is below an ulp
-  static constexpr float kLn2[] = {0x1.6p-1f, 0x1.7p-8f, 0x1.0bfbe8p-15f};
+  static constexpr float kLn2 = 0x1.6p-1f, kMiddleOfLn2 = 0x1.7p-8f, kEndOfLn2 = 0x1.0bfbe8p-15f;  // together ln 2
 };
 template <>
 struct ScaledTraits<double> {
@@ -39,7 +39,7 @@ struct ScaledTraits<double> {
   static constexpr int kBias = 1023;
   static constexpr int kHeadroom = 500;
   static constexpr int kTerms = 14;
-  static constexpr double kLn2[] = {0x1.62e42feep-1, 0x1.a39ef35793c76p-33, 0};
+  static constexpr double kLn2 = 0x1.62e42feep-1, kMiddleOfLn2 = 0x1.a39ef35793c76p-33, kEndOfLn2 = 0;
 };
 
 // Mantissas grow by at most 3 * sqrt(2) a frame and shrink by at most sqrt(2): from [1, 2) to [2^-8, 2^35) in 16 frames.
@@ -131,10 +131,9 @@ struct ScaledWeight {
     const Value magic = Lanes::broadcast(kMagic);
     const Value rounded = Lanes::add(Lanes::multiply(x, Lanes::broadcast(kLog2E)), magic);
     const Value n = Lanes::subtract(rounded, magic);
-    Value r = x;
-    for (const Real part : Traits::kLn2) {
-      r = Lanes::subtract(r, Lanes::multiply(n, Lanes::broadcast(part)));
-    }
+    Value r = Lanes::subtract(x, Lanes::multiply(n, Lanes::broadcast(Traits::kLn2)));
+    r = Lanes::subtract(r, Lanes::multiply(n, Lanes::broadcast(Traits::kMiddleOfLn2)));
+    r = Lanes::subtract(r, Lanes::multiply(n, Lanes::broadcast(Traits::kEndOfLn2)));
     const Value one = Lanes::broadcast(1);
     Value sum = one;
     for (int i = Traits::kTerms - 1; i > 0; --i) {

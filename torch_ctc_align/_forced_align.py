@@ -6,16 +6,10 @@ import torch
 from torch import Tensor
 
 from torch_ctc_align._arguments import check_arguments, join_batch, split_batch, warn_in_onnx_export
-from torch_ctc_align._library import HAS_CUDA_LIBRARY, as_raised, refuse_cuda
+from torch_ctc_align._library import as_raised, refuse_cuda_without_library
 from torch_ctc_align._torch_seam import below_autograd, is_in_forward_mode, kernel_of
 
-if torch.version.cuda is not None and not HAS_CUDA_LIBRARY:
-    refuse_cuda(
-        "forced_align",
-        "this installation of torch_ctc_align has no CUDA library; move the tensors to the CPU, or install from source "
-        "where nvcc is: CTC_ALIGN_CUDA=1 pip install --no-build-isolation --force-reinstall --no-deps .",
-    )
-
+refuse_cuda_without_library("forced_align")
 
 MARKED = -1  # a row of paths without a path
 GAP_STAR = -2  # a frame that the star of a wild gap explains

@@ -29,7 +29,7 @@ from torch_ctc_align._arguments import (
     split_batch,
     warn_in_onnx_export,
 )
-from torch_ctc_align._library import as_raised, refuse_cuda
+from torch_ctc_align._library import as_raised, refuse_cuda_without_library
 from torch_ctc_align._torch_seam import (
     SingleLevelNode,
     call_below_autograd,
@@ -401,11 +401,5 @@ def _register_vmap(name: str) -> None:
 
 _names = "posteriors", "class_posteriors", "occupancies", "span_posteriors", "posteriors_backward"
 for _name in _names:
+    refuse_cuda_without_library(_name)
     _register_vmap(_name)
-
-
-# --------------------------------------------------------------------------------------------------------- CUDA
-
-
-for _name in _names:
-    refuse_cuda(_name, "has no CUDA kernel yet; move the tensors to the CPU")

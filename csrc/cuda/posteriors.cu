@@ -28,6 +28,11 @@ struct SumTextOf<Real, SumChoice<kHasMean, kWholeRows, kStars>> {
 template <class Real, class Choice>
 using SumText = typename SumTextOf<Real, Choice>::Text;
 
+template <class Choice>
+constexpr bool kMayMeet = true;
+template <bool kWholeRows, bool kStars>
+constexpr bool kMayMeet<SumChoice<true, kWholeRows, kStars>> = false;
+
 // Shared memory is more than a kernel may have without asking, so it is dynamic.
 template <class Shared>
 __device__ Shared& shared_memory() {
@@ -56,6 +61,13 @@ __global__ void __launch_bounds__(kSumThreads, kResidentBackward<Real, Choice>)
     sum_backward_kernel(const SumInputs<Real> in, const SumWorkspace<Real> work, const SumLaunch launch) {
   using Text = SumText<Real, Choice>;
   Text::run_backward(in, work, launch, shared_memory<typename Text::Shared>());
+}
+
+template <class Real, class Choice>
+__global__ void __launch_bounds__(kSumThreads, kResidentBackward<Real, Choice>)
+    sum_meeting_kernel(const SumInputs<Real> in, const SumWorkspace<Real> work, const SumLaunch launch) {
+  using Text = SumText<Real, Choice>;
+  Text::run_meeting(in, work, launch, shared_memory<typename Text::Shared>());
 }
 
 template <class Real>
@@ -131,7 +143,7 @@ std::tuple<Tensor, Tensor> sum_as(const Kind& kind, const Tensor& log_probs, con
     return {out, log_likelihoods};
   }
 
-  SumPlan plan = plan_sums(batch, frames, labels, kind.path_values != nullptr ? 3 : 2, sizeof(Real));
+  SumPlan plan = plan_sums(batch, frames, labels, kind.path_values != nullptr ? 3 : 2, sizeof(Real), !is_spans);
   const bool has_columns = plan.columns() > 1;
   const std::vector<SumLaunch> launches = plan_sum_launches(plan, batch, is_spans, has_columns);
   constexpr index_t kMostBlocks = index_t{1} << 31;
@@ -164,6 +176,11 @@ std::tuple<Tensor, Tensor> sum_as(const Kind& kind, const Tensor& log_probs, con
           break;
         case SumKernel::kBackward:
           start(kind.name, sum_backward_kernel<Real, Choice>, kShared, launch, in, layout.work, stream);
+          break;
+        case SumKernel::kMeeting:
+          if constexpr (kMayMeet<Choice>) {
+            start(kind.name, sum_meeting_kernel<Real, Choice>, kShared, launch, in, layout.work, stream);
+          }
           break;
         case SumKernel::kFinish: start(kind.name, sum_finish_kernel<Real>, 0, launch, in, layout.work, stream);
       }

@@ -47,11 +47,19 @@ class Parts {
     std::vector<uint8_t> whole(static_cast<size_t>(layout.bytes) + 32);
     layout = SumWorkspaceLayout<Real>(plan, needs_sums, whole.data());
     SumWorkspace<Real>& work = layout.work;
-    const auto members =
-        std::vector<uint8_t**>{address(work.forward_ticket), address(work.forward_edges), address(work.backward_ticket),
-                               address(work.kept_to),        address(work.finished),      address(work.backward_edges),
-                               address(work.chapter_rows),   address(work.segment_rows),  address(work.later_rows),
-                               address(work.alphas),         address(work.ends),          address(work.sums)};
+    const auto members = std::vector<uint8_t**>{address(work.forward_ticket),
+                                                address(work.forward_edges),
+                                                address(work.backward_ticket),
+                                                address(work.kept_to),
+                                                address(work.finished),
+                                                address(work.halves),
+                                                address(work.backward_edges),
+                                                address(work.chapter_rows),
+                                                address(work.segment_rows),
+                                                address(work.later_rows),
+                                                address(work.alphas),
+                                                address(work.ends),
+                                                address(work.sums)};
     parts_.assign(members.size(), {});
     for (size_t i = 0; i < members.size(); ++i) {
       const uint8_t* const end = i + 1 < members.size() ? *members[i + 1] : whole.data() + layout.bytes;
@@ -61,7 +69,7 @@ class Parts {
     return layout;
   }
   void unset(Unset what) {
-    const size_t begin = what == Unset::kForward ? 0 : 2, end = what == Unset::kForward ? 2 : 6;
+    const size_t begin = what == Unset::kForward ? 0 : 2, end = what == Unset::kForward ? 2 : 7;
     for (size_t i = begin; i < end; ++i) std::memset(parts_[i].data(), 0xff, parts_[i].size() * 8);
   }
 
@@ -86,6 +94,12 @@ void run(const SumLaunch& launch, const SumInputs<Real>& in, const SumWorkspace<
     case SumKernel::kBackward:
       emulate<typename Text::Shared>(blocks, launch.threads, options,
                                      [&](auto& shared) { Text::run_backward(in, work, launch, shared); });
+      break;
+    case SumKernel::kMeeting:
+      if constexpr (!kHasMean) {
+        emulate<typename Text::Shared>(blocks, launch.threads, options,
+                                       [&](auto& shared) { Text::run_meeting(in, work, launch, shared); });
+      }
       break;
     case SumKernel::kFinish:
       emulate<NoShared>(blocks, launch.threads, options,
@@ -131,8 +145,10 @@ void sum(const Call& call) {
   in.log_likelihoods = call.log_likelihoods;
 
   const SumSizes sizes{call.group, call.segment, call.chapter};
-  SumPlan plan = plan_sums(call.batch, call.frames, call.labels, call.path_values ? 3 : 2, sizeof(Real), sizes);
-  const bool spans = in.kind == SumOutput::kSpans, many = plan.columns() > 1;
+  const bool spans = in.kind == SumOutput::kSpans;
+  SumPlan plan = plan_sums(call.batch, call.frames, call.labels, call.path_values ? 3 : 2, sizeof(Real),
+                           !spans && call.resident_blocks > 1, sizes);
+  const bool many = plan.columns() > 1;
   const auto launches = plan_sum_launches(plan, call.batch, spans, many);
   const Options options{static_cast<int>(call.resident_blocks), static_cast<Schedule>(call.schedule),
                         static_cast<uint64_t>(call.seed)};

@@ -46,6 +46,7 @@ struct SumShared {
   uint16_t wild_bits[kColumnPairs / kPairsPerWord];
   uint32_t ticket;
   Total total;
+  int32_t exponents[kSumThreads];
 };
 
 static_assert(sizeof(SumShared<float, false, false>) <= 64 << 10 && sizeof(SumShared<double, true, false>) <= 64 << 10,

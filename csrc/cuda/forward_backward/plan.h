@@ -9,7 +9,8 @@
 //     segment   n frames     whose alphas a block has in memory, on the way back
 //     chapter   n segments   that are swept by one launch forward and one back
 //
-// Utterances of one column are one segment: a single launch goes forward and back. Anything else goes forward first, and
+// Utterances of one column are one segment, and take a single launch: two blocks of threads meet in the middle, or one
+// goes forward and back. Anything else goes forward first, and
 // keeps a row of alphas before each segment; on the way back every block sweeps its segments again, the last one first,
 // and this time has all their alphas. Where the rows of a whole recording are too many, it is cut into chapters, the last
 // one first; the rows before chapters come from sweeps that keep nothing else, at two levels if need be.
@@ -52,6 +53,7 @@ struct SumPlan {
   index_t chapter_frames;
   index_t rows;   // of all columns that are kept before chapters, at both levels
   index_t slots;  // pieces of memory for the alphas of a segment
+  bool meets;     // two blocks of threads an item
 
   CTC_ALIGN_FN index_t columns() const { return labels / kColumnPairs + 1; }
   CTC_ALIGN_FN index_t blocks() const { return batch * columns(); }
@@ -59,6 +61,8 @@ struct SumPlan {
   CTC_ALIGN_FN bool is_single() const { return columns() == 1 && segment_frames >= frames; }
   // Pairs of a column whose alphas are kept. An even number: a thread stores two at a time.
   CTC_ALIGN_FN index_t kept_pairs() const { return columns() == 1 ? (labels + 2) / 2 * 2 : kColumnPairs; }
+  // Rows of q that are kept on the way back: after a chapter and in it, or in the middle.
+  CTC_ALIGN_FN index_t later_rows() const { return !is_single() ? 2 : meets ? 1 : 0; }
   CTC_ALIGN_FN index_t segments() const { return (chapter_frames + segment_frames - 1) / segment_frames; }
 };
 
@@ -74,9 +78,10 @@ struct SumSizes {
   index_t group = 0, segment = 0, chapter = 0;
 };
 
+// may_meet: outputs do not need the sums of whole frames before.
 inline SumPlan plan_sums(index_t batch, index_t frames, index_t labels, index_t planes, index_t real_bytes,
-                         SumSizes sizes = {}) {
-  SumPlan plan{batch, frames, labels, planes, 0, 0, 0, 0};
+                         bool may_meet, SumSizes sizes = {}) {
+  SumPlan plan{batch, frames, labels, planes, 0, 0, 0, 0, false};
   const index_t whole = larger<index_t>(rounded_up(frames, kChapterGrid), kChapterGrid);
   const index_t pair_bytes = 2 * planes * real_bytes;
   const index_t item_bytes = whole * plan.kept_pairs() * pair_bytes;
@@ -90,6 +95,7 @@ inline SumPlan plan_sums(index_t batch, index_t frames, index_t labels, index_t 
     const index_t groups = (batch + affordable - 1) / affordable;  // of equal size, but for the last
     plan.batch = groups > 0 ? (batch + groups - 1) / groups : 0;
     plan.slots = plan.blocks();
+    plan.meets = may_meet && planes == 2;
     return plan;
   }
   // A frame of a column in a chapter: edges both ways, and its share of a row.
@@ -110,7 +116,7 @@ inline SumPlan plan_sums(index_t batch, index_t frames, index_t labels, index_t 
 
 // ------------------------------------------------------------------------------------------------ 3 launches
 
-enum class SumKernel { kForward, kBackward, kFinish };
+enum class SumKernel { kForward, kBackward, kMeeting, kFinish };
 
 // Pieces of memory that are set to all ones before a launch: words that say "not there yet".
 enum class Unset { kNothing, kForward, kBackward };
@@ -151,11 +157,14 @@ inline std::vector<SumLaunch> plan_sum_launches(SumPlan& plan, index_t batch, bo
     const auto add = [&](SumKernel kernel, index_t from, index_t to, index_t row, index_t row_to, bool keeps,
                          int pass) {
       const bool is_finish = kernel == SumKernel::kFinish;
-      const Unset unset = is_finish || plan.is_single()   ? Unset::kNothing
+      const bool is_alone = kernel == SumKernel::kBackward && plan.is_single();
+      const Unset unset = is_finish || is_alone           ? Unset::kNothing
                           : kernel == SumKernel::kForward ? Unset::kForward
                                                           : Unset::kBackward;
       const index_t begin = from * plan.chapter_frames, end = smaller(to * plan.chapter_frames, plan.frames);
-      const index_t blocks = is_finish ? items * larger<index_t>(0, end - begin) : items * plan.columns();
+      const index_t blocks = is_finish                       ? items * larger<index_t>(0, end - begin)
+                             : kernel == SumKernel::kMeeting ? 2 * items
+                                                             : items * plan.columns();
       launches.push_back(
           {kernel, item, blocks, is_finish ? kWarp : kSumThreads, unset, begin, end, row, row_to, keeps, pass});
     };
@@ -176,7 +185,7 @@ inline std::vector<SumLaunch> plan_sum_launches(SumPlan& plan, index_t batch, bo
         if (!plan.is_single()) {
           add(SumKernel::kForward, c, c + 1, row_before(c), -1, true, 0);
         }
-        add(SumKernel::kBackward, c, c + 1, row_before(c), c, false, 0);
+        add(plan.meets ? SumKernel::kMeeting : SumKernel::kBackward, c, c + 1, row_before(c), c, false, 0);
         if (has_second_pass) {
           add(SumKernel::kBackward, c, c + 1, row_before(c), c, false, 1);
         } else if (needs_finish) {

@@ -1,8 +1,8 @@
 // A row: the weights of a consumer's pairs, in registers, and how they go through the frames of a stage.
 //
-// Forward a thread holds alphas; on the way back it holds q (lattice/forward_backward/pair_sums.h), and meets the alphas
-// that a sweep forward has left in memory. Both ways a pair depends on its neighbour UPSTREAM, to the left or to the
-// right, and PairOrder makes that the thread to the left.
+// Forward a thread holds alphas; on the way back it holds q (lattice/forward_backward/pair_sums.h). A sweep keeps its
+// alphas or betas in memory, frame by frame, or it meets those that the sweep the other way has left there. Both ways a
+// pair depends on its neighbour UPSTREAM, to the left or to the right, and PairOrder makes that the thread to the left.
 //
 // Invariant: between two frames `passed` holds the weights that come from upstream, as of the frame just done.
 #pragma once
@@ -11,6 +11,9 @@
 
 namespace ctc_align {
 
+// What a sweep does with the alphas, or betas, of every frame.
+enum class SumMode { kForget, kKeep, kMeet };
+
 // What crosses from a pair to the next one: a label alpha, or q of both states.
 template <class Weight, bool kForward>
 struct Upstream {
@@ -18,7 +21,7 @@ struct Upstream {
   Weight of[kCount];  // the label's; or the blank's, then the label's
 };
 
-template <DeviceWords Device, class Real, bool kHasMean, bool kWholeRows, bool kStars, bool kForward>
+template <DeviceWords Device, class Real, bool kHasMean, bool kWholeRows, bool kStars, bool kForward, SumMode kMode>
 struct SumRow {
   static constexpr int kStage = kSumStage<Real, kHasMean>;
   static constexpr int R = kSumPairs;
@@ -35,19 +38,19 @@ struct SumRow {
   int consumer;
   FrameRange frames;  // of this sweep
   bool is_second_pass;
-  Meeting<Lanes, Weight> meeting;  // on the way back
 
   PairSums<Weight> state[R];
   int32_t pairs[R];
   int label_class[R];  // its place in a whole row
   bool may_skip[R], is_wild[R];
   FromUpstream passed;
-  Real* alphas;  // the thread's pairs at frame alphas_frame, of the segment; nullptr: none are stored, or met
-  int32_t alphas_frame;
-  index_t alphas_stride;  // from frame to frame
-  bool has_alphas;        // whether there is room for the thread's pairs
-  Pairs met[kStage];      // alphas of the coming frames; on the way back
-  Real value[kStage][R];  // path values of the coming frames
+  Real* memory;  // the thread's pairs at frame memory_frame
+  int32_t memory_frame;
+  index_t memory_stride;           // from frame to frame
+  bool has_memory;                 // whether there is room for the thread's pairs
+  Meeting<Lanes, Weight> meeting;  // the rest is for sweeps that meet
+  Pairs met[kStage];               // of the coming frames
+  Real value[kStage][R];           // path values of the coming frames
   FrameRange span[R];
   Real span_frames[R], span_sum[R];
 
@@ -87,15 +90,7 @@ struct SumRow {
       state[r] = {unpack<Weight>(row.of[place(r)][0]), unpack<Weight>(row.of[place(r)][1])};
     }
   }
-  CTC_ALIGN_FN void store_row(Real* to) const {
-    Pairs row;
-    CTC_ALIGN_UNROLL
-    for (int r = 0; r < R; ++r) {
-      pack(state[r].blank, row.of[place(r)][0]);
-      pack(state[r].label, row.of[place(r)][1]);
-    }
-    *reinterpret_cast<Pairs*>(to) = row;
-  }
+  CTC_ALIGN_FN void store_row(Real* to) const { store(state, to); }
 
   // Begins to load what the frames of a stage meet.
   CTC_ALIGN_FN void load_stage(int32_t frame) {
@@ -117,8 +112,8 @@ struct SumRow {
       if (frames.has(frame + p)) {
         run_frame(stage, frame + p, p);
       }
-      if constexpr (!kForward) {
-        load_frame(frame + p - kStage, p);
+      if constexpr (kMode == SumMode::kMeet) {
+        load_frame(frame + p + (kForward ? kStage : -kStage), p);
       }
     }
   }
@@ -170,6 +165,15 @@ struct SumRow {
   }
 
  private:
+  CTC_ALIGN_FN static void store(const PairSums<Weight> (&weights)[R], Real* to) {
+    Pairs row;
+    CTC_ALIGN_UNROLL
+    for (int r = 0; r < R; ++r) {
+      pack(weights[r].blank, row.of[place(r)][0]);
+      pack(weights[r].label, row.of[place(r)][1]);
+    }
+    *reinterpret_cast<Pairs*>(to) = row;
+  }
   CTC_ALIGN_FN static int place(int r) { return kForward ? r : R - 1 - r; }
   CTC_ALIGN_FN index_t class_of(index_t k) const {
     return 0 <= k && k < task.labels ? in.label(task.item, k) : in.blank;
@@ -183,17 +187,19 @@ struct SumRow {
     }
   }
 
+  CTC_ALIGN_FN Real* at_frame(int32_t frame) const { return memory + (frame - memory_frame) * memory_stride; }
+
   CTC_ALIGN_FN void load_frame(int32_t frame, int p) {
     if (!frames.has(frame)) {
       return;
     }
-    if constexpr (!kForward) {
-      if (has_alphas) {
-        const Real* const row = alphas + (frame - alphas_frame) * alphas_stride;
+    if constexpr (kMode == SumMode::kMeet) {
+      if (has_memory) {
+        const Real* const row = at_frame(frame);
         met[p] = *reinterpret_cast<const Pairs*>(row);
-        constexpr int32_t kCalledAhead = 32;
-        if (frames.has(frame - kCalledAhead)) {
-          Device::prefetch(row - kCalledAhead * alphas_stride);
+        constexpr int32_t kCalledAhead = kForward ? 32 : -32;
+        if (frames.has(frame + kCalledAhead)) {
+          Device::prefetch(row + kCalledAhead * memory_stride);
         }
       }
     }
@@ -223,7 +229,7 @@ struct SumRow {
   }
 
   CTC_ALIGN_FN void run_frame(int stage, int32_t frame, int p) {
-    if constexpr (kForward && kHasMean) {
+    if constexpr (kMode != SumMode::kMeet && kHasMean) {
       load_frame(frame, p);
     }
     const FromUpstream up = cross_edge(stage, p);
@@ -254,26 +260,27 @@ struct SumRow {
       }
     }
     pass_on();
-    if constexpr (kForward) {
-      if (has_alphas) {
-        store_row(alphas + (frame - alphas_frame) * alphas_stride);
+    if constexpr (kMode == SumMode::kMeet) {
+      meet(kForward ? state : sums, stage, frame, p);
+    } else if constexpr (kMode == SumMode::kKeep) {
+      if (has_memory) {
+        store(kForward ? state : sums, at_frame(frame));
       }
-    } else {
-      meet(sums, stage, frame, p);
     }
   }
 
-  CTC_ALIGN_FN void meet(const PairSums<Weight> (&betas)[R], int stage, int32_t frame, int p) {
+  // `own`: alphas forward, betas on the way back.
+  CTC_ALIGN_FN void meet(const PairSums<Weight> (&own)[R], int stage, int32_t frame, int p) {
     auto& posteriors = shared.posteriors[stage % Shared::kRing][p];
     CTC_ALIGN_UNROLL
     for (int r = 0; r < R; ++r) {
-      PairSums<Weight> alpha = {Weight::zero(), Weight::zero()};
-      if (has_alphas) {
-        alpha = {unpack<Weight>(met[p].of[place(r)][0]), unpack<Weight>(met[p].of[place(r)][1])};
+      PairSums<Weight> other = {Weight::zero(), Weight::zero()};
+      if (has_memory) {
+        other = {unpack<Weight>(met[p].of[place(r)][0]), unpack<Weight>(met[p].of[place(r)][1])};
       }
       Real blank_part, label_part;
-      const Real blank = meeting(alpha.blank, betas[r].blank, blank_part);
-      const Real label = meeting(alpha.label, betas[r].label, label_part);
+      const Real blank = meeting(other.blank, own[r].blank, blank_part);
+      const Real label = meeting(other.label, own[r].label, label_part);
       const int at = pairs[r] - task.first_pair();
       if (is_second_pass) {
         if (span[r].has(frame)) {

@@ -7,6 +7,11 @@
 //                                x======
 //                         x======           and so on: one block does both, segment after segment
 //
+// An item of one column and one segment may have two blocks, one forward and one back, that MEET in the middle:
+//
+//     block 0     ------------> alphas kept |  betas met, outputs ->       They wait for each other there. So both have to
+//     block 1   <- outputs, alphas met      |  betas kept <-----------     be on the machine, which runs two at least.
+//
 // Half of the warps are consumers, and hold pairs (row.cuh). The other half are producers: they bring weights
 // (weights.cuh) and edges, and keep what comes of a stage (keep.cuh).
 #pragma once
@@ -23,20 +28,21 @@ struct SumSweep {
   using Weight = SumWeight<Device, Real, kHasMean>;
   using Shared = SumShared<Real, kHasMean, kWholeRows>;
   using Keeper = SumKeeper<Device, Real, kHasMean, kWholeRows, kStars>;
+  using Producer = WeightProducer<Device, Real, kHasMean, kWholeRows, kStars>;
   using Words = WeightWords<Weight>;
-  template <bool kForward>
-  using Row = SumRow<Device, Real, kHasMean, kWholeRows, kStars, kForward>;
+  template <bool kForward, SumMode kMode>
+  using Row = SumRow<Device, Real, kHasMean, kWholeRows, kStars, kForward, kMode>;
 
   const SumInputs<Real>& in;
   const SumWorkspace<Real>& work;
   const SumLaunch& launch;
   Shared& shared;
   SumTask task;
-  Real* slot;  // of the block: alphas of a segment
+  Real* slot;  // the block's alphas or betas of a segment
   int warp;    // its number among the consumers, or among the producers
   int barriers;
 
-  // Runs the task of a block.
+  // Each runs the task of a block.
   //   Called by    all threads of the block, once a launch.
   //   Waits for    the ticket, where tasks wait for one another.
   //   Afterwards   the task's rows, edges and outputs are in global memory.
@@ -48,14 +54,14 @@ struct SumSweep {
     sweep.prepare();
     const FrameRange frames = sweep.task.frames();
     if (!frames.is_empty()) {
-      sweep.template sweep<true>(frames, 0);
+      sweep.template sweep<true, SumMode::kForget>(frames, 0);
     }
   }
 
   CTC_ALIGN_FN static void run_backward(const SumInputs<Real>& in, const SumWorkspace<Real>& work,
                                         const SumLaunch& launch, Shared& shared) {
-    const uint32_t ticket =
-        take_ticket(work.backward_ticket, work.plan.columns() > 1 || work.plan.slots < launch.blocks, shared);
+    const bool waits = work.plan.columns() > 1 || work.plan.slots < launch.blocks;
+    const uint32_t ticket = take_ticket(work.backward_ticket, waits, shared);
     SumSweep sweep{in, work, launch, shared, sum_task(in, work.plan, launch, ticket, true)};
     sweep.prepare();
     sweep.take_slot(ticket);
@@ -66,6 +72,15 @@ struct SumSweep {
         Device::store_release(work.finished + ticket, 0);
       }
     }
+  }
+
+  CTC_ALIGN_FN static void run_meeting(const SumInputs<Real>& in, const SumWorkspace<Real>& work,
+                                       const SumLaunch& launch, Shared& shared) {
+    const uint32_t ticket = take_ticket(work.backward_ticket, true, shared);
+    SumSweep sweep{in, work, launch, shared, sum_task(in, work.plan, launch, ticket / 2, false)};
+    sweep.prepare();
+    sweep.slot = work.alphas + sweep.task.local_item * sweep.slot_reals();
+    ticket % 2 == 0 ? sweep.template meet<true>() : sweep.template meet<false>();
   }
 
  private:
@@ -111,8 +126,9 @@ struct SumSweep {
   }
   CTC_ALIGN_FN index_t frame_reals() const { return work.plan.kept_pairs() * work.pair_reals(); }
   CTC_ALIGN_FN index_t slot_reals() const { return work.plan.segment_frames * frame_reals(); }
+  CTC_ALIGN_FN index_t row_at(index_t row, int32_t pair) const { return work.row_of(row, task.local_item, pair); }
 
-  // ------------------------------------------------------------------------------------------------ back
+  // -------------------------------------------------------------------------------------------- back, or meeting
 
   CTC_ALIGN_FN void go_back() {
     const FrameRange frames = task.frames();
@@ -128,7 +144,7 @@ struct SumSweep {
       for (int32_t s = (frames.end - 1 - begin) / segment; s >= 0 && begin + (s + 1) * segment > frames.begin; --s) {
         const FrameRange part = {larger(frames.begin, begin + s * segment),
                                  smaller(frames.end, begin + (s + 1) * segment)};
-        sweep<true>(part, begin + s * segment);
+        sweep<true, SumMode::kKeep>(part, begin + s * segment);
         Device::block_barrier();
         if (work.plan.is_single()) {
           if (Device::thread() == 0) {
@@ -139,153 +155,195 @@ struct SumSweep {
             break;
           }
         }
-        sweep_back(part, begin + s * segment);
+        sweep<false, SumMode::kMeet>(part, begin + s * segment);
         Device::block_barrier();
       }
     }
     if (task.column == 0 && begin == 0 && Device::thread() == 0) {
-      double log_likelihood = shared.total.log();
-      if (task.end_frame == 0) {
-        log_likelihood = task.possible && task.labels == 0 ? 0 : kMinusInfinity<double>;
-      }
-      in.log_likelihoods[task.item] = static_cast<Real>(log_likelihood);
+      put_log_likelihood(shared.total.log());
     }
   }
 
-  CTC_ALIGN_FN index_t row_at(index_t row, int32_t pair) const { return work.row_of(row, task.local_item, pair); }
+  CTC_ALIGN_FN void put_log_likelihood(double log_likelihood) const {
+    if (task.end_frame == 0) {
+      log_likelihood = task.possible && task.labels == 0 ? 0 : kMinusInfinity<double>;
+    }
+    in.log_likelihoods[task.item] = static_cast<Real>(log_likelihood);
+  }
 
-  // Sweeps a part of the column's frames back, which meets the alphas in the slot. Registers hold the row for that long only:
-  // the way forward needs them, too.
+  // One of the two blocks of an item.
   //   Called by    all threads of the block.
-  //   Waits for    the right neighbour's edges and sums.
-  //   Afterwards   q of the part's first frame is in memory, for the part before.
-  //   Reuse        of the slot: after the next barrier.
-  CTC_ALIGN_FN void sweep_back(const FrameRange& part, int32_t segment_begin) {
-    const int32_t first_stage = part.begin / kStage, last_stage = (part.end - 1) / kStage;
-    const SumSteps<Device> steps{last_stage - first_stage + 1, task.consumers(), next_barriers()};
-    const auto frame_of = [&](int stage) { return (last_stage - stage) * kStage; };
-    const PairOrder order = PairOrder::of(task, false);
+  //   Waits for    the other block, in the middle.
+  //   Afterwards   its half of the outputs is in global memory; the block forward has the log-likelihood, too.
+  //   Reuse        shared memory is the block's own.
+  template <bool kForward>
+  CTC_ALIGN_FN void meet() {
+    const int32_t middle = task.end_frame / 2 / kStage * kStage;
+    const FrameRange early = {0, middle}, late = {middle, task.end_frame};
+    const FrameRange &first = kForward ? early : late, &second = kForward ? late : early;
+    if (task.end_frame > 0) {
+      Keeper::begin(in, task, shared);
+      Device::block_barrier();
+      if (!first.is_empty()) {
+        sweep<kForward, SumMode::kKeep>(first, 0);
+      }
+      wait_for_other(work.halves + 2 * task.local_item, kForward ? 0 : 1);
+      find_scale(middle);
+      if (!second.is_empty()) {
+        sweep<kForward, SumMode::kMeet>(second, 0);
+      }
+      Device::block_barrier();
+    }
+    if (kForward && Device::thread() == 0) {
+      put_log_likelihood(task.end_frame > 0 ? total_of_item(work, task.local_item).log() : 0);
+    }
+  }
+
+  CTC_ALIGN_FN static void wait_for_other(uint32_t* halves, int own) {
+    Device::block_barrier();
+    if (Device::thread() == 0) {
+      Device::store_release(halves + own, 0);
+      while (Device::load_acquire(halves + 1 - own) != 0) {
+        Device::pause();
+      }
+    }
+    Device::block_barrier();
+  }
+
+  // Finds an exponent that may stand for Z's: the greatest of all states in the middle. Z itself is known at the end only.
+  //   Called by    all threads of the block.
+  //   Waits for    the block.
+  //   Afterwards   shared.total.exponent is valid for it.
+  //   Reuse        of shared.exponents: never.
+  CTC_ALIGN_FN void find_scale(int32_t middle) {
+    const PairOrder order = PairOrder::of(task, true);
+    int32_t most = kNoExponent;
+    if (Device::warp() < task.consumers()) {
+      CTC_ALIGN_UNROLL
+      for (int r = 0; r < kSumPairs; ++r) {
+        const int32_t k = order.pair(Device::thread(), r);
+        if (k <= task.labels) {
+          const PairSums<Weight> alpha = alpha_before(middle, k), q = q_from_middle(k);
+          const PairSums<Weight> right = k < task.labels ? q_from_middle(k + 1) : no_pair();
+          const bool may_skip =
+              k + 1 < task.labels && may_skip_into(k + 1, in.label(task.item, k + 1), in.label(task.item, k));
+          const PairSums<Weight> beta = sum_backward(q, right, may_skip);
+          most = larger(most, larger(exponent_of(alpha.blank, beta.blank), exponent_of(alpha.label, beta.label)));
+        }
+      }
+    }
+    shared.exponents[Device::thread()] = most;
+    Device::block_barrier();
+    if (Device::thread() == 0) {
+      for (int i = 1; i < kSumThreads; ++i) {
+        most = larger(most, shared.exponents[i]);
+      }
+      shared.total = {0, most, 0};
+    }
+    Device::block_barrier();
+  }
+  CTC_ALIGN_FN static PairSums<Weight> no_pair() { return {Weight::zero(), Weight::zero()}; }
+  CTC_ALIGN_FN static PairSums<Weight> pair_at(const Real* from) {
+    return {unpack<Weight>(from), unpack<Weight>(from + Weight::kPlanes)};
+  }
+  CTC_ALIGN_FN PairSums<Weight> alpha_before(int32_t frame, int32_t pair) const {
+    if (frame > 0) {
+      return pair_at(slot + (frame - 1) * frame_reals() + pair * work.pair_reals());
+    }
+    const Real one[3] = {1, 0, 0};
+    return {pair == 0 ? unpack<Weight>(one) : Weight::zero(), Weight::zero()};
+  }
+  CTC_ALIGN_FN PairSums<Weight> q_from_middle(int32_t pair) const { return pair_at(work.later_rows + row_at(0, pair)); }
+  CTC_ALIGN_FN static int32_t exponent_of(const Weight& alpha, const Weight& beta) {
+    return static_cast<int32_t>(
+        same_bits<typename Lanes::Bits>((alpha.scaled() * beta.scaled()).normalized().exponent));
+  }
+
+  // ---------------------------------------------------------------------------------------------------- a sweep
+
+  // Sweeps frames of the column: those of a chapter forward, or a part of them that the slot has room for, from
+  // `slot_frame` on.
+  //   Called by    all threads of the block.
+  //   Waits for    the edges, and on the way back the sums, of the neighbour whose ticket is earlier.
+  //   Afterwards   rows, edges and outputs are in global memory.
+  //   Reuse        shared memory, and the slot: after the next barrier.
+  template <bool kForward, SumMode kMode>
+  CTC_ALIGN_FN void sweep(const FrameRange& part, int32_t slot_frame) {
+    constexpr bool kMeets = kMode == SumMode::kMeet;
+    const int32_t low_stage = part.begin / kStage, high_stage = (part.end - 1) / kStage;
+    const SumSteps<Device> steps{high_stage - low_stage + 1, task.consumers(), next_barriers()};
+    const auto frame_of = [&](int stage) { return (kForward ? low_stage + stage : high_stage - stage) * kStage; };
+    const PairOrder order = PairOrder::of(task, kForward);
     if (Device::warp() < kSumWarps) {
       const bool has_pairs = warp < steps.consumers;
-      Row<false> row{in, task, shared, warp, part, launch.pass == 1};
+      Row<kForward, kMode> row{in, task, shared, warp, part, launch.pass == 1};
       if (has_pairs) {
-        row.meeting = Meeting<Lanes, Weight>::at(shared.total.exponent, shared.total.mean);
-        begin_back(row, order, part);
-        place_alphas(row, segment_begin);
-        row.load_stage(frame_of(0));
+        row.read_target(order);
+        const int32_t pair = row.lower_pair() - task.first_pair();
+        row.has_memory = kMode != SumMode::kForget && pair < work.plan.kept_pairs();
+        row.memory = slot + pair * work.pair_reals();
+        row.memory_frame = slot_frame;
+        row.memory_stride = frame_reals();
+        begin(row, part, slot_frame);
+        if constexpr (kMeets) {
+          row.meeting = Meeting<Lanes, Weight>::at(shared.total.exponent, shared.total.mean);
+          row.load_stage(frame_of(0));
+        }
         row.pass_on();
       }
       for (int step = 0; step < steps.count(); ++step) {
         const int stage = step - 1 - warp;
         if (has_pairs && steps.has(stage)) {
+          if constexpr (kMode == SumMode::kForget) {
+            keep_segment_row(row, frame_of(stage));
+          }
           row.run_stage(stage, frame_of(stage));
         }
         steps.end(step);
       }
       if (has_pairs) {
-        if (launch.pass == 1) {
-          row.end_spans();
-        }
-        if (!work.plan.is_single()) {
-          row.store_row(work.later_rows + row_at(launch.row_to % 2, row.lower_pair()));
-        }
+        end(row, part);
       }
       return;
     }
+    const bool keeps = kMeets && launch.pass == 0;
+    const bool publishes = keeps && work.plan.columns() > 1 && warp == 0 && Device::lane() == 0;
     Keeper keeper{in, task, work, shared, warp, part};
     Producer producer{in, task, work};
     producer.reset(order, warp, launch.pass == 1);
     producer.load(frame_of(0));
     for (int step = 0; step < steps.count(); ++step) {
-      bring<false>(producer, steps, step, frame_of, part);
+      bring<kForward>(producer, steps, step, frame_of, part);
       const int kept = steps.kept_in(step);
       if (steps.has(kept)) {
-        send<false>(steps, kept, frame_of(kept), part);
-        if (launch.pass == 0) {
+        if constexpr (!kForward || kMode == SumMode::kForget) {
+          send<kForward>(steps, kept, frame_of(kept), part);
+        }
+        if (keeps) {
           keeper.keep(kept, frame_of(kept));
         }
       }
-      if (launch.pass == 0 && work.plan.columns() > 1 && warp == 0 && Device::lane() == 0 && steps.has(kept - 1)) {
+      if (publishes && steps.has(kept - 1)) {
         keeper.publish(larger(frame_of(kept - 1), part.begin));
       }
       steps.end(step);
     }
-    if (launch.pass == 0 && work.plan.columns() > 1 && warp == 0 && Device::lane() == 0) {
+    if (publishes) {
       keeper.publish(part.begin);
     }
   }
 
-  // The row after a part: after the item's last frame, or as the part after it has left it, in this chapter or the next.
-  CTC_ALIGN_FN void begin_back(Row<false>& row, const PairOrder& order, const FrameRange& part) {
-    row.read_target(order);
-    row.clear();
-    if (part.end == task.end_frame) {
-      row.begin_in(task.labels);
-    } else if (part.end < task.after_last_frame(task.column)) {
-      const index_t from = launch.row_to + (part.end == task.chapter_end ? 1 : 0);
-      row.load_row(work.later_rows + row_at(from % 2, row.lower_pair()));
-    }
-    if (launch.pass == 1) {
-      row.begin_spans();
-    }
-  }
-
-  // --------------------------------------------------------------------------------------------- forward
-
-  using Producer = WeightProducer<Device, Real, kHasMean, kWholeRows, kStars>;
-
-  // Sweeps frames of the column forward: those of a chapter, or those of a segment into the slot.
-  //   Called by    all threads of the block.
-  //   Waits for    the left neighbour's edges.
-  //   Afterwards   rows, edges and alphas are in global memory.
-  //   Reuse        shared memory: after the next barrier.
-  template <bool kForward>
-  CTC_ALIGN_FN void sweep(const FrameRange& part, int32_t segment_begin) {
-    const int32_t first_stage = part.begin / kStage, last_stage = (part.end - 1) / kStage;
-    const SumSteps<Device> steps{last_stage - first_stage + 1, task.consumers(), next_barriers()};
-    const auto frame_of = [&](int stage) { return (first_stage + stage) * kStage; };
-    const PairOrder order = PairOrder::of(task, true);
-    if (Device::warp() < kSumWarps) {
-      const bool has_pairs = warp < steps.consumers;
-      Row<true> row{in, task, shared, warp, part, false};
-      if (has_pairs) {
-        row.read_target(order);
-        begin_forward(row, part, segment_begin);
-        place_alphas(row, segment_begin);
-        row.pass_on();
-      }
-      for (int step = 0; step < steps.count(); ++step) {
-        const int stage = step - 1 - warp;
-        if (has_pairs && steps.has(stage)) {
-          keep_segment_row(row, frame_of(stage));
-          row.run_stage(stage, frame_of(stage));
-        }
-        steps.end(step);
-      }
-      if (has_pairs) {
-        end_forward(row, part);
-      }
-      return;
-    }
-    Producer producer{in, task, work};
-    producer.reset(order, warp, false);
-    producer.load(frame_of(0));
-    for (int step = 0; step < steps.count(); ++step) {
-      bring<true>(producer, steps, step, frame_of, part);
-      const int sent = steps.kept_in(step);
-      if (steps.has(sent) && slot == nullptr) {
-        send<true>(steps, sent, frame_of(sent), part);
-      }
-      steps.end(step);
-    }
-  }
-
-  // The row before a part: kept before its segment, or before the chapter; or where paths begin.
-  CTC_ALIGN_FN void begin_forward(Row<true>& row, const FrameRange& part, int32_t segment_begin) {
+  // The row before a part: kept before its segment, before the chapter, or in the slot; or where paths begin.
+  template <SumMode kMode>
+  CTC_ALIGN_FN void begin(Row<true, kMode>& row, const FrameRange& part, int32_t slot_frame) {
     row.clear();
     const bool is_entered = part.begin > task.first_frame(task.column);
-    if (is_entered && part.begin > task.chapter_begin) {
-      const index_t segment = (segment_begin - task.chapter_begin) / work.plan.segment_frames;
+    if (kMode == SumMode::kMeet && part.begin > 0) {
+      if (row.has_memory) {
+        row.load_row(row.memory + (part.begin - 1) * row.memory_stride);
+      }
+    } else if (is_entered && part.begin > task.chapter_begin) {
+      const index_t segment = (slot_frame - task.chapter_begin) / work.plan.segment_frames;
       row.load_row(work.segment_rows + row_at(segment, row.lower_pair()));
     } else if (is_entered && launch.row >= 0) {
       row.load_row(work.chapter_rows + row_at(launch.row, row.lower_pair()));
@@ -293,17 +351,18 @@ struct SumSweep {
       row.begin_in(0);
     }
   }
-  CTC_ALIGN_FN void keep_segment_row(const Row<true>& row, int32_t frame) {
+  CTC_ALIGN_FN void keep_segment_row(const Row<true, SumMode::kForget>& row, int32_t frame) {
     const int32_t in_chapter = frame - task.chapter_begin, segment = static_cast<int32_t>(work.plan.segment_frames);
-    if (launch.keeps_rows && slot == nullptr && in_chapter % segment == 0 && row.frames.has(frame)) {
+    if (launch.keeps_rows && in_chapter % segment == 0 && row.frames.has(frame)) {
       row.store_row(work.segment_rows + row_at(in_chapter / segment, row.lower_pair()));
     }
   }
-  CTC_ALIGN_FN void end_forward(const Row<true>& row, const FrameRange& part) {
-    if (slot == nullptr && launch.row_to >= 0 && part.end == task.chapter_end) {
+  template <SumMode kMode>
+  CTC_ALIGN_FN void end(const Row<true, kMode>& row, const FrameRange& part) {
+    if (kMode == SumMode::kForget && launch.row_to >= 0 && part.end == task.chapter_end) {
       row.store_row(work.chapter_rows + row_at(launch.row_to, row.lower_pair()));
     }
-    if (part.end == task.end_frame && (slot == nullptr || work.plan.is_single())) {
+    if (part.end == task.end_frame && (kMode == SumMode::kForget || work.plan.is_single())) {
       Real* const ends = work.ends + task.local_item * 2 * work.plan.planes;
       for (int r = 0; r < kSumPairs; ++r) {
         if (row.pairs[r] == task.labels - 1) {
@@ -319,15 +378,30 @@ struct SumSweep {
     }
   }
 
-  // ------------------------------------------------------------------------------------------ both ways
-
-  template <class AnyRow>
-  CTC_ALIGN_FN void place_alphas(AnyRow& row, int32_t segment_begin) const {
-    const int32_t pair = row.lower_pair() - task.first_pair();
-    row.has_alphas = slot != nullptr && pair < work.plan.kept_pairs();
-    row.alphas = slot + pair * work.pair_reals();
-    row.alphas_frame = segment_begin;
-    row.alphas_stride = frame_reals();
+  // The row after a part: after the item's last frame, or as the part after it has left it, in this chapter or the next.
+  template <SumMode kMode>
+  CTC_ALIGN_FN void begin(Row<false, kMode>& row, const FrameRange& part, int32_t) {
+    row.clear();
+    if (part.end == task.end_frame) {
+      row.begin_in(task.labels);
+    } else if (part.end < task.after_last_frame(task.column)) {
+      const index_t from = launch.row_to + (part.end == task.chapter_end ? 1 : 0);
+      row.load_row(work.later_rows + row_at(from % 2, row.lower_pair()));
+    }
+    if (launch.pass == 1) {
+      row.begin_spans();
+    }
+  }
+  // Registers hold a row no longer than a part: the way forward needs them, too.
+  template <SumMode kMode>
+  CTC_ALIGN_FN void end(const Row<false, kMode>& row, const FrameRange&) {
+    if (launch.pass == 1) {
+      row.end_spans();
+    }
+    // In a meeting the block forward may read the row of the middle until it is done.
+    if (work.plan.meets ? kMode == SumMode::kKeep : !work.plan.is_single()) {
+      row.store_row(work.later_rows + row_at(launch.row_to % 2, row.lower_pair()));
+    }
   }
 
   // A number for the next steps' barriers that no barrier before had.

@@ -58,7 +58,8 @@ struct SumTask {
 template <class Real>
 CTC_ALIGN_FN SumTask sum_task(const SumInputs<Real>& in, const SumPlan& plan, const SumLaunch& launch, uint32_t ticket,
                               bool is_backward) {
-  const uint32_t items = static_cast<uint32_t>(launch.blocks) / static_cast<uint32_t>(plan.columns());
+  const uint32_t items =
+      static_cast<uint32_t>(launch.blocks) / (plan.meets ? 2u : static_cast<uint32_t>(plan.columns()));
   const int32_t place = static_cast<int32_t>(ticket / items);
   SumTask task;
   task.local_item = ticket % items;

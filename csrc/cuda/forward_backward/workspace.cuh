@@ -153,7 +153,7 @@ struct WeightWords {
 // Layout: one piece of memory. N items of a group, J columns, F frames of a chapter, S segments of a chapter.
 //
 //     unset before a sweep forward   ticket | forward edges [N][J][F]
-//     unset before a sweep back      ticket | kept_to [N][J] | finished [N J] | backward edges [N][J][F]
+//     unset before a sweep back      ticket | kept_to [N][J] | finished [N J] | halves [N][2] | backward edges [N][J][F]
 //     rows, [column][pair] each      before chapters [rows][N] | before segments [S][N] | q, of the way back [2][N]
 //     others                         alphas of segments [slots][frames][pairs] | ends [N][2] | sums [N][F][3]
 template <class Real>
@@ -164,6 +164,7 @@ struct SumWorkspace {
   uint32_t* backward_ticket;
   uint32_t* kept_to;   // the lowest frame whose sums the column has added to
   uint32_t* finished;  // set when the block of a ticket is done with its slot
+  uint32_t* halves;    // of an item: set when a block has come to the middle
   uint64_t* backward_edges;
   Real *chapter_rows, *segment_rows, *later_rows;
   Real* alphas;
@@ -209,7 +210,7 @@ struct SumWorkspaceLayout {
     const bool crosses = plan.columns() > 1;
     const index_t weight_words = static_cast<index_t>(sizeof(Real) / 4) + plan.planes - 2;
     const index_t edges = crosses ? plan.blocks() * plan.chapter_frames * weight_words : 0;
-    const index_t row = plan.is_single() ? 0 : plan.batch * plan.columns() * kColumnPairs * 2 * plan.planes;
+    const index_t row = plan.batch * plan.columns() * kColumnPairs * 2 * plan.planes;
     reserve(work.forward_ticket, 1);
     reserve(work.forward_edges, edges);
     forward_unset_bytes = used;
@@ -217,11 +218,12 @@ struct SumWorkspaceLayout {
     reserve(work.backward_ticket, 1);
     reserve(work.kept_to, plan.blocks());
     reserve(work.finished, plan.blocks());
+    reserve(work.halves, plan.meets ? 2 * plan.batch : 0);
     reserve(work.backward_edges, 2 * edges);
     backward_unset_bytes = used - backward_unset_at;
     reserve(work.chapter_rows, plan.rows * row);
-    reserve(work.segment_rows, plan.segments() * row);
-    reserve(work.later_rows, 2 * row);
+    reserve(work.segment_rows, plan.is_single() ? 0 : plan.segments() * row);
+    reserve(work.later_rows, plan.later_rows() * row);
     reserve(work.alphas, plan.slots * plan.segment_frames * plan.kept_pairs() * 2 * plan.planes);
     reserve(work.ends, plan.batch * 2 * plan.planes);
     reserve(work.sums, needs_sums ? plan.batch * plan.chapter_frames * 3 : 0);

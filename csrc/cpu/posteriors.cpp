@@ -85,11 +85,14 @@ struct KeepClasses {
 
   template <class Item, class Real>
   auto operator()(const Item& item, const CompactTarget& target, index_t, Real* part) const {
-    // By panel class. Star labels have the place of the blank, which no label reads.
-    auto by_class = uninitialized<Real>(target.class_count);
-    return [&item, &target, part, columns = item.classes + star_columns, class_sums = std::move(by_class)](
+    // Of panel classes, where these are not those of the row. Star labels have the place of the blank, which no label has.
+    auto in_panel = uninitialized<Real>(target.classes.size());
+    return [&item, &target, part, columns = item.classes + star_columns, in_panel = std::move(in_panel)](
                index_t t, const auto& sums) {
-      std::fill_n(class_sums.get(), target.class_count, Real{0});
+      Real* const row = part + t * columns;
+      const index_t count = target.class_count;
+      Real* const class_sums = target.classes.empty() ? row : in_panel.get();
+      std::fill_n(in_panel.get(), target.classes.size(), Real{0});
       const index_t end = end_of_labels(sums, item.labels);
       for (index_t last = end; last > sums.first;) {
         const index_t begin = std::max(sums.first, (last - 1) / kColumnPairs * kColumnPairs);
@@ -98,19 +101,14 @@ struct KeepClasses {
         }
         last = begin;
       }
-      Real* row = part + t * columns;
       if (columns > item.classes) {
         row[item.classes] = sums.normalized(class_sums[target.star_class] + sums.star_sum);
       }
-      for (index_t c = 0; c < target.class_count; ++c) {
+      for (index_t c = 0; c < count; ++c) {
         class_sums[c] = sums.normalized(class_sums[c]);
       }
-      if (target.classes.empty()) {
-        std::copy_n(class_sums.get(), target.class_count, row);
-      } else {
-        for (index_t c = 0; c < target.class_count; ++c) {
-          row[target.classes[c]] = class_sums[c];
-        }
+      for (size_t c = 0; c < target.classes.size(); ++c) {
+        row[target.classes[c]] = class_sums[c];
       }
       row[item.blank] = sums.normalized(sums.blank_sum);
     };

@@ -28,7 +28,9 @@ struct ExpectationWeight {
   }
   CTC_ALIGN_FN Paths scaled() const { return paths; }
   CTC_ALIGN_FN ExpectationWeight times(Paths emission, Value path_value) const {
-    return {paths * emission, Lanes::add(mean, path_value)};
+    const Paths product = paths * emission;
+    const Value zero = Lanes::broadcast(0);  // the mean of no paths: an infinite one would make a sum NaN
+    return {product, Lanes::select(Lanes::exceeds(product.mantissa, zero), Lanes::add(mean, path_value), zero)};
   }
 
   CTC_ALIGN_FN friend ExpectationWeight operator+(ExpectationWeight a, ExpectationWeight b) {

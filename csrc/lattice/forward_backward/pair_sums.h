@@ -126,7 +126,10 @@ struct Meeting {
     const Value posterior = both.plain();
     part = posterior;
     if constexpr (Weight::kHasMean) {
-      part = Lanes::multiply(posterior, Lanes::subtract(Lanes::add(alpha.mean, beta.mean), mean));
+      // A state that no path goes through has no part, however large its mean.
+      const Value product = Lanes::multiply(posterior, Lanes::subtract(Lanes::add(alpha.mean, beta.mean), mean));
+      const Value zero = Lanes::broadcast(0);
+      part = Lanes::select(Lanes::exceeds(posterior, zero), product, zero);
     }
     return posterior;
   }
@@ -143,7 +146,7 @@ template <class Real>
 CTC_ALIGN_FN Real normalized_sum(Real sum, Real factor) {
   constexpr Real kLeast = std::numeric_limits<Real>::min();
   const Real result = sum * factor;
-  return __builtin_fabs(result) >= kLeast ? result : Real{0};
+  return __builtin_fabs(result) < kLeast ? Real{0} : result;  // NaN stays
 }
 
 }  // namespace ctc_align

@@ -217,7 +217,7 @@ struct SumSweep {
   //   Reuse        of shared.exponents: never.
   CTC_ALIGN_FN void find_scale(int32_t middle) {
     const PairOrder order = PairOrder::of(task, true);
-    int32_t most = kNoExponent;
+    int32_t most = kNoExponent;  // of zero; no other is below kNoExponent / 2
     if (Device::warp() < task.consumers()) {
       CTC_ALIGN_UNROLL
       for (int r = 0; r < kSumPairs; ++r) {
@@ -238,7 +238,7 @@ struct SumSweep {
       for (int i = 1; i < kSumThreads; ++i) {
         most = larger(most, shared.exponents[i]);
       }
-      shared.total = {0, most, 0};
+      shared.total = {0, most > kNoExponent / 2 ? most : kMostExponent, 0};  // without a path all posteriors are 0
     }
     Device::block_barrier();
   }

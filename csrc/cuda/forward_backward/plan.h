@@ -66,10 +66,12 @@ struct SumPlan {
   CTC_ALIGN_FN index_t segments() const { return (chapter_frames + segment_frames - 1) / segment_frames; }
 };
 
-constexpr index_t kSumBytes = index_t{768} << 20;  // of alphas and edges, as far as that is possible
-constexpr index_t kSegmentBytes = index_t{256} << 20;
+constexpr index_t kSumBytes = index_t{896} << 20;      // as far as that is possible
+constexpr index_t kSegmentBytes = index_t{256} << 20;  // of one item whose segment is the whole of it
 constexpr index_t kSegment = 128;
-constexpr index_t kMostSlots = 528;  // at least as many blocks as any GPU runs at a time
+constexpr index_t kMostSlots = 384;   // at least as many blocks as any GPU runs at a time, two on a multiprocessor
+constexpr index_t kManyBlocks = 512;  // that keep any GPU busy
+constexpr index_t kFewItems = 64;     // a group of fewer does not
 
 CTC_ALIGN_FN index_t rounded_up(index_t n, index_t unit) { return (n + unit - 1) / unit * unit; }
 
@@ -78,38 +80,63 @@ struct SumSizes {
   index_t group = 0, segment = 0, chapter = 0;
 };
 
+// The rows that are kept before chapters: `rows` at the lower level, and one before each part of so many chapters.
+struct ChapterRows {
+  index_t chapters, rows, parts;
+
+  static ChapterRows of(index_t chapters) {
+    constexpr index_t kFewRows = 24;
+    index_t rows = chapters;
+    for (rows = smaller(chapters, kFewRows); rows > 0 && rows * rows < chapters; ++rows) {
+    }
+    return {chapters, rows, rows > 0 ? (chapters + rows - 1) / rows : 0};
+  }
+  index_t all() const { return chapters > 1 ? rows + parts : 0; }
+};
+
+// Chapters as long as memory has room for, edges and rows included; or those that take least.
+inline void choose_chapters(SumPlan& plan, index_t whole, index_t real_bytes) {
+  const index_t pair_bytes = 2 * plan.planes * real_bytes, row_bytes = plan.blocks() * kColumnPairs * pair_bytes;
+  const index_t edge_bytes = plan.columns() > 1 ? 3 * 8 * (real_bytes / 4 + plan.planes - 2) : 0;
+  index_t least = 0;
+  for (index_t chapters = 1;; ++chapters) {
+    const index_t frames = rounded_up((whole + chapters - 1) / chapters, plan.segment_frames);
+    const index_t used = plan.slots * plan.segment_frames * plan.kept_pairs() * pair_bytes +
+                         frames * plan.blocks() * edge_bytes +
+                         (frames / plan.segment_frames + ChapterRows::of(chapters).all() + 2) * row_bytes;
+    if (least == 0 || used < least) {
+      least = used;
+      plan.chapter_frames = smaller(frames, rounded_up(whole, plan.segment_frames));
+    }
+    if (used <= kSumBytes || frames <= plan.segment_frames) {
+      return;
+    }
+  }
+}
+
 // may_meet: outputs do not need the sums of whole frames before.
 inline SumPlan plan_sums(index_t batch, index_t frames, index_t labels, index_t planes, index_t real_bytes,
                          bool may_meet, SumSizes sizes = {}) {
   SumPlan plan{batch, frames, labels, planes, 0, 0, 0, 0, false};
   const index_t whole = larger<index_t>(rounded_up(frames, kChapterGrid), kChapterGrid);
-  const index_t pair_bytes = 2 * planes * real_bytes;
-  const index_t item_bytes = whole * plan.kept_pairs() * pair_bytes;
-  const bool is_single =
-      sizes.segment > 0 ? sizes.segment >= whole : plan.columns() == 1 && item_bytes <= kSegmentBytes;
-  plan.segment_frames = sizes.segment > 0 ? sizes.segment : is_single ? whole : kSegment;
-  plan.segment_frames = smaller(plan.segment_frames, whole);
-  if (plan.columns() == 1 && is_single) {
+  const index_t item_bytes = whole * plan.kept_pairs() * 2 * planes * real_bytes;
+  const index_t affordable = sizes.group > 0 ? sizes.group : larger<index_t>(1, kSumBytes / item_bytes);
+  const bool fits = plan.columns() == 1 && affordable >= smaller(batch, kFewItems) && item_bytes <= kSegmentBytes;
+  if (plan.columns() == 1 && (sizes.segment > 0 ? sizes.segment >= whole : fits || sizes.group > 0)) {
     plan.segment_frames = plan.chapter_frames = whole;
-    const index_t affordable = sizes.group > 0 ? sizes.group : larger<index_t>(1, kSumBytes / item_bytes);
     const index_t groups = (batch + affordable - 1) / affordable;  // of equal size, but for the last
     plan.batch = groups > 0 ? (batch + groups - 1) / groups : 0;
     plan.slots = plan.blocks();
     plan.meets = may_meet && planes == 2;
     return plan;
   }
-  // A frame of a column in a chapter: edges both ways, and its share of a row.
-  const index_t edge_bytes = 3 * 8 * (planes - 1) * (real_bytes / 4);
-  const index_t frame_bytes = edge_bytes + kColumnPairs * pair_bytes / plan.segment_frames;
-  const index_t least = smaller(whole, larger<index_t>(plan.segment_frames, 1024));
-  const index_t affordable = larger<index_t>(1, kSumBytes / 2 / (plan.columns() * frame_bytes * least));
-  plan.batch = smaller(batch, sizes.group > 0 ? sizes.group : affordable);
+  plan.segment_frames = smaller(sizes.segment > 0 ? sizes.segment : kSegment, whole);
+  plan.batch = smaller(batch, sizes.group > 0 ? sizes.group : larger<index_t>(1, kManyBlocks / plan.columns()));
   plan.slots = smaller(plan.blocks(), kMostSlots);
   if (sizes.chapter > 0) {
     plan.chapter_frames = smaller(sizes.chapter, whole);
   } else {
-    const index_t fitting = kSumBytes / larger<index_t>(1, plan.blocks() * frame_bytes);
-    plan.chapter_frames = smaller(whole, larger(fitting / plan.segment_frames, index_t{1}) * plan.segment_frames);
+    choose_chapters(plan, whole, real_bytes);
   }
   return plan;
 }
@@ -133,25 +160,13 @@ struct SumLaunch {
   int pass;             // of two over the same frames, where the second needs the sums of the first
 };
 
-// The most rows that are kept before chapters at one level.
-inline index_t rows_of_level(index_t chapters) {
-  constexpr index_t kFewRows = 64;
-  index_t rows = chapters;
-  if (chapters > kFewRows) {
-    for (rows = 1; rows * rows < chapters; ++rows) {
-    }
-  }
-  return rows;
-}
-
 // In the order of the stream. has_second_pass: posteriors of spans need the sums of whole frames. needs_finish: a frame's
 // outputs are divided when all columns have added to its sum.
 inline std::vector<SumLaunch> plan_sum_launches(SumPlan& plan, index_t batch, bool has_second_pass, bool needs_finish) {
   std::vector<SumLaunch> launches;
   const index_t chapters = larger<index_t>(1, (plan.frames + plan.chapter_frames - 1) / plan.chapter_frames);
-  const index_t rows = rows_of_level(chapters);
-  const index_t parts = (chapters + rows - 1) / rows;  // of `rows` chapters each
-  plan.rows = chapters == 1 ? 0 : rows + parts;
+  const auto [_, rows, parts] = ChapterRows::of(chapters);
+  plan.rows = ChapterRows::of(chapters).all();
   for (index_t item = 0; item < batch; item += plan.batch) {
     const index_t items = smaller(plan.batch, batch - item);
     const auto add = [&](SumKernel kernel, index_t from, index_t to, index_t row, index_t row_to, bool keeps,

@@ -45,10 +45,12 @@ def explain(
     target_lengths: Tensor | None,
     blank: Any,
     star_scores: Tensor | None = None,
+    operator: str | None = None,
 ) -> BaseException:
     """Returns the exception of a function whose operator raised ``error``: of the right type, and with advice.
 
-    It checks labels first, as torchaudio does, whatever else is wrong.
+    It checks labels first, as torchaudio does, whatever else is wrong. ``operator`` is the operator's name where it
+    differs from that of the function.
     """
     raised = as_raised(error) if isinstance(error, RuntimeError) else error
     if type(raised) not in (ValueError, RuntimeError, TypeError):
@@ -60,7 +62,7 @@ def explain(
     except TypeError as mistake:
         return mistake
     ours, _, text = str(raised).partition(": ")
-    if ours != name or type(raised) is RuntimeError:  # torch's own words; or not a refusal: CUDA failed
+    if ours != (operator or name) or type(raised) is RuntimeError:  # torch's own words; or not a refusal: CUDA failed
         return raised
     phrase, text = find_bad_label(log_probs, targets, target_lengths, blank, star_scores) or (
         _phrase_for(text, log_probs, targets),

@@ -97,9 +97,10 @@ def ctc_loss(
             targets = targets.unsqueeze(0)
     _check_emissions(name, log_probs, one_item, blank)
     targets = _as_targets(name, targets, log_probs, one_item)
-    of_inputs = _as_lengths(name, "input_lengths", input_lengths, log_probs, one_item)
-    of_targets = used = _as_lengths(name, "target_lengths", target_lengths, log_probs, one_item)
     in_a_row = targets.dim() == 1
+    of_inputs = _as_lengths(name, "input_lengths", input_lengths, log_probs, one_item, "T", log_probs.shape[0])
+    most = targets.shape[-1]
+    of_targets = used = _as_lengths(name, "target_lengths", target_lengths, log_probs, one_item, "S", most)
     if in_a_row:
         targets, used = _pad(name, targets, of_targets, target_lengths, log_probs.shape[0])
     emissions = log_probs.transpose(0, 1)
@@ -215,7 +216,9 @@ def _as_targets(name: str, targets: Tensor, log_probs: Tensor, one_item: bool) -
     return targets
 
 
-def _as_lengths(name: str, argument: str, lengths: Lengths, log_probs: Tensor, one_item: bool) -> Tensor:
+def _as_lengths(
+    name: str, argument: str, lengths: Lengths, log_probs: Tensor, one_item: bool, extent: str, most: int
+) -> Tensor:
     """Returns lengths (N,) as int32 or int64 on the device of log_probs."""
     tensor = as_lengths(name, argument, lengths, log_probs)
     batch = log_probs.shape[1]
@@ -225,10 +228,27 @@ def _as_lengths(name: str, argument: str, lengths: Lengths, log_probs: Tensor, o
         expected = "() or (1,)" if one_item else f"(N,) = ({batch},)"
         raise _refusal(name, f"{argument} must have shape {expected}, found {_shape(tensor)}")
     if tensor.dtype in _SMALL_INTEGERS:
-        return tensor.long()
-    if tensor.dtype not in INTEGERS:
+        tensor = tensor.long()
+    elif tensor.dtype not in INTEGERS:
         raise _refusal(name, f"{argument} must be integers, found {dtype_name(tensor)}")
+    if not log_probs.is_cpu:  # the operator of the CPU checks the values, others do not
+        for b, length in enumerate(_known_lengths(lengths) or ()):
+            if not 0 <= length <= most:
+                raise _refusal(name, f"{argument}[{b}] must be between 0 and {extent} = {most}, found {length}")
     return tensor
+
+
+def _known_lengths(lengths: Lengths) -> list[int] | None:
+    """Returns the lengths as numbers, or None where reading them would wait for a device or break a graph."""
+    if not isinstance(lengths, Tensor):
+        if all(isinstance(length, int) for length in lengths):
+            return list(lengths)
+        if is_compiling():
+            return None
+        lengths = tensor_of_lengths("ctc_loss", "target_lengths", lengths)
+    if is_compiling() or not lengths.is_cpu or not is_plain(lengths, lengths):
+        return None
+    return lengths.reshape(-1).tolist()
 
 
 def _in_our_words(error: BaseException, starts: Tensor | None) -> BaseException:
@@ -274,15 +294,3 @@ def _pad(name: str, targets: Tensor, of_targets: Tensor, given: Lengths, frames:
     index = starts[:, None] + torch.arange(width, device=targets.device)
     padded = torch.nn.functional.pad(targets, (0, 1), value=-1)  # the last entry stands for all that are missing
     return padded[index.clamp(0, total)], used
-
-
-def _known_lengths(lengths: Lengths) -> list[int] | None:
-    """Returns the lengths as numbers, or None where reading them would wait for a device or break a graph."""
-    if is_compiling():
-        known = not isinstance(lengths, Tensor) and all(isinstance(length, int) for length in lengths)
-        return list(lengths) if known else None
-    if not isinstance(lengths, Tensor):
-        lengths = tensor_of_lengths("ctc_loss", "target_lengths", lengths)
-    if not lengths.is_cpu or not is_plain(lengths, lengths):
-        return None
-    return lengths.tolist()

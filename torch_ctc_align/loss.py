@@ -20,7 +20,7 @@ from torch_ctc_align._arguments import (
     tensor_of_lengths,
 )
 from torch_ctc_align._refusals import explain, refusal
-from torch_ctc_align._torch_seam import check_value, is_plain
+from torch_ctc_align._torch_seam import is_plain
 from torch_ctc_align.errors import AlignmentError
 
 __all__ = ["CTCLoss", "ctc_loss"]
@@ -173,7 +173,7 @@ def check_reduction(name: str, reduction: object) -> None:
 def _refusal(name: str, text: str) -> AlignmentError:
     """Returns the error of a function. In a graph it raises a ValueError, which torch.compile can trace."""
     if is_compiling():
-        check_value(False, lambda: f"{name}: {text}")
+        raise ValueError(f"{name}: {text}")
     return refusal(name, None, text)
 
 

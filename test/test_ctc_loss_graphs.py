@@ -14,7 +14,7 @@ from torch_ctc_align import CTCLoss, ctc_loss
 operator = torch.ops.ctc_align.class_posteriors.default
 
 # Two batches whose extents all differ, in and between them, because torch.compile takes equal sizes for one. In a row
-# the first has fewer labels than frames, the second more.
+# the first has fewer labels than frames, the second more than T + 1.
 FIRST = (
     torch.linspace(-3, 2, 7 * 2 * 6).reshape(7, 2, 6).sin(),
     torch.tensor([[1, 1, 2], [4, 3, 0]]),
@@ -23,10 +23,11 @@ FIRST = (
 )
 SECOND = (
     torch.linspace(-9, 4, 11 * 4 * 8).reshape(11, 4, 8).sin(),
-    torch.tensor([[1, 2, 3, 5, 0], [2, 2, 2, -1, -1], [9, 9, 9, 9, 9], [7, 6, 5, 4, 4]]),
+    torch.tensor([[1, 2, 3, 5, 7], [2, 2, 2, -1, -1], [9, 9, 9, 9, 9], [7, 6, 5, 4, 4]]),
     torch.tensor([11, 9, 3, 10]),
-    torch.tensor([4, 3, 0, 5]),
+    torch.tensor([5, 3, 0, 5]),
 )
+LONGER = (torch.cat([FIRST[0], FIRST[0] / 2]), FIRST[1], torch.tensor([13, 14]), FIRST[3])
 ROWS = [(logits, in_a_row(targets, lengths[1]), *lengths) for logits, targets, *lengths in (FIRST, SECOND)]
 
 
@@ -136,22 +137,48 @@ def test_export_with_any_sizes(cases, strict):
 
 def test_an_exported_step_trains():
     """Exported for training, it has the gradient."""
-
-    class Step(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.linear = torch.nn.Linear(6, 6)
-            self.criterion = CTCLoss()
-
-        def forward(self, features, *arguments):
-            return self.criterion(self.linear(features).log_softmax(-1), *arguments)
-
-    step = Step()
+    step = Model()
     exported = torch.export.export(step, FIRST).module()
     exported(*FIRST).backward()
     step(*FIRST).backward()
     (name,) = [name for name, _ in exported.named_parameters() if name.endswith("weight")]
     torch.testing.assert_close(exported.get_parameter(name).grad, step.linear.weight.grad)
+
+
+# ------------------------------------------------------------------------------------------- torch.fx, TorchScript
+
+
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(6, 6)
+        self.criterion = CTCLoss()
+
+    def forward(self, features, targets, input_lengths, target_lengths):
+        log_probs = self.linear(features).log_softmax(-1)
+        return self.criterion(log_probs, targets, input_lengths, target_lengths)
+
+
+def test_a_symbolic_trace_sees_a_leaf():
+    """As it sees torch.nn.CTCLoss."""
+    model = Model()
+    traced = torch.fx.symbolic_trace(model)
+    assert [node.target for node in traced.graph.nodes if node.op == "call_module"] == ["linear", "criterion"]
+    assert torch.equal(traced(*LONGER), model(*LONGER))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_the_module_is_traced_but_not_scripted():
+    model = Model()
+    for module in (model.criterion, model):
+        with pytest.raises(NotImplementedError, match=r"CTCLoss: .* call torch\.ops\.ctc_align\.class_posteriors in"):
+            torch.jit.script(module)
+    with pytest.raises(
+        RuntimeError, match=r"torch_ctc_align\.ctc_loss: .* call torch\.ops\.ctc_align\.class_posteriors"
+    ):
+        torch.jit.script(ctc_loss)
+    traced = torch.jit.trace(model, FIRST)
+    assert torch.equal(traced(*LONGER), model(*LONGER))
 
 
 # -------------------------------------------------------------------------------------------------------- torch.func

@@ -154,8 +154,19 @@ class CTCLoss(torch.nn.Module):
         """Returns the text that ``print`` shows between the brackets."""
         return f"blank={self.blank}, reduction={self.reduction!r}, zero_infinity={self.zero_infinity}"
 
+    def __prepare_scriptable__(self) -> None:
+        """Called by torch.jit.script, for this module and for modules that contain it."""
+        raise NotImplementedError(
+            "CTCLoss: TorchScript cannot compile this module; call torch.ops.ctc_align.class_posteriors in the "
+            "scripted code, or use torch.jit.trace or torch.export (docs/exporting.md)"
+        )
+
     def forward(self, log_probs: Tensor, targets: Tensor, input_lengths: Lengths, target_lengths: Lengths) -> Tensor:
         """Computes the loss of a batch; the arguments are those of :func:`ctc_loss`."""
+        if isinstance(log_probs, torch.fx.Proxy) and log_probs.tracer.root is not self:
+            # torch.fx.symbolic_trace sees a leaf, like the modules of torch.nn.
+            arguments = log_probs, targets, input_lengths, target_lengths
+            return log_probs.tracer.create_proxy("call_module", log_probs.tracer.path_of_module(self), arguments, {})
         return ctc_loss(
             log_probs, targets, input_lengths, target_lengths, self.blank, self.reduction, self.zero_infinity
         )

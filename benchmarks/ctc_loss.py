@@ -6,7 +6,7 @@ Beside log_softmax and ours there are two losses that take the logits themselves
 "composed" is the operator on the logits, and the log-sum-exp of every frame; "one pass" keeps softmax - posteriors as
 its gradient. Every function has a turn in every round; rows show medians, and the quartiles of torch / ours. Memory is
 the peak during a step above what was there before it, in tensors of the size of the logits, which count. The logits
-are (T, N, C), or (N, T, C) and transposed after the log_softmax. Three minutes on a CPU.
+are (T, N, C), or (N, T, C) and transposed after the log_softmax. Five minutes on a CPU.
 """
 
 import argparse
@@ -182,7 +182,7 @@ def main():
     errors = [text for name in FUNCTIONS for text in (f"{name} is off by", "its gradient by")]
     print("\n" + table(["T", "N", "S", "C", "mean loss", *errors], [row_of_precision(each, device) for each in sizes]))
     where = torch.cuda.get_device_name() if device == "cuda" else f"{torch_ctc_align.config().cpu}"
-    print(f"\n{where}, {arguments.threads} threads, torch {torch.__version__}, {torch_ctc_align.__version__}")
+    print(f"\n{where}, threads: {arguments.threads}, torch {torch.__version__}, {torch_ctc_align.__version__}")
 
 
 if __name__ == "__main__":

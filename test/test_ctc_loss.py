@@ -4,6 +4,7 @@ import copy
 import math
 import pickle
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -73,7 +74,7 @@ def test_integers_of_any_size(generator, dtype):
         torch.testing.assert_close(ctc_loss(log_probs, form, *lengths, reduction="none"), expected)
 
 
-@pytest.mark.parametrize("kind", [tuple, list, torch.Size])
+@pytest.mark.parametrize("kind", [tuple, list, torch.Size, np.array])
 def test_lengths_that_are_no_tensors(generator, kind):
     logits, targets, *lengths = draw(generator)
     log_probs = logits.log_softmax(-1)

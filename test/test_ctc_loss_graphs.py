@@ -273,6 +273,27 @@ def test_another_device(reduction, shape):
             assert found.shape == shape
 
 
+def test_copies_to_another_device_do_not_wait():
+    """Of memory that may be pinned a copy would go on after the call, so a clone is copied, which is not pinned."""
+
+    class Copies(RecordCalls):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = super().__torch_dispatch__(function, types, args, kwargs)
+            if function is torch.ops.aten._to_copy.default and result.is_meta:
+                self.copies.append((args[0].data_ptr(), kwargs["non_blocking"]))
+            return result
+
+    log_probs, others = FIRST[0].to("meta"), ROWS[0][1:]
+    seen = Copies()
+    seen.copies = []
+    with seen:
+        ctc_loss(log_probs, *others)
+        ctc_loss(log_probs, others[0], others[1].tolist(), others[2].tolist())
+    assert len(seen.copies) == 6
+    assert all(non_blocking for _, non_blocking in seen.copies)
+    assert not {address for address, _ in seen.copies} & {x.data_ptr() for x in others}
+
+
 def test_the_width_of_targets_in_a_row():
     """The longest target where lengths are known; else T + 1, or all labels if they are fewer."""
 

@@ -66,15 +66,16 @@ def ctc_loss(
 
     Raises:
         AlignmentError: a ValueError and a RuntimeError. An argument does not have the shape, dtype or device above; a
-            length lies outside its range; a label is the blank or not a class. On CUDA the values of lengths and
-            labels are not checked: the loss of an item with a bad value is that of an item without a path.
+            length lies outside its range; a label is the blank or not a class. On CUDA values are only checked where
+            they come from the host: the loss of an item with a bad value is that of an item without a path.
         TypeError: what should be a tensor is none, lengths are not numbers, ``blank`` is not an int.
         MemoryError: there is not enough memory for the posteriors, or for the work.
         KeyboardInterrupt: Ctrl-C during a long call on the CPU, as in :func:`forced_align`.
 
     Targets in a row become a padded tensor. Its width is the longest target where lengths are a list, or a tensor on
     the CPU outside of a graph. Elsewhere their values are not read, and it is T + 1, or all labels if they are fewer:
-    longer targets have no path. On CUDA pass padded targets, or the lengths as a list: that takes less memory.
+    longer targets have no path. There an item whose labels are missing in the row has a bad value. On CUDA pass padded
+    targets, or the lengths as a list: that takes less memory.
 
     Where it differs from torch: ``docs/posteriors.md``. Time and memory are those of :func:`class_posteriors`.
 
@@ -86,7 +87,7 @@ def ctc_loss(
         >>> loss.backward()
     """
     name = "ctc_loss"
-    check_reduction(name, reduction)
+    _check_reduction(name, reduction)
     check_tensor(name, "log_probs", log_probs, "(T, N, C)")
     check_tensor(name, "targets", targets, "(N, S)")
     check_blank(name, blank)
@@ -145,7 +146,7 @@ class CTCLoss(torch.nn.Module):
         check_blank("CTCLoss", blank)
         if blank < 0:
             raise _refusal("CTCLoss", f"blank must be a class, expected 0 <= blank, found {blank}")
-        check_reduction("CTCLoss", reduction)
+        _check_reduction("CTCLoss", reduction)
         self.blank = blank
         self.reduction = reduction
         self.zero_infinity = zero_infinity
@@ -175,7 +176,7 @@ class CTCLoss(torch.nn.Module):
 # ------------------------------------------------------------------------------------------------------- arguments
 
 
-def check_reduction(name: str, reduction: object) -> None:
+def _check_reduction(name: str, reduction: object) -> None:
     """Raises AlignmentError if the reduction is not one of the three."""
     if reduction not in _REDUCTIONS:
         raise _refusal(name, f'reduction must be "none", "mean" or "sum", found {brief(reduction)}')

@@ -41,7 +41,8 @@ def composed(logits, targets, lengths, target_lengths, time_first):
     _, log_likelihoods = class_posteriors(items, targets, lengths, target_lengths)
     totals = logits.logsumexp(-1)
     totals = totals.T if time_first else totals
-    return torch.where(frames_in_use(totals, lengths), totals, 0).sum(1) - log_likelihoods
+    in_use = frames_in_use(totals, lengths) & log_likelihoods.isfinite()[:, None]
+    return torch.where(in_use, totals, 0).sum(1) - log_likelihoods
 
 
 def frames_in_use(frames, lengths):

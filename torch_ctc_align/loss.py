@@ -49,8 +49,8 @@ def ctc_loss(
         log_probs (Tensor): ``(T, N, C)``, or ``(T, C)`` for one item; float16, bfloat16, float32 or float64,
             natural-log probabilities; any strides, so ``(N, T, C)`` is welcome as ``log_probs.transpose(0, 1)``. They
             need not sum to one. An entry that is NaN, infinite, or of magnitude 2^18 and more counts as probability 0.
-        targets (Tensor): ``(N, S)``, or the targets of all items in a row, ``(sum(target_lengths),)``, or ``(S,)`` for
-            one item; integers, classes other than ``blank``; entries after the target length may hold anything. May
+        targets (Tensor): ``(N, S)``, or in a row (concatenated), ``(sum(target_lengths),)``, or ``(S,)`` for one item;
+            integers, classes other than ``blank``; entries after the target length may hold anything. May
             be on the CPU where ``log_probs`` are on another device.
         input_lengths (Tensor or sequence of int): ``(N,)`` frames in use, at most T; ``()`` for one item.
         target_lengths (Tensor or sequence of int): ``(N,)`` labels in use; ``()`` for one item.
@@ -96,7 +96,7 @@ def ctc_loss(
         log_probs = log_probs.unsqueeze(1)
         if targets.dim() == 1:
             targets = targets.unsqueeze(0)
-    _check_emissions(name, log_probs, one_item, blank)
+    _check_emissions(name, log_probs, blank)
     targets = _as_targets(name, targets, log_probs, one_item)
     in_a_row = targets.dim() == 1
     of_inputs = _as_lengths(name, "input_lengths", input_lengths, log_probs, one_item, "T", log_probs.shape[0])
@@ -194,7 +194,7 @@ def _shape(tensor: Tensor) -> str:
     return f"({', '.join(extents)}{',' if len(extents) == 1 else ''})"
 
 
-def _check_emissions(name: str, log_probs: Tensor, one_item: bool, blank: int) -> None:
+def _check_emissions(name: str, log_probs: Tensor, blank: int) -> None:
     if log_probs.dim() != 3:
         raise _refusal(name, f"log_probs must have shape (T, N, C), or (T, C) for one item, found {_shape(log_probs)}")
     if log_probs.dtype not in FLOATS:

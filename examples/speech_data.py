@@ -399,7 +399,7 @@ def load_checkpoint(path: Path, settings: dict) -> dict | None:
     if not path.is_file():
         return None
     try:
-        state = torch.load(path)
+        state = torch.load(path, map_location="cpu")
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"cannot read {path} ({reason}); give --restart to train anew") from None

@@ -28,11 +28,12 @@ import torch.nn.functional as F
 from speech_data import ALPHABET, BLANK, CLIPS, FEATURES, INK, MELS, SECONDS_PER_FRAME, Batch, Clip, InputError
 from torch import Tensor, nn
 
-from torch_ctc_align import ForcedAligner
+from torch_ctc_align import ForcedAligner, ctc_loss
 
 FRAMES_PER_BATCH = 2500  # padding included
 IGNORED = -100  # the class that nll_loss leaves out
 
+LOSSES = {"ours": ctc_loss, "torch": F.ctc_loss}  # the same arguments
 ALIGNER = ForcedAligner(BLANK)  # marks an item without a path instead of raising, since a graph cannot read values
 
 
@@ -49,6 +50,7 @@ class Settings:
     refine_epochs: int = 8
     refine_rate: float = 2e-3
     power: float = 0.75  # of the priors
+    loss: str = "ours"
 
 
 QUICK = Settings(width=64, blocks=2, ctc_epochs=300, ctc_rate=5e-3, refine_epochs=20, refine_rate=2e-3)
@@ -114,14 +116,14 @@ class Step(NamedTuple):
     marked: Tensor  # the number of items without a path
 
 
-def ctc_step(model: nn.Module, batch: Batch) -> Step:
-    """All paths that spell the targets. (ctc_loss reads values to size its work, so a graph cannot contain it.)"""
+def ctc_step(model: nn.Module, batch: Batch, loss: str) -> Step:
+    """All paths that spell the targets. A graph can contain our loss; torch's reads values to size its work."""
     log_probs = model(batch.features, batch.frames)
     targets = batch.targets.clamp(min=0)
-    loss = F.ctc_loss(log_probs.transpose(0, 1), targets, batch.frames, batch.target_lengths, BLANK, "sum")
+    total = LOSSES[loss](log_probs.transpose(0, 1), targets, batch.frames, batch.target_lengths, BLANK, "sum")
     in_use = before(batch.frames, log_probs)
     posteriors = (log_probs.detach().exp() * in_use[:, :, None]).sum((0, 1))
-    return Step(loss / batch.target_lengths.sum(), posteriors, torch.zeros((), dtype=torch.int64))
+    return Step(total / batch.target_lengths.sum(), posteriors, torch.zeros((), dtype=torch.int64))
 
 
 def refine_step(model: nn.Module, batch: Batch, log_priors: Tensor, power: float) -> Step:
@@ -159,14 +161,14 @@ def mask_features(features: Tensor, frames: Tensor) -> Tensor:
 # Training -------------------------------------------------------------------------------------------------------------
 
 
-def train(clips: Sequence[Clip], settings: Settings, path: Path) -> dict:
+def train(clips: Sequence[Clip], settings: Settings, path: Path, device: str = "cpu") -> dict:
     """Trains, continuing from the checkpoint if there is one, and returns the last checkpoint's state.
 
     The result is the same with and without an interruption: the number of an epoch decides everything random in it.
     """
     state = speech_data.load_checkpoint(path, vars(settings) | {"clips": len(clips)})
     torch.manual_seed(settings.seed)
-    model = Recogniser(settings.width, settings.blocks)
+    model = Recogniser(settings.width, settings.blocks).to(device)
     epochs = settings.ctc_epochs + settings.refine_epochs
     if state is None:
         state = {"settings": vars(settings) | {"clips": len(clips)}, "epoch": 0, "losses": [], "marked": 0}
@@ -201,10 +203,11 @@ def train(clips: Sequence[Clip], settings: Settings, path: Path) -> dict:
         began, batches = time.perf_counter(), len(loader)
         for number, batch in enumerate(speech_data.show_progress(loader, f"{phase} {epoch + 1 - start:2}/{length}")):
             batch = batch._replace(features=mask_features(batch.features, batch.frames))
+            batch = Batch(*(tensor.to(device) for tensor in batch))
             if refining:
-                step = compiled_step(model, batch, state["log_priors"], settings.power)
+                step = compiled_step(model, batch, state["log_priors"].to(device), settings.power)
             else:
-                step = ctc_step(model, batch)
+                step = ctc_step(model, batch, settings.loss)
             for group in optimizer.param_groups:
                 group["lr"] = speech_data.learning_rate(peak, (epoch - start + number / batches) / length)
             optimizer.zero_grad()
@@ -212,7 +215,7 @@ def train(clips: Sequence[Clip], settings: Settings, path: Path) -> dict:
             nn.utils.clip_grad_norm_(model.parameters(), 5.0)
             optimizer.step()
             losses.append(step.loss.item())
-            posteriors += step.posteriors
+            posteriors += step.posteriors.cpu()
             state["marked"] += int(step.marked)
 
         state["losses"].append(sum(losses) / len(losses))
@@ -378,6 +381,8 @@ def parse_arguments() -> argparse.Namespace:
     ):
         default = getattr(Settings, name)
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, help=f"{what} (default: {default})")
+    parser.add_argument("--loss", choices=LOSSES, help=f"whose ctc_loss (default: {Settings.loss})")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="to train on (default: %(default)s)")
     parser.add_argument("--power", type=float, help=f"of the priors; 0: none (default: {Settings.power})")
     parser.add_argument("--no-reference", action="store_true", help="compare with nothing; needs no pocketsphinx")
     return parser.parse_args()
@@ -410,6 +415,8 @@ def describe(clips: Sequence[Clip]) -> str:
 def main() -> None:
     arguments = parse_arguments()
     settings = make_settings(arguments)
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("there is no CUDA device here; leave out --device")
     path = arguments.out / ("quick_ctc.pt" if arguments.quick else "train_ctc.pt")
     if arguments.quick:
         torch.set_num_threads(1)  # two would spend more time waiting than working
@@ -420,7 +427,7 @@ def main() -> None:
     size = sum(p.numel() for p in Recogniser(settings.width, settings.blocks).parameters())
     print(f"training on {describe(clips)}; held out: {describe(held_out)}; {size / 1e6:.1f} M parameters")
     began = time.perf_counter()
-    state = train(clips, settings, path)
+    state = train(clips, settings, path, arguments.device)
     print(f"trained in {time.perf_counter() - began:.0f} s\n")
 
     before = load_model(state["before"], state["settings"])

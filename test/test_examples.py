@@ -228,6 +228,19 @@ def test_priors_make_the_blank_expensive(ctc, batch):
     assert blanks[1] < blanks[0]
 
 
+def test_both_losses_train_alike(ctc, batch):
+    """The step with our ctc_loss and the one with torch's, in float64."""
+    found = {}
+    for loss in ctc.LOSSES:
+        torch.manual_seed(0)
+        model = ctc.Recogniser(width=16, blocks=2).double().eval()
+        step = ctc.ctc_step(model, batch._replace(features=batch.features.double()), loss)
+        step.loss.backward()
+        found[loss] = step.loss.detach(), step.posteriors, model.last.weight.grad
+    torch.testing.assert_close(found["ours"], found["torch"])
+    assert found["ours"][2].abs().max() > 0.01
+
+
 def test_edit_distance(ctc):
     assert [ctc.edit_distance(*pair) for pair in (("", ""), ("abc", "abc"), ("kitten", "sitting"), ("", "ab"))] == [
         0, 0, 3, 2
@@ -313,6 +326,14 @@ def test_another_seed_needs_another_folder(trained):
     assert process.returncode == 1
     assert errors.splitlines()[-1].startswith("train_ctc: ")
     assert "seed = 0, this run has 1" in errors
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_training_on_a_missing_device(tmp_path):
+    process = start("train_ctc.py", tmp_path, "--device", "cuda", "--loss", "torch")
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert errors.splitlines()[-1] == "train_ctc: there is no CUDA device here; leave out --device"
 
 
 @pytest.mark.slow

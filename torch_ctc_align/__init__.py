@@ -8,6 +8,7 @@ from torch_ctc_align.config import Config, config, set_memory_budget
 from torch_ctc_align.drop_in import TorchaudioInstallation, install_in_torchaudio
 from torch_ctc_align.errors import AlignmentError, AlignmentWarning
 from torch_ctc_align.functional import class_posteriors, forced_align, min_frames, posteriors, span_posteriors
+from torch_ctc_align.loss import CTCLoss, ctc_loss
 from torch_ctc_align.sharding import register_sharding
 from torch_ctc_align.spans import TokenSpan, TokenSpans, merge_tokens, token_durations, token_indices, token_spans
 from torch_ctc_align.stars import GAP_STAR, merge_stars, star_scores, star_spans, wild_gaps
@@ -21,6 +22,7 @@ __all__ = [
     "Alignment",
     "AlignmentError",
     "AlignmentWarning",
+    "CTCLoss",
     "Config",
     "ForcedAligner",
     "Pauses",
@@ -32,6 +34,7 @@ __all__ = [
     "WordSpan",
     "class_posteriors",
     "config",
+    "ctc_loss",
     "find_unspoken",
     "forced_align",
     "install_in_torchaudio",

@@ -28,25 +28,35 @@ def as_lengths(name: str, argument: str, lengths: Lengths, log_probs: Tensor) ->
     """Returns lengths as a tensor on the device of log_probs. Lists, arrays and CPU tensors are welcome."""
     if not isinstance(log_probs, Tensor):  # the operator will refuse it
         return lengths
-    if isinstance(lengths, Tensor):
-        if lengths.is_cpu and log_probs.is_cpu:
-            return lengths
-    elif not hasattr(lengths, "__len__") or isinstance(lengths, str | bytes | dict | set) or _is_scalar(lengths):
+    if not isinstance(lengths, Tensor):
+        lengths = tensor_of_lengths(name, argument, lengths)
+    if lengths.is_cpu and log_probs.is_cpu:
+        return lengths
+    return copy_to(log_probs.device, lengths)
+
+
+def copy_to(device: torch.device, tensor: Tensor) -> Tensor:
+    """Returns the tensor on another device. A copy from the CPU to CUDA does not wait for the device.
+
+    It need not: of memory that is not pinned the copy has read everything when it returns, and a clone is not pinned.
+    """
+    return tensor.clone().to(device, non_blocking=True) if tensor.is_cpu else tensor.to(device)
+
+
+def tensor_of_lengths(name: str, argument: str, lengths: Sequence[int]) -> Tensor:
+    """Returns a list or an array of lengths as a tensor on the CPU."""
+    if not hasattr(lengths, "__len__") or isinstance(lengths, str | bytes | dict | set) or _is_scalar(lengths):
         number = index_of(lengths)
         found, advice = (kind_of(lengths), "a list") if number is None else (number, f"[{number}]")
         raise TypeError(
             f"{name}: {argument} must be a tensor or a sequence of int, one for each item, found {found}; pass {advice}"
         )
-    elif len(lengths) == 0:
-        lengths = torch.empty(0, dtype=torch.int64, device="cpu")
-    else:
-        try:
-            lengths = torch.tensor(lengths, device="cpu")  # whatever the default device is
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise TypeError(
-                f"{name}: {argument} must be numbers of frames or labels, found {brief(lengths)}"
-            ) from error
-    return lengths.to(log_probs.device)
+    if len(lengths) == 0:
+        return torch.empty(0, dtype=torch.int64, device="cpu")
+    try:
+        return torch.tensor(lengths, device="cpu")  # whatever the default device is
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name}: {argument} must be numbers of frames or labels, found {brief(lengths)}") from error
 
 
 def _is_scalar(lengths: object) -> bool:

@@ -45,10 +45,12 @@ def explain(
     target_lengths: Tensor | None,
     blank: Any,
     star_scores: Tensor | None = None,
+    operator: str | None = None,
 ) -> BaseException:
     """Returns the exception of a function whose operator raised ``error``: of the right type, and with advice.
 
-    It checks labels first, as torchaudio does, whatever else is wrong.
+    It checks labels first, as torchaudio does, whatever else is wrong. Not so where ``operator``, the operator's name,
+    is given, because it differs from that of the function: then labels are only blamed if the operator blames them.
     """
     raised = as_raised(error) if isinstance(error, RuntimeError) else error
     if type(raised) not in (ValueError, RuntimeError, TypeError):
@@ -60,9 +62,11 @@ def explain(
     except TypeError as mistake:
         return mistake
     ours, _, text = str(raised).partition(": ")
-    if ours != name or type(raised) is RuntimeError:  # torch's own words; or not a refusal: CUDA failed
+    if ours != (operator or name) or type(raised) is RuntimeError:  # torch's own words; or not a refusal: CUDA failed
         return raised
-    phrase, text = find_bad_label(log_probs, targets, target_lengths, blank, star_scores) or (
+    blame_labels = operator is None or text.startswith("targets[")
+    bad_label = find_bad_label(log_probs, targets, target_lengths, blank, star_scores) if blame_labels else None
+    phrase, text = bad_label or (
         _phrase_for(text, log_probs, targets),
         text + _hint(text, log_probs, targets),
     )

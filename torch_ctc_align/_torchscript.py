@@ -15,8 +15,9 @@ def explain_to_torchscript(functions: Iterable[Callable[..., Any]]) -> None:
     """
     for function in functions:
         name = function.__name__
-        if hasattr(torch.ops.ctc_align, name):
-            instead = f"call torch.ops.ctc_align.{name}, which takes lengths as tensors or None"
+        operator = {"ctc_loss": "class_posteriors"}.get(name, name)
+        if hasattr(torch.ops.ctc_align, operator):
+            instead = f"call torch.ops.ctc_align.{operator}, which takes lengths as tensors or None"
         else:
             instead = "call it outside of the scripted code"
         refuse_to_script(

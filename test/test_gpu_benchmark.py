@@ -1,6 +1,11 @@
-"""`make gpu` without a GPU: the dry run goes through all of its program, so a typo costs no time on a GPU."""
+"""`make gpu` without a GPU: the dry run goes through all of its program, so a typo costs no time on a GPU.
+
+And the parts of the estimates of `make cuda-cycles` that need neither nvcc nor nvdisasm.
+"""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 import types
@@ -98,3 +103,43 @@ def test_a_loss_in_triton_is_measured_if_it_is_here(benchmarks, monkeypatch):
     monkeypatch.setitem(sys.modules, "flag_gems", flag_gems)
     sizes = {"batch": 2, "frames": 20, "labels": 4, "classes": 5}
     assert gpu_sums.measure_rival("Triton", sizes, "cpu")["gradient_off_by"] < 1e-4
+
+
+def test_columns_wait_for_their_neighbours_and_for_room(benchmarks):
+    from cuda_sum_cycles import sweep_columns
+
+    assert sweep_columns([(0, 100)], rate=2, lag=5, slots=1) == 200
+    assert sweep_columns([(0, 100), (10, 100)], rate=2, lag=5, slots=2) == 5 + 20 + 180
+    assert sweep_columns([(0, 100), (10, 100)], rate=2, lag=5, slots=1) == 200 + 180
+    assert sweep_columns([(0, 0), (10, 100)], rate=2, lag=5, slots=1) == 180  # the first has no frames
+
+
+def test_estimates_have_the_plan_of_the_library(benchmarks, missing):
+    if not shutil.which(os.environ.get("CXX", "c++").split()[0]):
+        missing("c++", "there is no C++ compiler")
+    from cuda_sum_cycles import BACKWARD, FINISH, FORWARD, read_plan
+
+    def kernels(*arguments, **options):
+        return [launch["kernel"] for launch in read_plan(*arguments, **options)["launches"]]
+
+    assert kernels(64, 1_500, 200, spans=False, whole_rows=True) == [BACKWARD]
+    assert kernels(256, 1_500, 200, spans=False, whole_rows=True) == [BACKWARD] * 2  # more alphas than are kept
+    assert kernels(1, 5_000, 2_500, spans=False, whole_rows=True) == [FORWARD, BACKWARD, FINISH]
+    assert kernels(1, 5_000, 2_500, spans=True, whole_rows=True) == [FORWARD, BACKWARD, BACKWARD]
+
+
+def test_ways_leave_out_what_is_rare(benchmarks):
+    """A stage of one frame: a branch over the normalization, one over a wait."""
+    from cuda_cycles import Instruction
+    from cuda_sum_cycles import Body, Work, consumer_way, producer_way
+
+    def way_of(find, lines, *arguments):
+        code = [Instruction(16 * n, text, 0) for n, text in enumerate(lines)]
+        branches = {i.address: 16 * int(i.text.split()[-1]) for i in code if "BRA" in i.text}
+        return [i.address // 16 for i in find(Body(code, branches, 0, code[-1].address), *arguments)]
+
+    consumer = ["FADD R0", "@P1 BRA 4", "FSETP.GT R0", "FSEL R0", "SHFL.UP R0", "BAR.SYNC", "@P0 BRA 0"]
+    assert way_of(consumer_way, consumer, False) == [0, 1, 4, 5, 6]
+    assert way_of(consumer_way, consumer, True) == [0, 1, 2, 3, 4, 5, 6]
+    producer = ["LDG.E R0", "@P1 BRA 4", "NANOSLEEP 0x14", "@P2 BRA 2", "FMUL R0", "STS R0", "BAR.SYNC", "@P0 BRA 0"]
+    assert way_of(producer_way, producer, Work(several=False)) == [0, 1, 4, 5, 6, 7]

@@ -63,34 +63,31 @@ def our_losses(targets):
     return lambda log_probs: -run_operator("class_posteriors", (log_probs, targets))[1]
 
 
-def rival_losses(rival, targets, frames, is_gpu):
+def rival_losses(rival, log_probs, targets):
     """A function of log_probs (T, B, C), torch's layout. Raises if the rival is not here, or refuses the case."""
     import torch
 
-    batch, labels = targets.shape
+    frames, (batch, labels) = len(log_probs), targets.shape
     lengths = (frames,) * batch, (labels,) * batch  # on the host, where torch's kernels want them
+    if rival == "Triton":
+        import flag_gems
 
-    def losses_of_torch(log_probs, targets=targets, with_cudnn=False):
+        lengths = [torch.tensor(length, device=targets.device) for length in lengths]
+        return lambda log_probs: flag_gems.ctc_loss(log_probs, targets, *lengths, blank=0, reduction=0)
+    with_cudnn = rival == "cuDNN"
+    if with_cudnn:
+        if labels > MOST_CUDNN_LABELS:
+            raise ValueError(f"cuDNN takes {MOST_CUDNN_LABELS} labels at most")
+        targets = targets.cpu().int().flatten()
+        if log_probs.is_cuda and not torch._use_cudnn_ctc_loss(log_probs, targets, *lengths, 0):
+            raise ValueError("torch does not give this case to cuDNN")
+    torch.use_deterministic_algorithms(False)
+
+    def losses_of(log_probs):
         with torch.backends.cudnn.flags(enabled=with_cudnn, deterministic=False):
             return torch.nn.functional.ctc_loss(log_probs, targets, *lengths, reduction="none")
 
-    def losses_of_cudnn(log_probs):
-        in_a_row = targets.cpu().int().flatten()
-        if is_gpu and not torch._use_cudnn_ctc_loss(log_probs, in_a_row, *lengths, 0):
-            raise ValueError("torch does not give this case to cuDNN")
-        return losses_of_torch(log_probs, in_a_row, with_cudnn=True)
-
-    if rival == "torch":
-        torch.use_deterministic_algorithms(False)
-        return losses_of_torch
-    if rival == "cuDNN":
-        if labels > MOST_CUDNN_LABELS:
-            raise ValueError(f"cuDNN takes {MOST_CUDNN_LABELS} labels at most")
-        return losses_of_cudnn
-    import flag_gems
-
-    on_device = [torch.tensor(length, device=targets.device) for length in lengths]
-    return lambda log_probs: flag_gems.ctc_loss(log_probs, targets, *on_device, blank=0, reduction=0)
+    return losses_of
 
 
 # ------------------------------------------------------------------------------------------ measurements
@@ -160,8 +157,8 @@ def measure_rival(rival, sizes, device):
     on = DEVICES[device]
     sizes = on.fit(sizes)
     log_probs, targets = make_inputs(**sizes, device=device)
-    losses_of = rival_losses(rival, targets, sizes["frames"], is_gpu=device == "cuda")
     log_probs = log_probs.transpose(0, 1).contiguous()
+    losses_of = rival_losses(rival, log_probs, targets)
 
     def call():
         return loss_and_gradient(losses_of, log_probs)
@@ -189,10 +186,8 @@ def measure_precision(operator, sizes, is_loss, device):
 
     def losses_and_posteriors_of_torch(log_probs):
         log_probs = log_probs.transpose(0, 1).contiguous()
-        losses, gradient = loss_and_gradient(
-            rival_losses("torch", targets, sizes["frames"], is_gpu=device == "cuda"), log_probs
-        )
-        return gradient.neg_().double().add_(log_probs.double().exp_()).transpose(0, 1), -losses.double()
+        losses, gradient = loss_and_gradient(rival_losses("torch", log_probs, targets), log_probs)
+        return (log_probs.double().exp() - gradient).transpose(0, 1), -losses.double()
 
     if is_loss:
         exact = losses_and_posteriors_of_torch(log_probs.double())

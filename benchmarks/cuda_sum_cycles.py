@@ -448,9 +448,9 @@ run at the same time, and a barrier after every {STAGE} frames waits for the slo
 
 "chain": what frames take that wait for one another, with the barriers' steps that fill and drain, and columns that wait
 for a multiprocessor. The first number is the estimate. The second one adds {MISSING_CYCLES} cycles to every step: the
-Viterbi sweep takes that much longer than its own estimate in a step of 16 frames, and here steps have {STAGE}. "MB
-moved": 16 bytes for a pair and frame, written and read; emissions, edges and outputs. Outputs are cleared first, so "in
-all" is the greater one of chain and memory, and the clearing. The host's part of the launches is not in it.
+Viterbi sweep takes that much longer than its own estimate in a step of 16 frames, and here steps have {STAGE}.
+"MB moved": 16 bytes for a pair and frame, written and read; emissions, edges and outputs. Outputs are cleared first, so
+"in all" is the greater one of chain and memory, and the clearing. The host's part of the launches is not in it.
 
 {table([*header, "target", "by the estimate"], rows)}
 

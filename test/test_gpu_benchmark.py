@@ -12,6 +12,7 @@ import types
 from pathlib import Path
 
 import pytest
+import torch
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 GPU = BENCHMARKS / "gpu.py"
@@ -67,6 +68,38 @@ def test_the_page_has_all_tables(dry_run):
     assert page.count("| class_posteriors | 64 | 1,500 | 200 | 5,000 |") == 2
 
 
+@pytest.mark.parametrize("quick, only_sums", [(False, False), (True, False), (False, True)])
+def test_what_a_run_on_a_gpu_goes_through(benchmarks, monkeypatch, tmp_path, quick, only_sums):
+    """The steps in their order, with the machine, the build and the tests replaced."""
+    import gpu
+
+    def passes(*_):
+        return {"passed": True, "outcome": "replaced"}
+
+    machine = {
+        "device": "NVIDIA A1",
+        "multiprocessors": 1,
+        "date": "",
+        "commit": "",
+        "torch": "",
+        "nvcc": "",
+        "driver": "",
+    }
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(gpu, "describe_gpu_machine", lambda: machine)
+    monkeypatch.setattr(gpu, "Budget", gpu.DryBudget)
+    for step in ("build", "run_tests", "run_sanitizer"):
+        monkeypatch.setattr(gpu, step, passes)
+    with pytest.raises(SystemExit) as end:
+        gpu.run_all(tmp_path, quick, only_sums, minutes=1)
+    assert not end.value.code
+    result = json.loads((tmp_path / f"gpu_a1{'_sums' * only_sums}.json").read_text())
+    sanitizers = ["memcheck", "memcheck of the sums", "racecheck", "racecheck of the sums"]
+    sanitizers = [] if quick else [step for step in sanitizers if "sums" in step or not only_sums]
+    assert list(result["steps"]) == ["build", "tests", *sanitizers]
+    assert (len(result["rows"]), len(result["sums"])) == (0 if only_sums else 7, 8)
+
+
 def test_a_measurement_is_a_process_of_its_own():
     command = [sys.executable, GPU, "--child", "measure_floors", '{"device": "cpu"}']
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -96,7 +129,6 @@ def test_wrong_rows_end_the_program_with_an_error(benchmarks):
 def test_a_loss_in_triton_is_measured_if_it_is_here(benchmarks, monkeypatch):
     """flag_gems.ctc_loss has torch's arguments, with the reduction as a number, 0 for none."""
     import gpu_sums
-    import torch
 
     flag_gems = types.ModuleType("flag_gems")
     flag_gems.ctc_loss = lambda *arguments, **options: torch.ctc_loss(*arguments, **options)

@@ -79,6 +79,39 @@ GPU = [  # the fast cases first
 ]
 
 
+@dataclass(frozen=True)
+class SumCase:
+    """A case of the sums over all paths on a GPU, with the milliseconds that it is meant to take there."""
+
+    operator: str
+    batch: int
+    frames: int
+    labels: int
+    classes: int
+    target_ms: float | None = None
+    graph_target_ms: float | None = None  # in a CUDA graph
+    is_loss: bool = False  # a training step's: measured with its gradient, and beside the other losses
+
+    def __str__(self):
+        return f"{self.operator} {name_sizes(self.by_name)}"
+
+    @property
+    def by_name(self):
+        return {name: getattr(self, name) for name in SIZES}
+
+
+GPU_SUMS = [  # the fast cases first
+    SumCase("class_posteriors", 32, 500, 60, 32, 0.08, 0.05, is_loss=True),
+    SumCase("class_posteriors", 64, 1_500, 200, 32, 0.30, is_loss=True),
+    SumCase("class_posteriors", 256, 1_500, 200, 32, 0.90, is_loss=True),
+    SumCase("class_posteriors", 64, 1_500, 200, 5_000, 1.3, is_loss=True),
+    SumCase("posteriors", 64, 1_500, 200, 32),
+    SumCase("posteriors_backward", 64, 1_500, 200, 32),
+    SumCase("span_posteriors", 1, 50_000, 25_000, 32, 16),
+    SumCase("class_posteriors", 1, 178_572, 40_931, 191, 60),
+]
+
+
 def parse_case(text):
     """A case by its sizes. A case that is known keeps its other settings."""
     case = Case(*map(int, text.split(",")))

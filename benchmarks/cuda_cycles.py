@@ -1,6 +1,6 @@
-"""Estimates from the machine code what a frame of the CUDA sweep costs, without a GPU.
+"""Estimates from the machine code what a frame of the CUDA sweeps costs, without a GPU.
 
-    python benchmarks/cuda_cycles.py [--nvdisasm PATH]          (or: make cuda-cycles)
+    python benchmarks/cuda_cycles.py [--nvdisasm PATH] [--page PATH]          (or: make cuda-cycles)
 
 For sm_90 alone. Needs nvcc, and nvdisasm of the CUDA toolkit or of the package nvidia-cuda-nvdisasm.
 
@@ -14,6 +14,8 @@ Not in it: the memory after the first cache, the barrier at the end of a step, t
 and drains, and the producers. It says 75 cycles with whole rows of emissions and without stars ("true, false"); an H100
 takes 86 with all but the filling and draining (docs/performance.md). So it tells two texts of the same loop apart where
 they differ by more than some 5 %. float64 is left out.
+
+The sums over all paths follow in cuda_sum_cycles.py; --page writes their page, with estimates of whole calls.
 """
 
 import argparse
@@ -30,14 +32,15 @@ from pathlib import Path
 from torch.utils import cpp_extension
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "test"))
-from check_cuda_compile import SOURCE, demangle, find_nvcc, load_setup, short_name
+import cuda_sum_cycles
+from check_cuda_compile import SOURCES, demangle, find_nvcc, load_setup, read_usage, short_name
 
-SCHEDULERS = 4
-CONSUMERS = 4  # warps with pairs: 256 pairs, two a thread
+SCHEDULERS = 4  # each with one consumer: 256 pairs, two a thread
 STAGE = 16  # frames
 # Cycles until a result is there, of instructions whose latency varies; in the first cache where they go to memory.
 LATENCY = {"SHFL": 24, "LDS": 30, "LDG": 30, "VOTE": 12, "REDUX": 20, "STS": 10, "STG": 10}
 OTHER_LATENCY, READ_LATENCY = 20, 8
+SECOND_CACHE = 250  # where a sum's warp reads what others have written
 # Cycles for which an instruction holds its pipe.
 HALF_RATE = "SEL FSEL FMNMX FSETP ISETP LOP3 IADD3 SHF LEA VIADD VIMNMX PRMT PLOP3 MOV IMNMX P2R R2P IABS"
 PIPES = dict.fromkeys(HALF_RATE.split(), ("compare", 2))
@@ -138,17 +141,18 @@ def one_step(instructions, branches):
     return way
 
 
-def simulate(way, warps):
-    """Returns the cycles until that many warps, dealt out to the schedulers, have run it."""
+def simulate(on_schedulers, latencies=LATENCY):
+    """Returns the cycles until all warps are done. on_schedulers: the ways of each scheduler's warps."""
     running = [
-        [{"next": 0, "ready": 3 * s + 7 * w, "boards": [0] * 6} for w in range(warps // SCHEDULERS)]
-        for s in range(SCHEDULERS)
+        [{"way": way, "next": 0, "ready": 3 * s + 7 * w, "boards": [0] * 6} for w, way in enumerate(ways)]
+        for s, ways in enumerate(on_schedulers)
     ]
     pipes = Counter()
-    cycle, left = 0, warps
+    cycle, left = 0, sum(map(len, on_schedulers))
     while left:
         for scheduler, mine in enumerate(running):
             for warp in mine:
+                way = warp["way"]
                 if warp["next"] == len(way) or warp["ready"] > cycle:
                     continue
                 instruction = way[warp["next"]]
@@ -160,7 +164,7 @@ def simulate(way, warps):
                 if pipe and pipes[key] > cycle:
                     continue
                 pipes[key] = cycle + held
-                latency = LATENCY.get(instruction.name, OTHER_LATENCY)
+                latency = latencies.get(instruction.name, OTHER_LATENCY)
                 for board, until in ((result, cycle + latency), (read, cycle + READ_LATENCY)):
                     if board != 7:
                         warp["boards"][board] = max(warp["boards"][board], until)
@@ -183,22 +187,34 @@ def find_nvdisasm(wanted, nvcc):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nvdisasm", metavar="PATH")
+    parser.add_argument("--page", metavar="PATH", type=Path, help="writes the estimates of the sums there")
     arguments = parser.parse_args()
     setup = load_setup()
     nvcc = find_nvcc(setup) or sys.exit("error: nvcc is not here")
     nvdisasm = find_nvdisasm(arguments.nvdisasm, nvcc)
     flags = [*cpp_extension.COMMON_NVCC_FLAGS, *setup.NVCC_FLAGS, *(f"-I{x}" for x in cpp_extension.include_paths())]
+    kernels, usage = {}, {}
     with tempfile.TemporaryDirectory() as scratch:
-        cubin = Path(scratch) / "out.cubin"
-        subprocess.run([nvcc, "--cubin", SOURCE, "-o", cubin, *flags, "-arch=sm_90"], check=True)
-        kernels = [kernel for kernel in disassemble(nvdisasm, cubin) if "sweep_kernel" in kernel[0]]
+        for source in SOURCES:
+            cubin = Path(scratch) / "out.cubin"
+            command = [nvcc, "--cubin", source, "-o", cubin, *flags, "-arch=sm_90", "--resource-usage"]
+            log = subprocess.run(
+                command, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            ).stdout
+            usage |= {kernel.name: kernel.registers for kernel in read_usage(log)}
+            for name, instructions, branches in disassemble(nvdisasm, cubin):
+                kernels[short_name(demangle(name))[0]] = instructions, branches
     print("sm_90: cycles a frame, one block on a multiprocessor; instructions of a warp a frame")
-    for name, instructions, branches in kernels:
-        if not count(instructions, "FMNMX"):
+    for name, (instructions, branches) in kernels.items():
+        if not name.startswith("sweep<") or not count(instructions, "FMNMX"):
             continue  # float64 has other instructions, and other rates
         way = one_step(instructions, branches)
-        cycles = simulate(way, CONSUMERS) / STAGE
-        print(f"  {short_name(demangle(name))[0]:40} {cycles:6.0f} {len(way) / STAGE:6.1f}")
+        cycles = simulate([[way]] * SCHEDULERS) / STAGE
+        print(f"  {name:40} {cycles:6.0f} {len(way) / STAGE:6.1f}")
+    sums = cuda_sum_cycles.sums_of(kernels, usage, lambda ways: simulate(ways, LATENCY | {"LDG": SECOND_CACHE}))
+    print(cuda_sum_cycles.render_loops(sums))
+    if arguments.page:
+        arguments.page.write_text(cuda_sum_cycles.render_page(sums), encoding="utf-8")
 
 
 if __name__ == "__main__":

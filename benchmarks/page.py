@@ -217,6 +217,7 @@ def render_gpu(result):
     checks = [
         f"- {name}: {'passed' if step['passed'] else 'FAILED'}, {step['outcome']}" for name, step in steps.items()
     ]
+    errors += sum_errors(result.get("sums", []))
     notes = "\n".join([*checks, "", *errors])
     return f"""# {machine["device"]}
 
@@ -242,7 +243,118 @@ paths and scores equal the CPU kernel's, bit for bit.
 
 {table(costs_header, costs)}
 
+{render_sums(result)}
 ## Checks
 
 {notes}
 """
+
+
+# ------------------------------------------------------------------------------------- the sums on the GPU
+
+
+def render_sums(result):
+    rows = result.get("sums", [])
+    losses = [row for row in rows if any(rival in row for rival in RIVALS)]
+    errors = [row for row in rows if "log_likelihood" in row.get("precision", {})]
+    if not rows:
+        return ""
+    times_header = ["", *"BTLC", "ours", "min", "graph", "target", "met", "MB", "launches", "equals CPU", "equal runs"]
+    losses_header = [*"BTLC", "ours", *RIVALS, "torch / ours", "ours, MB", "torch, MB"]
+    losses_header += [f"{rival} off by" for rival in RIVALS]
+    errors_header = ["", *"BTLC", "log-likelihood", "ours off by", "torch off by", "posteriors: ours", "torch", "exact"]
+    triton = result["machine"].get("triton") or {}
+    return f"""## Sums over all paths
+
+Milliseconds as above. `class_posteriors` gives the loss and its gradient in one call. "target": what the row is meant
+to take; the second one is for the graph. "MB": beyond inputs and outputs, at the peak. "equal runs": those with the
+bits of the first, of {EQUAL_RUNS} with the same inputs.
+
+{table(times_header, [sum_times(row) for row in rows])}
+
+## Losses, forward and backward
+
+Milliseconds of a loss and its gradient through autograd, all in one run. "torch" is `ctc_loss` without cuDNN, not
+deterministic, in its own layout (T, B, C), with lengths on the host. "cuDNN" is the same function where cuDNN accepts
+the case. "Triton" is the `ctc_loss` of {triton.get("version") or "FlagGems, which is not here"}. "off by": the
+greatest difference between the posteriors in a rival's gradient and ours.
+
+{table(losses_header, [sum_losses(row) for row in losses])}
+
+## Precision of the sums
+
+Greatest errors of float32: of a log-likelihood, and of a posterior, which is the gradient. "log-likelihood" is the
+mean of the items.
+
+{table(errors_header, [sum_precision(row) for row in errors])}
+"""
+
+
+EQUAL_RUNS = 20
+RIVALS = ("torch", "cuDNN", "Triton")
+
+
+def name_and_sizes(row):
+    return [row["operator"], *(f"{row[name]:,}" for name in SIZES)]
+
+
+def time_or_reason(side):
+    return in_three_digits(side["ms"]) if "ms" in side else "error" if "error" in side else ""
+
+
+def sum_times(row):
+    ours, targets = row.get("ours", {}), [row["target_ms"], row["graph_target_ms"]]
+    met = [target_met(ours.get(name), target) for name, target in zip(("ms", "graph_ms"), targets, strict=True)]
+    return [
+        *name_and_sizes(row),
+        time_or_reason(ours),
+        in_three_digits(ours.get("min_ms")),
+        in_three_digits(ours.get("graph_ms")),
+        ", ".join(f"{target:g}" for target in targets if target),
+        ", ".join(filter(None, met)),
+        in_three_digits(ours.get("device_MB")),
+        ours.get("launches", ""),
+        {True: "yes", False: "NO", None: ""}[ours.get("equals_cpu")],
+        f"{ours['equal_runs']} of {EQUAL_RUNS}" if "equal_runs" in ours else "",
+    ]
+
+
+def target_met(ms, target):
+    if target is None:
+        return ""
+    return "not measured" if ms is None else "yes" if ms <= target else f"MISSED, {ms / target:.2g} times"
+
+
+def sum_losses(row):
+    ours, rivals = row.get("ours", {}), [row.get(rival, {}) for rival in RIVALS]
+    torch_ms = rivals[0].get("ms")
+    return [
+        *name_and_sizes(row)[1:],
+        in_three_digits(ours.get("loss_ms")),
+        *map(time_or_reason, rivals),
+        in_three_digits(torch_ms / ours["loss_ms"]) if torch_ms and "loss_ms" in ours else "",
+        in_three_digits(ours.get("device_MB")),
+        in_three_digits(rivals[0].get("device_MB")),
+        *(in_digits_of_error(rival.get("gradient_off_by")) for rival in rivals),
+    ]
+
+
+def sum_precision(row):
+    found = row["precision"]
+    sides = [found.get(side, {}) for side in ("ours", "torch")]
+    off_by = [in_digits_of_error(side.get(f"{of}_off_by")) for of in ("log_likelihood", "gradient") for side in sides]
+    return [*name_and_sizes(row), f"{found['log_likelihood']:,.0f}", *off_by, found["exact"]]
+
+
+def in_digits_of_error(number):
+    """6e-8, or the word that stands for no number."""
+    return "" if number is None else number if isinstance(number, str) else f"{number:.1e}"
+
+
+def sum_errors(rows):
+    return [
+        f"- {row['operator']} {name_sizes(row)}, {side}: {found['error']}"
+        for row in rows
+        for side, found in row.items()
+        if isinstance(found, dict) and "error" in found
+    ]

@@ -29,9 +29,9 @@ template <class Real, class Choice>
 using SumText = typename SumTextOf<Real, Choice>::Text;
 
 template <class Choice>
-constexpr bool kMayMeet = true;
+constexpr bool kHasNoValues = true;
 template <bool kWholeRows, bool kStars>
-constexpr bool kMayMeet<SumChoice<true, kWholeRows, kStars>> = false;
+constexpr bool kHasNoValues<SumChoice<true, kWholeRows, kStars>> = false;
 
 // Shared memory is more than a kernel may have without asking, so it is dynamic.
 template <class Shared>
@@ -60,7 +60,14 @@ template <class Real, class Choice>
 __global__ void __launch_bounds__(kSumThreads, kResidentBackward<Real, Choice>)
     sum_backward_kernel(const SumInputs<Real> in, const SumWorkspace<Real> work, const SumLaunch launch) {
   using Text = SumText<Real, Choice>;
-  Text::run_backward(in, work, launch, shared_memory<typename Text::Shared>());
+  Text::template run_backward<SumMode::kMeet>(in, work, launch, shared_memory<typename Text::Shared>());
+}
+
+template <class Real, class Choice>
+__global__ void __launch_bounds__(kSumThreads, kResidentBackward<Real, Choice>)
+    sum_spans_kernel(const SumInputs<Real> in, const SumWorkspace<Real> work, const SumLaunch launch) {
+  using Text = SumText<Real, Choice>;
+  Text::template run_backward<SumMode::kMeetAgain>(in, work, launch, shared_memory<typename Text::Shared>());
 }
 
 template <class Real, class Choice>
@@ -177,8 +184,13 @@ std::tuple<Tensor, Tensor> sum_as(const Kind& kind, const Tensor& log_probs, con
         case SumKernel::kBackward:
           start(kind.name, sum_backward_kernel<Real, Choice>, kShared, launch, in, layout.work, stream);
           break;
+        case SumKernel::kSpans:
+          if constexpr (kHasNoValues<Choice>) {
+            start(kind.name, sum_spans_kernel<Real, Choice>, kShared, launch, in, layout.work, stream);
+          }
+          break;
         case SumKernel::kMeeting:
-          if constexpr (kMayMeet<Choice>) {
+          if constexpr (kHasNoValues<Choice>) {
             start(kind.name, sum_meeting_kernel<Real, Choice>, kShared, launch, in, layout.work, stream);
           }
           break;

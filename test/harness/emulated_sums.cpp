@@ -92,8 +92,16 @@ void run(const SumLaunch& launch, const SumInputs<Real>& in, const SumWorkspace<
                                      [&](auto& shared) { Text::run_forward(in, work, launch, shared); });
       break;
     case SumKernel::kBackward:
-      emulate<typename Text::Shared>(blocks, launch.threads, options,
-                                     [&](auto& shared) { Text::run_backward(in, work, launch, shared); });
+      emulate<typename Text::Shared>(blocks, launch.threads, options, [&](auto& shared) {
+        Text::template run_backward<SumMode::kMeet>(in, work, launch, shared);
+      });
+      break;
+    case SumKernel::kSpans:
+      if constexpr (!kHasMean) {
+        emulate<typename Text::Shared>(blocks, launch.threads, options, [&](auto& shared) {
+          Text::template run_backward<SumMode::kMeetAgain>(in, work, launch, shared);
+        });
+      }
       break;
     case SumKernel::kMeeting:
       if constexpr (!kHasMean) {

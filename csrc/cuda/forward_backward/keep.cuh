@@ -14,19 +14,24 @@ namespace ctc_align {
 
 template <class Real, bool kHasMean>
 struct FramePosteriors {
-  Real blanks[kColumnPairs], labels[kColumnPairs];
+  Real blanks[kColumnPairs], labels[kColumnPairs + 1];  // the last is 0
 };
 template <class Real>
 struct FramePosteriors<Real, true> {
-  Real blanks[kColumnPairs], labels[kColumnPairs], blank_parts[kColumnPairs], label_parts[kColumnPairs];
+  Real blanks[kColumnPairs], labels[kColumnPairs], blank_parts[kColumnPairs], label_parts[kColumnPairs + 1];
 };
 
-// The labels of a column, sorted by class, and by their places among those of a class.
+// The labels of a column, sorted by class, and by their places among those of a class. A group is filled up to whole fours
+// by kNothing, so that four labels are fetched at once.
 struct ClassGroups {
-  int32_t of_label[kColumnPairs];  // the class, or kNoClass
-  int32_t classes[kColumnPairs];   // of the groups, increasing
-  int32_t begins[kColumnPairs + 1];
-  uint8_t labels[kColumnPairs];
+  static constexpr int kNothing = static_cast<int>(kColumnPairs);  // the place of 0 in FramePosteriors
+  struct alignas(8) Four {
+    uint16_t labels[4];
+  };
+  int32_t of_label[kColumnPairs];     // the class, or kNoClass; free when groups are made
+  int32_t classes[kColumnPairs];      // of the groups, increasing
+  uint16_t begins[kColumnPairs + 1];  // in fours
+  Four fours[kColumnPairs];
   int32_t count;
 };
 
@@ -46,7 +51,6 @@ struct SumShared {
   uint16_t wild_bits[kColumnPairs / kPairsPerWord];
   uint32_t ticket;
   Total total;
-  int32_t exponents[kSumThreads];
 };
 
 static_assert(sizeof(SumShared<float, false, false>) <= 64 << 10 && sizeof(SumShared<double, true, false>) <= 64 << 10,
@@ -91,34 +95,41 @@ struct SumKeeper {
       }
       shared.wild_bits[own] = static_cast<uint16_t>(bits);
     }
-    Device::block_barrier();
-    int before = 0, all = 0;
-    bool is_first = own_class != kNoClass;
-    for (int other = 0; other < kLabels; ++other) {
-      const int32_t other_class = groups.of_label[other];
-      all += other_class != kNoClass ? 1 : 0;
-      before +=
-          other_class != kNoClass && (other_class < own_class || (other_class == own_class && other < own)) ? 1 : 0;
-      is_first = is_first && !(other_class == own_class && other < own);
+    for (int i = own; i < Shared::kRing * kStage; i += kLabels) {
+      label_parts(shared.posteriors[i / kStage][i % kStage])[ClassGroups::kNothing] = 0;
     }
+    Device::block_barrier();
+    int size = 0, place = 0;  // of the group, and in it
+    for (int other = 0; other < kLabels; ++other) {
+      const bool is_same = groups.of_label[other] == own_class;
+      size += is_same ? 1 : 0;
+      place += is_same && other < own ? 1 : 0;
+    }
+    const bool is_first = own_class != kNoClass && place == 0;
+    groups.classes[own] = is_first ? (size + 3) / 4 : 0;  // for now: the group's fours
+    Device::block_barrier();
+    int group = 0, count = 0, begin = 0, end = 0;
+    for (int other = 0; other < kLabels; ++other) {
+      const int fours = groups.classes[other];
+      const bool is_before = groups.of_label[other] < own_class;
+      count += fours > 0 ? 1 : 0;
+      group += fours > 0 && is_before ? 1 : 0;
+      begin += is_before ? fours : 0;
+      end += fours;
+    }
+    Device::block_barrier();
     if (own_class != kNoClass) {
-      groups.labels[before] = static_cast<uint8_t>(own);
+      groups.fours[begin + place / 4].labels[place % 4] = static_cast<uint16_t>(own);
     }
-    groups.classes[own] = is_first ? before : -1;  // for now: where its group begins
-    Device::block_barrier();
-    int group = 0, count = 0;
-    for (int other = 0; other < kLabels; ++other) {
-      const int32_t begin = groups.classes[other];
-      count += begin >= 0 ? 1 : 0;
-      group += begin >= 0 && begin < before ? 1 : 0;
-    }
-    Device::block_barrier();
     if (is_first) {
       groups.classes[group] = own_class;
-      groups.begins[group] = before;
+      groups.begins[group] = static_cast<uint16_t>(begin);
+      for (int i = size; i < rounded_up(size, 4); ++i) {
+        groups.fours[begin + i / 4].labels[i % 4] = ClassGroups::kNothing;
+      }
     }
     if (own == 0) {
-      groups.begins[count] = all;
+      groups.begins[count] = static_cast<uint16_t>(end);
       groups.count = count;
     }
   }
@@ -149,19 +160,19 @@ struct SumKeeper {
   CTC_ALIGN_FN uint32_t* kept_to(int32_t column) const {
     return work.kept_to + task.local_item * work.plan.columns() + column;
   }
-  CTC_ALIGN_FN const Real* parts_of_labels(int stage, int p) const {
-    const auto& posteriors = shared.posteriors[stage % Shared::kRing][p];
+  template <class Posteriors>
+  CTC_ALIGN_FN static auto* label_parts(Posteriors& posteriors) {
     if constexpr (kHasMean) {
-      return posteriors.label_parts;
+      return &posteriors.label_parts[0];
     } else {
-      return posteriors.labels;
+      return &posteriors.labels[0];
     }
   }
 
   CTC_ALIGN_FN void keep_frame(int stage, int32_t frame, int p) {
     add_up(stage, p);
     const Real* const own = shared.sums[producer];
-    const Real* const labels = parts_of_labels(stage, p);
+    const Real* const labels = label_parts(shared.posteriors[stage % Shared::kRing][p]);
     Real* const out = in.out + (task.item * in.frames + frame) * in.out_columns;
     if (is_whole()) {
       const Real factor = factor_of(own[0]);
@@ -192,33 +203,33 @@ struct SumKeeper {
   CTC_ALIGN_FN void add_up(int stage, int p) {
     const auto& posteriors = shared.posteriors[stage % Shared::kRing][p];
     if (Device::lane() < static_cast<int>(kPairsPerWord)) {
-      Real all = 0, blanks = 0, wilds = 0, wild_posteriors = 0;
       const int words = task.consumers() * kSumPairs * kWarp / static_cast<int>(kPairsPerWord);
+      Real labels = 0, blanks = 0, wilds = 0, blank_parts = 0, wild_parts = 0;
       for (int w = 0; w < words; ++w) {
         const int at = w * static_cast<int>(kPairsPerWord) + Device::lane();
-        const Real blank = posteriors.blanks[at];
-        Real part = blank;
-        if constexpr (kHasMean) {
-          part = posteriors.blank_parts[at];
-        }
-        all = all + blank;
         const bool is_wild = kStars && (shared.wild_bits[w] >> Device::lane() & 1) != 0;
-        blanks = blanks + (is_wild ? Real{0} : part);
-        wilds = wilds + (is_wild ? part : Real{0});
-        wild_posteriors = wild_posteriors + (is_wild ? blank : Real{0});
-        all = all + posteriors.labels[at];
+        const auto add_gap = [&](Real posterior, Real& blank_sum, Real& wild_sum) {
+          blank_sum = blank_sum + (is_wild ? Real{0} : posterior);
+          wild_sum = wild_sum + (is_wild ? posterior : Real{0});
+        };
+        add_gap(posteriors.blanks[at], blanks, wilds);
+        if constexpr (kHasMean) {
+          add_gap(posteriors.blank_parts[at], blank_parts, wild_parts);
+        }
+        labels = labels + posteriors.labels[at];
       }
-      Real stars = 0;
+      const Real all = blanks + wilds + labels;
+      Real of_blanks = kHasMean ? blank_parts : blanks, stars = 0;
       if constexpr (kStars) {
         const GapWeights<Real>& gap = shared.rings.gaps[stage % Shared::Rings::kLongRing][p];
         const GapShares<ThreadLanes<Device, Real>> shares = {gap.blank_share, gap.star_share, gap.blank_gain,
                                                              gap.star_gain};
-        const auto part = shares.template share_out<kHasMean>(wilds, wild_posteriors);
-        blanks = blanks + part.blank;
+        const auto part = shares.template share_out<kHasMean>(kHasMean ? wild_parts : wilds, wilds);
+        of_blanks = of_blanks + part.blank;
         stars = part.star;
       }
       shared.lanes[producer][0][Device::lane()] = all;
-      shared.lanes[producer][1][Device::lane()] = blanks;
+      shared.lanes[producer][1][Device::lane()] = of_blanks;
       shared.lanes[producer][2][Device::lane()] = stars;
     }
     Device::warp_barrier();
@@ -251,7 +262,11 @@ struct SumKeeper {
   CTC_ALIGN_FN Real sum_of_group(int group, const Real* labels, Real sum) const {
     const int end = shared.groups.begins[group + 1];
     for (int i = shared.groups.begins[group]; i < end; ++i) {
-      sum = sum + labels[shared.groups.labels[i]];
+      const ClassGroups::Four four = shared.groups.fours[i];
+      CTC_ALIGN_UNROLL
+      for (int n = 0; n < 4; ++n) {
+        sum = sum + labels[four.labels[n]];
+      }
     }
     return sum;
   }

@@ -143,7 +143,7 @@ inline SumPlan plan_sums(index_t batch, index_t frames, index_t labels, index_t 
 
 // ------------------------------------------------------------------------------------------------ 3 launches
 
-enum class SumKernel { kForward, kBackward, kMeeting, kFinish };
+enum class SumKernel { kForward, kBackward, kSpans, kMeeting, kFinish };  // kSpans: the second pass back
 
 // Pieces of memory that are set to all ones before a launch: words that say "not there yet".
 enum class Unset { kNothing, kForward, kBackward };
@@ -157,7 +157,6 @@ struct SumLaunch {
   index_t begin, end;   // frames
   index_t row, row_to;  // kept before chapters: the one to begin with, and the one to leave; -1: none
   bool keeps_rows;      // before segments
-  int pass;             // of two over the same frames, where the second needs the sums of the first
 };
 
 // In the order of the stream. has_second_pass: posteriors of spans need the sums of whole frames. needs_finish: a frame's
@@ -169,10 +168,9 @@ inline std::vector<SumLaunch> plan_sum_launches(SumPlan& plan, index_t batch, bo
   plan.rows = ChapterRows::of(chapters).all();
   for (index_t item = 0; item < batch; item += plan.batch) {
     const index_t items = smaller(plan.batch, batch - item);
-    const auto add = [&](SumKernel kernel, index_t from, index_t to, index_t row, index_t row_to, bool keeps,
-                         int pass) {
+    const auto add = [&](SumKernel kernel, index_t from, index_t to, index_t row, index_t row_to, bool keeps) {
       const bool is_finish = kernel == SumKernel::kFinish;
-      const bool is_alone = kernel == SumKernel::kBackward && plan.is_single();
+      const bool is_alone = (kernel == SumKernel::kBackward || kernel == SumKernel::kSpans) && plan.is_single();
       const Unset unset = is_finish || is_alone           ? Unset::kNothing
                           : kernel == SumKernel::kForward ? Unset::kForward
                                                           : Unset::kBackward;
@@ -181,30 +179,30 @@ inline std::vector<SumLaunch> plan_sum_launches(SumPlan& plan, index_t batch, bo
                              : kernel == SumKernel::kMeeting ? 2 * items
                                                              : items * plan.columns();
       launches.push_back(
-          {kernel, item, blocks, is_finish ? kWarp : kSumThreads, unset, begin, end, row, row_to, keeps, pass});
+          {kernel, item, blocks, is_finish ? kWarp : kSumThreads, unset, begin, end, row, row_to, keeps});
     };
     // Row p < parts: before part p. Row parts + i: before chapter i of a part. The first ones begin with the item.
     for (index_t p = 0; p + 1 < parts; ++p) {
       for (index_t c = p * rows; c < (p + 1) * rows; ++c) {
         const bool is_first = c == p * rows, is_last = c + 1 == (p + 1) * rows;
-        add(SumKernel::kForward, c, c + 1, is_first ? (p > 0 ? p : -1) : parts, is_last ? p + 1 : parts, false, 0);
+        add(SumKernel::kForward, c, c + 1, is_first ? (p > 0 ? p : -1) : parts, is_last ? p + 1 : parts, false);
       }
     }
     for (index_t p = parts - 1; p >= 0; --p) {
       const index_t first = p * rows, last = smaller((p + 1) * rows, chapters) - 1;
       const auto row_before = [&](index_t c) { return c > first ? parts + c - first : p > 0 ? p : index_t{-1}; };
       for (index_t c = first; c < last; ++c) {
-        add(SumKernel::kForward, c, c + 1, row_before(c), row_before(c + 1), false, 0);
+        add(SumKernel::kForward, c, c + 1, row_before(c), row_before(c + 1), false);
       }
       for (index_t c = last; c >= first; --c) {
         if (!plan.is_single()) {
-          add(SumKernel::kForward, c, c + 1, row_before(c), -1, true, 0);
+          add(SumKernel::kForward, c, c + 1, row_before(c), -1, true);
         }
-        add(plan.meets ? SumKernel::kMeeting : SumKernel::kBackward, c, c + 1, row_before(c), c, false, 0);
+        add(plan.meets ? SumKernel::kMeeting : SumKernel::kBackward, c, c + 1, row_before(c), c, false);
         if (has_second_pass) {
-          add(SumKernel::kBackward, c, c + 1, row_before(c), c, false, 1);
+          add(SumKernel::kSpans, c, c + 1, row_before(c), c, false);
         } else if (needs_finish) {
-          add(SumKernel::kFinish, c, c + 1, -1, -1, false, 0);
+          add(SumKernel::kFinish, c, c + 1, -1, -1, false);
         }
       }
     }

@@ -11,8 +11,9 @@
 
 namespace ctc_align {
 
-// What a sweep does with the alphas, or betas, of every frame.
-enum class SumMode { kForget, kKeep, kMeet };
+// What a sweep does with the alphas, or betas, of every frame. In a second pass it meets them again, and adds up the
+// posteriors of spans.
+enum class SumMode { kForget, kKeep, kMeet, kMeetAgain };
 
 // What crosses from a pair to the next one: a label alpha, or q of both states.
 template <class Weight, bool kForward>
@@ -31,23 +32,24 @@ struct SumRow {
   using Rings = typename Shared::Rings;
   using Pairs = PackedPairs<Weight>;
   using FromUpstream = Upstream<Weight, kForward>;
+  static constexpr bool kMeets = kMode == SumMode::kMeet || kMode == SumMode::kMeetAgain;
 
   const SumInputs<Real>& in;
   const SumTask& task;
   Shared& shared;
   int consumer;
   FrameRange frames;  // of this sweep
-  bool is_second_pass;
 
   PairSums<Weight> state[R];
   int32_t pairs[R];
   int label_class[R];  // its place in a whole row
   bool may_skip[R], is_wild[R];
   FromUpstream passed;
-  Real* memory;  // the thread's pairs at frame memory_frame
-  int32_t memory_frame;
-  index_t memory_stride;           // from frame to frame
-  bool has_memory;                 // whether there is room for the thread's pairs
+  // The thread's pairs at frame memory_frame. Pairs after the item's last have no room in memory. They are all zero, so
+  // they may meet anything, and read pair 0's.
+  Real* memory;
+  int32_t memory_frame, memory_stride;  // in Reals, from frame to frame
+  bool has_memory;
   Meeting<Lanes, Weight> meeting;  // the rest is for sweeps that meet
   Pairs met[kStage];               // of the coming frames
   Real value[kStage][R];           // path values of the coming frames
@@ -96,7 +98,9 @@ struct SumRow {
   CTC_ALIGN_FN void load_stage(int32_t frame) {
     CTC_ALIGN_UNROLL
     for (int p = 0; p < kStage; ++p) {
-      load_frame(frame + p, p);
+      if (frames.has(frame + p)) {
+        load_frame(frame + p, p, at_frame(frame + p));
+      }
     }
   }
 
@@ -106,15 +110,12 @@ struct SumRow {
   //   Afterwards   the edges into the next warp, and posteriors, are valid in the next step.
   //   Reuse        of the stage's weights and edges: when the step has ended.
   CTC_ALIGN_FN void run_stage(int stage, int32_t frame) {
-    CTC_ALIGN_UNROLL
-    for (int i = 0; i < kStage; ++i) {
-      const int p = kForward ? i : kStage - 1 - i;
-      if (frames.has(frame + p)) {
-        run_frame(stage, frame + p, p);
-      }
-      if constexpr (kMode == SumMode::kMeet) {
-        load_frame(frame + p + (kForward ? kStage : -kStage), p);
-      }
+    const int32_t low = frame - (kMeets && !kForward ? kStage : 0),
+                  high = frame + (kMeets && kForward ? 2 : 1) * kStage;
+    if (frames.begin <= low && high <= frames.end) {
+      run_frames<true>(stage, frame);
+    } else {
+      run_frames<false>(stage, frame);
     }
   }
 
@@ -187,21 +188,39 @@ struct SumRow {
     }
   }
 
-  CTC_ALIGN_FN Real* at_frame(int32_t frame) const { return memory + (frame - memory_frame) * memory_stride; }
+  CTC_ALIGN_FN Real* at_frame(int32_t frame) const { return memory + index_t{frame - memory_frame} * memory_stride; }
 
-  CTC_ALIGN_FN void load_frame(int32_t frame, int p) {
-    if (!frames.has(frame)) {
-      return;
+  // kInner: all frames of the stage are of this sweep, and those of the next one, if they are to be loaded.
+  template <bool kInner>
+  CTC_ALIGN_FN void run_frames(int stage, int32_t frame) {
+    constexpr int kNext = kForward ? kStage : -kStage, kCalledAhead = 8 * kNext;
+    Real* const row = at_frame(frame);
+    const bool calls_ahead = frames.has(frame + kCalledAhead);
+    FromUpstream entering[kStage];
+    CTC_ALIGN_UNROLL
+    for (int p = 0; p < kStage; ++p) {
+      for (int i = 0; i < FromUpstream::kCount; ++i) {
+        entering[p].of[i] = unpack<Weight>(shared.edges[consumer][stage % 2][p][i]);
+      }
     }
-    if constexpr (kMode == SumMode::kMeet) {
-      if (has_memory) {
-        const Real* const row = at_frame(frame);
-        met[p] = *reinterpret_cast<const Pairs*>(row);
-        constexpr int32_t kCalledAhead = kForward ? 32 : -32;
-        if (frames.has(frame + kCalledAhead)) {
-          Device::prefetch(row + kCalledAhead * memory_stride);
+    CTC_ALIGN_UNROLL
+    for (int i = 0; i < kStage; ++i) {
+      const int p = kForward ? i : kStage - 1 - i;
+      if (kInner || frames.has(frame + p)) {
+        run_frame(stage, frame + p, p, row + p * memory_stride, entering[p]);
+      }
+      if (kMeets && (kInner || frames.has(frame + p + kNext))) {
+        load_frame(frame + p + kNext, p, row + (p + kNext) * memory_stride);
+        if (calls_ahead) {
+          Device::prefetch(row + (p + kCalledAhead) * memory_stride);
         }
       }
+    }
+  }
+
+  CTC_ALIGN_FN void load_frame(int32_t frame, int p, const Real* row) {
+    if constexpr (kMeets) {
+      met[p] = *reinterpret_cast<const Pairs*>(row);
     }
     if constexpr (kHasMean) {
       CTC_ALIGN_UNROLL
@@ -212,27 +231,26 @@ struct SumRow {
   }
 
   // Returns what comes from upstream, and sends the warp's last pair to the next warp.
-  CTC_ALIGN_FN FromUpstream cross_edge(int stage, int p) {
-    FromUpstream up = passed;
+  CTC_ALIGN_FN FromUpstream cross_edge(int stage, int p, const FromUpstream& entering) {
     if (Device::lane() == kWarp - 1) {
       const FromUpstream own = downstream();
       for (int i = 0; i < FromUpstream::kCount; ++i) {
         pack(own.of[i], shared.edges[consumer + 1][stage % 2][p][i]);
       }
     }
-    if (Device::lane() == 0) {
-      for (int i = 0; i < FromUpstream::kCount; ++i) {
-        up.of[i] = unpack<Weight>(shared.edges[consumer][stage % 2][p][i]);
-      }
+    FromUpstream up;
+    CTC_ALIGN_UNROLL
+    for (int i = 0; i < FromUpstream::kCount; ++i) {
+      up.of[i] = Weight::select(Device::lane() == 0, entering.of[i], passed.of[i]);
     }
     return up;
   }
 
-  CTC_ALIGN_FN void run_frame(int stage, int32_t frame, int p) {
-    if constexpr (kMode != SumMode::kMeet && kHasMean) {
-      load_frame(frame, p);
+  CTC_ALIGN_FN void run_frame(int stage, int32_t frame, int p, Real* row, const FromUpstream& entering) {
+    if constexpr (!kMeets && kHasMean) {
+      load_frame(frame, p, row);
     }
-    const FromUpstream up = cross_edge(stage, p);
+    const FromUpstream up = cross_edge(stage, p, entering);
     PairSums<Weight> sums[R];
     CTC_ALIGN_UNROLL
     for (int r = R - 1; r >= 0; --r) {
@@ -260,11 +278,11 @@ struct SumRow {
       }
     }
     pass_on();
-    if constexpr (kMode == SumMode::kMeet) {
+    if constexpr (kMeets) {
       meet(kForward ? state : sums, stage, frame, p);
     } else if constexpr (kMode == SumMode::kKeep) {
       if (has_memory) {
-        store(kForward ? state : sums, at_frame(frame));
+        store(kForward ? state : sums, row);
       }
     }
   }
@@ -274,26 +292,23 @@ struct SumRow {
     auto& posteriors = shared.posteriors[stage % Shared::kRing][p];
     CTC_ALIGN_UNROLL
     for (int r = 0; r < R; ++r) {
-      PairSums<Weight> other = {Weight::zero(), Weight::zero()};
-      if (has_memory) {
-        other = {unpack<Weight>(met[p].of[place(r)][0]), unpack<Weight>(met[p].of[place(r)][1])};
-      }
+      const PairSums<Weight> other = {unpack<Weight>(met[p].of[place(r)][0]), unpack<Weight>(met[p].of[place(r)][1])};
       Real blank_part, label_part;
       const Real blank = meeting(other.blank, own[r].blank, blank_part);
       const Real label = meeting(other.label, own[r].label, label_part);
       const int at = pairs[r] - task.first_pair();
-      if (is_second_pass) {
+      if constexpr (kMode == SumMode::kMeetAgain) {
         if (span[r].has(frame)) {
           const Real factor = shared.rings.gaps[stage % Rings::kLongRing][p].factor;
           span_sum[r] += normalized_sum(label, factor) / span_frames[r];
         }
-        continue;
-      }
-      posteriors.blanks[at] = blank;
-      posteriors.labels[at] = label;
-      if constexpr (kHasMean) {
-        posteriors.blank_parts[at] = blank_part;
-        posteriors.label_parts[at] = label_part;
+      } else {
+        posteriors.blanks[at] = blank;
+        posteriors.labels[at] = label;
+        if constexpr (kHasMean) {
+          posteriors.blank_parts[at] = blank_part;
+          posteriors.label_parts[at] = label_part;
+        }
       }
     }
   }

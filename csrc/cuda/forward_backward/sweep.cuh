@@ -58,6 +58,7 @@ struct SumSweep {
     }
   }
 
+  template <SumMode kBackMode>
   CTC_ALIGN_FN static void run_backward(const SumInputs<Real>& in, const SumWorkspace<Real>& work,
                                         const SumLaunch& launch, Shared& shared) {
     const bool waits = work.plan.columns() > 1 || work.plan.slots < launch.blocks;
@@ -65,7 +66,7 @@ struct SumSweep {
     SumSweep sweep{in, work, launch, shared, sum_task(in, work.plan, launch, ticket, true)};
     sweep.prepare();
     sweep.take_slot(ticket);
-    sweep.go_back();
+    sweep.template go_back<kBackMode>();
     if (work.plan.slots < launch.blocks) {
       Device::block_barrier();
       if (Device::thread() == 0) {
@@ -130,6 +131,7 @@ struct SumSweep {
 
   // -------------------------------------------------------------------------------------------- back, or meeting
 
+  template <SumMode kBackMode>
   CTC_ALIGN_FN void go_back() {
     const FrameRange frames = task.frames();
     const int32_t segment = static_cast<int32_t>(work.plan.segment_frames), begin = task.chapter_begin;
@@ -155,7 +157,7 @@ struct SumSweep {
             break;
           }
         }
-        sweep<false, SumMode::kMeet>(part, begin + s * segment);
+        sweep<false, kBackMode>(part, begin + s * segment);
         Device::block_barrier();
       }
     }
@@ -214,7 +216,7 @@ struct SumSweep {
   //   Called by    all threads of the block.
   //   Waits for    the block.
   //   Afterwards   shared.total.exponent is valid for it.
-  //   Reuse        of shared.exponents: never.
+  //   Reuse        of shared memory: it uses groups.of_label, once.
   CTC_ALIGN_FN void find_scale(int32_t middle) {
     const PairOrder order = PairOrder::of(task, true);
     int32_t most = kNoExponent;  // of zero; no other is below kNoExponent / 2
@@ -232,11 +234,11 @@ struct SumSweep {
         }
       }
     }
-    shared.exponents[Device::thread()] = most;
+    shared.groups.of_label[Device::thread()] = most;
     Device::block_barrier();
     if (Device::thread() == 0) {
       for (int i = 1; i < kSumThreads; ++i) {
-        most = larger(most, shared.exponents[i]);
+        most = larger(most, shared.groups.of_label[i]);
       }
       shared.total = {0, most > kNoExponent / 2 ? most : kMostExponent, 0};  // without a path all posteriors are 0
     }
@@ -269,21 +271,21 @@ struct SumSweep {
   //   Reuse        shared memory, and the slot: after the next barrier.
   template <bool kForward, SumMode kMode>
   CTC_ALIGN_FN void sweep(const FrameRange& part, int32_t slot_frame) {
-    constexpr bool kMeets = kMode == SumMode::kMeet;
+    constexpr bool kMeets = Row<kForward, kMode>::kMeets;
     const int32_t low_stage = part.begin / kStage, high_stage = (part.end - 1) / kStage;
     const SumSteps<Device> steps{high_stage - low_stage + 1, task.consumers(), next_barriers()};
     const auto frame_of = [&](int stage) { return (kForward ? low_stage + stage : high_stage - stage) * kStage; };
     const PairOrder order = PairOrder::of(task, kForward);
     if (Device::warp() < kSumWarps) {
       const bool has_pairs = warp < steps.consumers;
-      Row<kForward, kMode> row{in, task, shared, warp, part, launch.pass == 1};
+      Row<kForward, kMode> row{in, task, shared, warp, part};
       if (has_pairs) {
         row.read_target(order);
         const int32_t pair = row.lower_pair() - task.first_pair();
         row.has_memory = kMode != SumMode::kForget && pair < work.plan.kept_pairs();
-        row.memory = slot + pair * work.pair_reals();
+        row.memory = slot + (row.has_memory ? pair : 0) * work.pair_reals();
         row.memory_frame = slot_frame;
-        row.memory_stride = frame_reals();
+        row.memory_stride = static_cast<int32_t>(frame_reals());
         begin(row, part, slot_frame);
         if constexpr (kMeets) {
           row.meeting = Meeting<Lanes, Weight>::at(shared.total.exponent, shared.total.mean);
@@ -306,11 +308,11 @@ struct SumSweep {
       }
       return;
     }
-    const bool keeps = kMeets && launch.pass == 0;
+    constexpr bool keeps = kMode == SumMode::kMeet;
     const bool publishes = keeps && work.plan.columns() > 1 && warp == 0 && Device::lane() == 0;
     Keeper keeper{in, task, work, shared, warp, part};
     Producer producer{in, task, work};
-    producer.reset(order, warp, launch.pass == 1);
+    producer.reset(order, warp, kMode == SumMode::kMeetAgain);
     producer.load(frame_of(0));
     for (int step = 0; step < steps.count(); ++step) {
       bring<kForward>(producer, steps, step, frame_of, part);
@@ -388,14 +390,14 @@ struct SumSweep {
       const index_t from = launch.row_to + (part.end == task.chapter_end ? 1 : 0);
       row.load_row(work.later_rows + row_at(from % 2, row.lower_pair()));
     }
-    if (launch.pass == 1) {
+    if (kMode == SumMode::kMeetAgain) {
       row.begin_spans();
     }
   }
   // Registers hold a row no longer than a part: the way forward needs them, too.
   template <SumMode kMode>
   CTC_ALIGN_FN void end(const Row<false, kMode>& row, const FrameRange&) {
-    if (launch.pass == 1) {
+    if (kMode == SumMode::kMeetAgain) {
       row.end_spans();
     }
     // In a meeting the block forward may read the row of the middle until it is done.

@@ -21,7 +21,8 @@
 //
 // ORDER OF SUMS. Rows are worked on in words of 16 pairs, and 16 words are a column, as in the rebase grid. A sum over a
 // frame is made column by column, from the last to the first: a column's words are added up in 16 lanes, in order of
-// words; its lanes are added up in order; and that is added to the columns before. So the result is the same for every
+// words; its lanes are added up in order; and that is added to the columns before. The sum of all posteriors is, in each
+// lane, that of blanks, plus that of wild gaps, plus that of labels. So the result is the same for every
 // width of vectors, and for a GPU, where a column is a block of threads and the way back goes from right to left.
 #pragma once
 
@@ -94,10 +95,11 @@ CTC_ALIGN_FN FrameSums<typename Lanes::Real> backward_frame(const ForwardBackwar
   const Value zero = Lanes::broadcast(0);
   Real sum = 0, blank_sum = 0, star_sum = 0;
   for (index_t column = last / kColumnWords; column >= first / kColumnWords; --column) {
-    Value all[kVectors], blanks[kVectors];
-    [[maybe_unused]] Value wilds[kVectors], wild_posteriors[kVectors];  // of wild gaps; `blanks` has the others
+    // Posteriors of labels, of blanks, of wild gaps; and where paths have values, the parts of the last two.
+    Value labels[kVectors], blanks[kVectors], wilds[kVectors];
+    [[maybe_unused]] Value blank_parts[kVectors], wild_parts[kVectors];
     for (int v = 0; v < kVectors; ++v) {
-      all[v] = blanks[v] = wilds[v] = wild_posteriors[v] = zero;
+      labels[v] = blanks[v] = wilds[v] = blank_parts[v] = wild_parts[v] = zero;
     }
     const index_t begin = larger(first, column * kColumnWords), end = smaller(last + 1, (column + 1) * kColumnWords);
     for (index_t w = begin; w < end; ++w) {
@@ -111,18 +113,19 @@ CTC_ALIGN_FN FrameSums<typename Lanes::Real> backward_frame(const ForwardBackwar
         const PairSums<Weight> beta = sum_backward(q, right, Lanes::mask(skips >> (v * Lanes::kWidth)));
         const auto is_wild = factors.is_wild(k);
         Value part;
-        const Value blank_posterior = meet(Weight::load(alphas.blank(k), alphas.width), beta.blank, part);
-        all[v] = Lanes::add(all[v], blank_posterior);
-        if constexpr (kStars) {
-          blanks[v] = Lanes::add(blanks[v], Lanes::select(is_wild, zero, part));
-          wilds[v] = Lanes::add(wilds[v], Lanes::select(is_wild, part, zero));
-          if constexpr (Weight::kHasMean) {
-            wild_posteriors[v] = Lanes::add(wild_posteriors[v], Lanes::select(is_wild, blank_posterior, zero));
+        const auto add_gap = [&](Value posterior, Value& blank_sum, Value& wild_sum) __attribute__((always_inline)) {
+          if constexpr (kStars) {
+            blank_sum = Lanes::add(blank_sum, Lanes::select(is_wild, zero, posterior));
+            wild_sum = Lanes::add(wild_sum, Lanes::select(is_wild, posterior, zero));
+          } else {
+            blank_sum = Lanes::add(blank_sum, posterior);
           }
-        } else {
-          blanks[v] = Lanes::add(blanks[v], part);
+        };
+        add_gap(meet(Weight::load(alphas.blank(k), alphas.width), beta.blank, part), blanks[v], wilds[v]);
+        if constexpr (Weight::kHasMean) {
+          add_gap(part, blank_parts[v], wild_parts[v]);
         }
-        all[v] = Lanes::add(all[v], meet(Weight::load(alphas.label(k), alphas.width), beta.label, part));
+        labels[v] = Lanes::add(labels[v], meet(Weight::load(alphas.label(k), alphas.width), beta.label, part));
         Lanes::store(label_sums + k, part);
         store_weight<kNormalize>(factors.times_blank(beta.blank, is_wild), to.blank(k), to.width);
         store_weight<kNormalize>(factors.times_label(beta.label, k), to.label(k), to.width);
@@ -130,17 +133,18 @@ CTC_ALIGN_FN FrameSums<typename Lanes::Real> backward_frame(const ForwardBackwar
     }
     Real all_lanes[kPairsPerWord], blank_lanes[kPairsPerWord];
     [[maybe_unused]] Real star_lanes[kPairsPerWord];
-    if constexpr (kStars) {
-      const WildGap<Lanes> gap = factors.wild_gap(lattice, t);
-      for (int v = 0; v < kVectors; ++v) {
-        const auto part = gap.shares.template share_out<Weight::kHasMean>(wilds[v], wild_posteriors[v]);
-        blanks[v] = Lanes::add(blanks[v], part.blank);
+    for (int v = 0; v < kVectors; ++v) {
+      const Value gaps = kStars ? Lanes::add(blanks[v], wilds[v]) : blanks[v];
+      Lanes::store(all_lanes + v * Lanes::kWidth, Lanes::add(gaps, labels[v]));
+      Value of_blanks = Weight::kHasMean ? blank_parts[v] : blanks[v];
+      if constexpr (kStars) {
+        const auto part =
+            factors.wild_gap(lattice, t)
+                .shares.template share_out<Weight::kHasMean>(Weight::kHasMean ? wild_parts[v] : wilds[v], wilds[v]);
+        of_blanks = Lanes::add(of_blanks, part.blank);
         Lanes::store(star_lanes + v * Lanes::kWidth, part.star);
       }
-    }
-    for (int v = 0; v < kVectors; ++v) {
-      Lanes::store(all_lanes + v * Lanes::kWidth, all[v]);
-      Lanes::store(blank_lanes + v * Lanes::kWidth, blanks[v]);
+      Lanes::store(blank_lanes + v * Lanes::kWidth, of_blanks);
     }
     Real column_sum = 0, column_blanks = 0, column_stars = 0;
     for (int i = 0; i < kPairsPerWord; ++i) {

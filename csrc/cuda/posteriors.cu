@@ -40,14 +40,15 @@ __device__ Shared& shared_memory() {
   return *reinterpret_cast<Shared*>(memory);
 }
 
-// Two blocks on a multiprocessor have 128 registers a thread. On the way back that is enough for whole rows without stars;
-// everything else would spill.
+// Two blocks on a multiprocessor have 128 registers a thread. That is enough forward, and where two blocks meet with whole
+// rows and without stars, which is the usual loss; everything else would spill.
 template <class Real>
 constexpr int kResidentForward = sizeof(Real) == 4 ? 2 : 1;
-template <class Real, class Choice>
 constexpr int kResidentBackward = 1;
+template <class Real, class Choice>
+constexpr int kResidentMeeting = 1;
 template <>
-constexpr int kResidentBackward<float, SumChoice<false, true, false>> = 2;
+constexpr int kResidentMeeting<float, SumChoice<false, true, false>> = 2;
 
 template <class Real, class Choice>
 __global__ void __launch_bounds__(kSumThreads, kResidentForward<Real>)
@@ -57,21 +58,21 @@ __global__ void __launch_bounds__(kSumThreads, kResidentForward<Real>)
 }
 
 template <class Real, class Choice>
-__global__ void __launch_bounds__(kSumThreads, kResidentBackward<Real, Choice>)
+__global__ void __launch_bounds__(kSumThreads, kResidentBackward)
     sum_backward_kernel(const SumInputs<Real> in, const SumWorkspace<Real> work, const SumLaunch launch) {
   using Text = SumText<Real, Choice>;
   Text::template run_backward<SumMode::kMeet>(in, work, launch, shared_memory<typename Text::Shared>());
 }
 
 template <class Real, class Choice>
-__global__ void __launch_bounds__(kSumThreads, kResidentBackward<Real, Choice>)
+__global__ void __launch_bounds__(kSumThreads, kResidentBackward)
     sum_spans_kernel(const SumInputs<Real> in, const SumWorkspace<Real> work, const SumLaunch launch) {
   using Text = SumText<Real, Choice>;
   Text::template run_backward<SumMode::kMeetAgain>(in, work, launch, shared_memory<typename Text::Shared>());
 }
 
 template <class Real, class Choice>
-__global__ void __launch_bounds__(kSumThreads, kResidentBackward<Real, Choice>)
+__global__ void __launch_bounds__(kSumThreads, kResidentMeeting<Real, Choice>)
     sum_meeting_kernel(const SumInputs<Real> in, const SumWorkspace<Real> work, const SumLaunch launch) {
   using Text = SumText<Real, Choice>;
   Text::run_meeting(in, work, launch, shared_memory<typename Text::Shared>());

@@ -43,7 +43,8 @@ struct SumShared {
   static constexpr int kRing = kSumWarps + 1;
 
   Rings rings;
-  alignas(16) Real edges[kSumWarps + 1][2][kStage][2][kHasMean ? 3 : 2];  // into warp w, and out of the last; two stages in turn
+  alignas(16) Real
+      edges[kSumWarps + 1][2][kStage][2][kHasMean ? 3 : 2];  // into warp w, and out of the last; two stages in turn
   FramePosteriors<Real, kHasMean> posteriors[kRing][kStage];
   Real lanes[kSumWarps][3][kPairsPerWord];  // of a producer's frame: all posteriors, blanks, stars
   Real sums[kSumWarps][3];

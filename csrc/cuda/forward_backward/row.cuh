@@ -190,25 +190,11 @@ struct SumRow {
 
   CTC_ALIGN_FN Real* at_frame(int32_t frame) const { return memory + index_t{frame - memory_frame} * memory_stride; }
 
-  // Where the stage is in shared memory.
-  struct Stage {
-    const GapWeights<Real>* gaps;
-    const PackedScaled<Real>* labels;  // the first frame's: whole rows, or the thread's own
-    FramePosteriors<Real, kHasMean>* posteriors;
-    Real (*edges)[2][kHasMean ? 3 : 2];  // to the next warp
-
-    CTC_ALIGN_FN const PackedScaled<Real>& label(int p, int place) const { return labels[p * Rings::kWidth + place]; }
-  };
-
   // kInner: all frames of the stage are of this sweep, and those of the next one, if they are to be loaded.
   template <bool kInner>
   CTC_ALIGN_FN void run_frames(int stage, int32_t frame) {
     constexpr int kNext = kForward ? kStage : -kStage, kCalledAhead = 8 * kNext;
     Real* const row = at_frame(frame);
-    const Stage own = {
-        shared.rings.gaps[stage % Rings::kLongRing],
-        &shared.rings.labels[stage % Rings::kRing][0][kWholeRows ? 0 : (consumer * kWarp + Device::lane()) * R],
-        shared.posteriors[stage % Shared::kRing], shared.edges[consumer + 1][stage % 2]};
     const bool calls_ahead = frames.has(frame + kCalledAhead);
     FromUpstream entering[kStage];
     CTC_ALIGN_UNROLL
@@ -221,7 +207,7 @@ struct SumRow {
     for (int i = 0; i < kStage; ++i) {
       const int p = kForward ? i : kStage - 1 - i;
       if (kInner || frames.has(frame + p)) {
-        run_frame(own, frame + p, p, row + p * memory_stride, entering[p]);
+        run_frame(stage, frame + p, p, row + p * memory_stride, entering[p]);
       }
       if (kMeets && (kInner || frames.has(frame + p + kNext))) {
         load_frame(frame + p + kNext, p, row + (p + kNext) * memory_stride);
@@ -245,11 +231,11 @@ struct SumRow {
   }
 
   // Returns what comes from upstream, and sends the warp's last pair to the next warp.
-  CTC_ALIGN_FN FromUpstream cross_edge(const Stage& stage, int p, const FromUpstream& entering) {
+  CTC_ALIGN_FN FromUpstream cross_edge(int stage, int p, const FromUpstream& entering) {
     if (Device::lane() == kWarp - 1) {
       const FromUpstream own = downstream();
       for (int i = 0; i < FromUpstream::kCount; ++i) {
-        pack(own.of[i], stage.edges[p][i]);
+        pack(own.of[i], shared.edges[consumer + 1][stage % 2][p][i]);
       }
     }
     FromUpstream up;
@@ -260,7 +246,7 @@ struct SumRow {
     return up;
   }
 
-  CTC_ALIGN_FN void run_frame(const Stage& stage, int32_t frame, int p, Real* row, const FromUpstream& entering) {
+  CTC_ALIGN_FN void run_frame(int stage, int32_t frame, int p, Real* row, const FromUpstream& entering) {
     if constexpr (!kMeets && kHasMean) {
       load_frame(frame, p, row);
     }
@@ -275,7 +261,8 @@ struct SumRow {
         sums[r] = sum_backward(state[r], PairSums<Weight>{from.of[0], from.of[1]}, may_skip[r]);
       }
     }
-    const GapWeights<Real>& gap = stage.gaps[p];
+    const GapWeights<Real>& gap = shared.rings.gaps[stage % Rings::kLongRing][p];
+    const PackedScaled<Real>* const labels = shared.rings.labels[stage % Rings::kRing][p];
     // A stage begins with a multiple of its frames, so only its last frame may be the one.
     const bool normalizes =
         p == kStage - 1 && (frame & static_cast<int32_t>(kFramesToNormalize - 1)) == kFramesToNormalize - 1;
@@ -284,7 +271,8 @@ struct SumRow {
       const bool wild = kStars && is_wild[r];
       const PackedScaled<Real> blank = wild ? gap.wild : gap.blank;
       const Real blank_value = wild ? gap.wild_value : gap.blank_value;
-      const PackedScaled<Real> label = stage.label(p, kWholeRows ? label_class[r] : r);
+      const PackedScaled<Real> label =
+          labels[kWholeRows ? label_class[r] : (consumer * kWarp + Device::lane()) * R + r];
       state[r].blank = sums[r].blank.times({blank.mantissa, blank.exponent}, blank_value);
       state[r].label = sums[r].label.times({label.mantissa, label.exponent}, kHasMean ? value[p][r] : Real{0});
       if (normalizes) {
@@ -302,8 +290,8 @@ struct SumRow {
   }
 
   // `own`: alphas forward, betas on the way back.
-  CTC_ALIGN_FN void meet(const PairSums<Weight> (&own)[R], const Stage& stage, int32_t frame, int p) {
-    auto& posteriors = stage.posteriors[p];
+  CTC_ALIGN_FN void meet(const PairSums<Weight> (&own)[R], int stage, int32_t frame, int p) {
+    auto& posteriors = shared.posteriors[stage % Shared::kRing][p];
     CTC_ALIGN_UNROLL
     for (int r = 0; r < R; ++r) {
       const PairSums<Weight> other = {unpack<Weight>(met[p].of[place(r)][0]), unpack<Weight>(met[p].of[place(r)][1])};
@@ -313,7 +301,7 @@ struct SumRow {
       const int at = pairs[r] - task.first_pair();
       if constexpr (kMode == SumMode::kMeetAgain) {
         if (span[r].has(frame)) {
-          const Real factor = stage.gaps[p].factor;
+          const Real factor = shared.rings.gaps[stage % Rings::kLongRing][p].factor;
           span_sum[r] += normalized_sum(label, factor) / span_frames[r];
         }
       } else {

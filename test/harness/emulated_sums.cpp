@@ -1,7 +1,8 @@
-// The CUDA sums over all paths on the host: the text of csrc/cuda/forward_backward, run by the emulator, behind a C
-// function. sums.py compiles this file with CTC_ALIGN_REAL, float or double. The launches are those of the library.
+// The CUDA sums over all paths on the host: the text of csrc/cuda/forward_backward, run by the emulator, behind three C
+// functions. sums.py compiles this file with CTC_ALIGN_REAL, float or double. The launches are those of the library.
 #include <cstring>
 #include <exception>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -34,7 +35,20 @@ struct Call {
   Real* out;
   int64_t out_columns;
   Real* log_likelihoods;
+  int64_t replay;  // the workspace holds what the call before has left there
   int64_t resident_blocks, schedule, seed;
+};
+
+// Sizes of a call, of which its plan is made; then what comes of it.
+struct PlanArguments {
+  int64_t batch, frames, labels, planes;
+  int64_t group, segment, chapter;
+  int64_t has_second_pass;
+  int64_t rows, slots, is_single;
+};
+
+struct LaunchArguments {
+  int64_t kernel, first_item, blocks, threads, unset, begin, end, row, row_to, keeps_rows, pass_;
 };
 
 namespace {
@@ -42,7 +56,8 @@ namespace {
 // The workspace, every part in memory of its own, so that AddressSanitizer sees any access that leaves its part.
 class Parts {
  public:
-  SumWorkspaceLayout<Real> lay_out(const SumPlan& plan, bool needs_sums) {
+  const SumWorkspace<Real>& work() const { return layout_->work; }
+  void lay_out(const SumPlan& plan, bool needs_sums) {
     SumWorkspaceLayout<Real> layout(plan, needs_sums, nullptr);
     std::vector<uint8_t> whole(static_cast<size_t>(layout.bytes) + 32);
     layout = SumWorkspaceLayout<Real>(plan, needs_sums, whole.data());
@@ -66,7 +81,7 @@ class Parts {
       parts_[i].assign(static_cast<size_t>(end - *members[i]) / 8, 0x7ff4'dead'7fa4'deadu);
     }
     for (size_t i = 0; i < members.size(); ++i) *members[i] = reinterpret_cast<uint8_t*>(parts_[i].data());
-    return layout;
+    layout_ = layout;
   }
   void unset(Unset what) {
     const size_t begin = what == Unset::kForward ? 0 : 2, end = what == Unset::kForward ? 2 : 7;
@@ -79,6 +94,7 @@ class Parts {
     return reinterpret_cast<uint8_t**>(&member);
   }
   std::vector<std::vector<uint64_t>> parts_;
+  std::optional<SumWorkspaceLayout<Real>> layout_;
 };
 
 template <bool kHasMean, bool kWholeRows, bool kStars>
@@ -160,15 +176,22 @@ void sum(const Call& call) {
   const auto launches = plan_sum_launches(plan, call.batch, spans, many);
   const Options options{static_cast<int>(call.resident_blocks), static_cast<Schedule>(call.schedule),
                         static_cast<uint64_t>(call.seed)};
-  Parts parts;
-  const SumWorkspaceLayout<Real> layout = parts.lay_out(plan, spans || many);
+  static Parts parts;
+  if (!call.replay) parts.lay_out(plan, spans || many);
   for (const SumLaunch& launch : launches) {
     if (launch.unset != Unset::kNothing) parts.unset(launch.unset);
     choose_sum_kernel<Real>(in,
                             [&]<bool kHasMean, bool kWholeRows, bool kStars>(SumChoice<kHasMean, kWholeRows, kStars>) {
-                              run<kHasMean, kWholeRows, kStars>(launch, in, layout.work, options);
+                              run<kHasMean, kWholeRows, kStars>(launch, in, parts.work(), options);
                             });
   }
+}
+
+// The plan of those sizes, and its launches; as in csrc/cuda/posteriors.cu.
+std::pair<SumPlan, std::vector<SumLaunch>> plan_of(const PlanArguments& of) {
+  SumPlan plan = plan_sums(of.batch, of.frames, of.labels, of.planes, sizeof(Real), {of.group, of.segment, of.chapter});
+  const auto launches = plan_sum_launches(plan, of.batch, of.has_second_pass != 0, plan.columns() > 1);
+  return {plan, launches};
 }
 
 }  // namespace
@@ -183,4 +206,36 @@ extern "C" const char* emulated_sum(const Call* call) {
     message = error.what();
     return message.c_str();
   }
+}
+
+// How a batch is cut. Returns the bytes of the workspace, and sets the sizes of the plan.
+extern "C" int64_t emulated_sum_plan(PlanArguments* arguments) {
+  const SumPlan plan = plan_of(*arguments).first;
+  arguments->group = plan.batch;
+  arguments->segment = plan.segment_frames;
+  arguments->chapter = plan.chapter_frames;
+  arguments->rows = plan.rows;
+  arguments->slots = plan.slots;
+  arguments->is_single = plan.is_single();
+  return SumWorkspaceLayout<Real>(plan, arguments->has_second_pass != 0 || plan.columns() > 1, nullptr).bytes;
+}
+
+// The list of launches, as many as there is room for. Returns their number.
+extern "C" int64_t emulated_sum_launches(const PlanArguments* arguments, LaunchArguments* list, int64_t room) {
+  const auto launches = plan_of(*arguments).second;
+  for (size_t i = 0; i < launches.size() && static_cast<int64_t>(i) < room; ++i) {
+    const SumLaunch& launch = launches[i];
+    list[i] = {static_cast<int64_t>(launch.kernel),
+               launch.first_item,
+               launch.blocks,
+               launch.threads,
+               static_cast<int64_t>(launch.unset),
+               launch.begin,
+               launch.end,
+               launch.row,
+               launch.row_to,
+               launch.keeps_rows,
+               launch.pass};
+  }
+  return static_cast<int64_t>(launches.size());
 }

@@ -114,7 +114,7 @@ COLUMNS = [254, 255, 256, 257, 320, 511, 512, 513]
 @pytest.mark.parametrize("L", mostly_slow(COLUMNS, [255, 256, 511, 513]))
 def test_any_number_of_columns(generator, assert_agrees, draw, L):
     """Items that end in another column than the longest one."""
-    for i, (dtype, C) in enumerate(KINDS):
+    for i, (dtype, C) in enumerate(KINDS if L % 2 else KINDS[::-1][:2]):
         case = make_case(generator, 2, L + 60, L, C, dtype=dtype, stars=i % 2 == 1)
         case.target_lengths = torch.tensor([L, draw.choice([0, 1, 254, 255, min(L, 256), L - 1])])
         assert_agrees(case, draw.sample(case.names(), 2))
@@ -160,7 +160,7 @@ CUTS = [(0, 16, 16), (0, 16, 32), (0, 16, 80), (0, 32, 32), (0, 32, 96), (0, 48,
 CUTS += [(1, 16, 16), (2, 16, 48), (1, 0, 0), (2, 0, 0), (3, 0, 64), (0, 0, 0)]
 
 
-@pytest.mark.parametrize("sizes", CUTS, ids=str)
+@pytest.mark.parametrize("sizes", mostly_slow(CUTS, CUTS[::3]), ids=str)
 def test_any_cut_into_groups_segments_and_chapters(generator, assert_agrees, draw, sizes):
     """One column and three, so that columns enter and leave the band in every chapter; one item ends early."""
     for i, (B, T, L, C) in enumerate([(3, 130, 30, FEW_CLASSES), (2, 560, 513, MANY_CLASSES), (3, 97, 96, 33)]):
@@ -193,20 +193,23 @@ def test_chapters_at_two_levels_of_three_columns(generator, assert_agrees):
     assert_agrees(case, conditions=[SumConditions((0, 16, 16), 3, 2, 5)])
 
 
-@pytest.mark.parametrize("resident, schedule", [(1, 0), (1, 1), (1, 2), (2, 1), (3, 2), (9, 0), (9, 2)])
-def test_any_order_of_blocks(generator, assert_agrees, resident, schedule):
+ORDERS = list(itertools.product([1, 3, 9], range(3)))
+
+
+@pytest.mark.parametrize("order", mostly_slow(ORDERS, [(1, 1), (3, 2)]), ids=str)
+def test_any_order_of_blocks(generator, assert_agrees, order):
     """However few blocks are resident, none waits for one that cannot begin."""
     case = make_case(generator, 2, 600, 520, FEW_CLASSES, stars=True)
     for name in ("span_posteriors", "posteriors_backward"):
-        assert_agrees(case, [name], [SumConditions((0, 64, 192), resident, schedule, 1)])
+        assert_agrees(case, [name], [SumConditions((0, 64, 192), *order, 1)])
 
 
 def test_twenty_equal_runs(generator, sums, draw):
-    for L, C in [(60, FEW_CLASSES), (60, MANY_CLASSES), (257, FEW_CLASSES)]:
-        case = make_case(generator, 3, L + 30, L, C, stars=True, ragged=True)
-        for name in case.names():
+    for L, C in [(20, FEW_CLASSES), (20, MANY_CLASSES), (257, FEW_CLASSES)]:
+        case = make_case(generator, 3, L + 20, L, C, stars=True, ragged=True)
+        for name in case.names() if L < 100 else ["posteriors_backward"]:
             expected = sums(name, case)
-            for _ in range(20 if L < 100 else 5):
+            for _ in range(20):
                 given = draw_conditions(draw)
                 assert_same(sums(name, case, given), expected, name, given)
 
@@ -287,17 +290,18 @@ def test_emissions_far_from_zero(generator, assert_agrees, level):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_emissions_of_every_kind(generator, assert_agrees, dtype):
+def test_emissions_of_every_kind(generator, assert_agrees, draw, dtype):
     """One beside another, subnormal numbers as well; in one column and two."""
     limits = torch.finfo(dtype)
     levels = [*LEVELS, limits.smallest_normal / 2, -limits.tiny, limits.max, limits.min, 0.0, -0.0, 88.8, -104.0]
     levels = torch.tensor(levels, dtype=torch.float64).to(dtype)
     for (T, L), C in itertools.product([(60, 25), (300, 260)], [FEW_CLASSES, MANY_CLASSES]):
         case = make_case(generator, 2, T, L, C, dtype=dtype, stars=True, scale=4)
+        names = case.names() if L < 100 else draw.sample(case.names(), 2)
         for values in (case.log_probs, case.star_scores):
             chosen = torch.rand(values.shape, generator=generator) < 0.1
             values[chosen] = levels[torch.randint(0, len(levels), (int(chosen.sum()),), generator=generator)]
-        assert_agrees(case)
+        assert_agrees(case, names)
 
 
 def test_masks_of_many_labels(generator, assert_agrees, draw):
@@ -310,14 +314,25 @@ def test_masks_of_many_labels(generator, assert_agrees, draw):
         assert_agrees(case, draw.sample(case.names(), 2))
 
 
-@pytest.mark.parametrize("value", [torch.nan, INF, -INF, 3e38, -1e-45, 0.0], ids=str)
-def test_path_values_of_any_kind(generator, assert_agrees, value):
-    """They say nothing of what is possible, and reach no other item."""
-    for (T, L), (dtype, C) in zip([(40, 12), (300, 257), (300, 257), (40, 12)], KINDS, strict=False):
+@pytest.mark.parametrize("value", [-1e30, -1e-45, 0.0], ids=str)
+def test_path_values_far_from_one(generator, assert_agrees, value):
+    """As far as their sums have room."""
+    for (T, L), (dtype, C) in zip([(40, 12), (300, 257), (40, 12), (40, 12)], KINDS, strict=False):
         case = make_case(generator, 3, T, L, C, dtype=dtype, stars=C == FEW_CLASSES, ragged=True)
-        case.path_values[:2][torch.rand(case.path_values[:2].shape, generator=generator) < 0.01] = value
+        case.path_values[torch.rand(case.path_values.shape, generator=generator) < 0.1] = value
         assert_agrees(case, ["posteriors_backward"], [SumConditions(), SumConditions((1, 16, 32), 2, 2, 7)])
-        assert case.run("posteriors_backward")[0][2].isfinite().all()
+
+
+@pytest.mark.parametrize("value", [torch.nan, INF, -INF, 3e38], ids=str)
+def test_path_values_out_of_range_reach_no_other_item(generator, sums, drawn, value):
+    """Their own item has no gradient then: which of its numbers are 0 and which are not finite is not promised."""
+    for (T, L), C in zip([(40, 12), (300, 257)], [FEW_CLASSES, MANY_CLASSES], strict=True):
+        case = make_case(generator, 3, T, L, C, stars=True, ragged=True)
+        expected = case.run("posteriors_backward")
+        case.path_values[1][torch.rand(case.path_values[1].shape, generator=generator) < 0.05] = value
+        for given in drawn(2):
+            found = sums("posteriors_backward", case, given)
+            assert_same([found[0][[0, 2]]], [expected[0][[0, 2]]], given)
 
 
 @pytest.mark.parametrize("border", [INT64_MIN, -(2**32), -1, 0, 59, 60, 61, 2**31, 2**32 + 3, INT64_MAX], ids=str)
@@ -341,16 +356,17 @@ def test_spans_of_whole_items_and_across_borders(generator, assert_agrees):
 # ------------------------------------------------------------------------------------------------ lengths, bad input
 
 
-def test_items_without_a_path(generator, assert_agrees):
+def test_items_without_a_path(generator, assert_agrees, draw):
     """No frame, too few frames, a wall; beside others."""
     for L in (20, 260):
         case = make_case(generator, 6, L + 30, L, FEW_CLASSES, stars=True)
         case.targets[4, :8] = 3
+        names = case.names() if L < 100 else draw.sample(case.names(), 2)
         case.input_lengths = torch.tensor([L + 30, 0, 0, L - 1, 14, L + 30])
         case.target_lengths = torch.tensor([L, 0, 2, L, 8, L])
         case.log_probs[5, 7], case.star_scores[5, 7] = -INF, -INF
         assert case.run("posteriors")[1].isfinite().tolist() == [True, True, False, False, False, False]
-        assert_agrees(case)
+        assert_agrees(case, names)
 
 
 # Integers that are neither a length nor a class here.
@@ -362,7 +378,8 @@ BAD = [INT64_MIN, -(2**32) + 1, -(2**31), -1, 1100, 2**31 - 1, 2**32 + 1, INT64_
 def test_bad_values_mark_their_items_alone(generator, assert_agrees, draw, L, bad):
     """Labels and lengths out of their ranges: nothing is read there, and the neighbours do not notice."""
     T = L + 40
-    for (dtype, C), stars in itertools.product(draw.sample(KINDS, 1 if L > 100 else 2), [False, True]):
+    for dtype, C in draw.sample(KINDS, min(2, len(KINDS))):
+        stars = bad == "C + 1" or draw.random() < 0.5
         case = make_case(generator, 9, T, L, C, dtype=dtype, stars=stars)
         case.input_lengths, case.target_lengths = torch.full((9,), T), torch.full((9,), L)
         case.input_lengths[8], case.target_lengths[8] = T - 5, 15
@@ -387,7 +404,8 @@ def test_bad_values_everywhere(generator, sums, draw, drawn):
         case = make_case(generator, B, T, L, C, stars=draw.choice([False, True]))
         some = torch.tensor([*BAD, 0, 1, 1, 2, L, T])
         case.targets, case.input_lengths, case.target_lengths, case.starts, case.ends = (
-            some[torch.randint(0, len(some), shape, generator=generator)] for shape in [(B, L), B, B, (B, L), (B, L)]
+            some[torch.randint(0, len(some), shape, generator=generator)]
+            for shape in [(B, L), (B,), (B,), (B, L), (B, L)]
         )
         noise = torch.randint(-(2**31), 2**31, (B, T, C), generator=generator).int().view(torch.float32)
         case.log_probs = noise if draw.random() < 0.5 else case.log_probs
@@ -400,8 +418,8 @@ def test_bad_values_everywhere(generator, sums, draw, drawn):
 
 
 @pytest.mark.parametrize("value", [torch.nan, INF, -3e38], ids=str)
-def test_padding_is_never_read(generator, assert_agrees, value):
-    for L, (dtype, C) in itertools.product([25, 270], KINDS):
+def test_padding_is_never_read(generator, assert_agrees, draw, value):
+    for L, (dtype, C) in [*((25, kind) for kind in KINDS), (270, draw.choice(KINDS))]:
         T = L + 40
         case = make_case(generator, 5, T, L, C, dtype=dtype, stars=True)
         case.input_lengths = torch.tensor([T, T - 1, T - 30, 3, 0])
@@ -420,9 +438,14 @@ def test_padding_is_never_read(generator, assert_agrees, value):
 
 def test_replay_with_other_contents_and_lengths(generator, sums, drawn):
     """As a CUDA graph does it: the workspace still holds what the call before has left there."""
-    for L, name in [(40, "span_posteriors"), (280, "posteriors"), (280, "span_posteriors"), (280, "posteriors_backward")]:
+    for L, name in [
+        (40, "span_posteriors"),
+        (280, "posteriors"),
+        (280, "span_posteriors"),
+        (280, "posteriors_backward"),
+    ]:
         T = L + 40
-        for given in drawn(2):
+        for given in drawn():
             for i, (frames, labels) in enumerate([(T, L), (T - 9, L - 3), (L, L), (1, 1), (0, 0), (T, 3), (T, L)]):
                 case = make_case(generator, 2, T, L, FEW_CLASSES, stars=True)
                 case.input_lengths, case.target_lengths = torch.tensor([frames, T]), torch.tensor([labels, 10])
@@ -467,15 +490,17 @@ def test_either_integer_type(generator, assert_agrees):
     case = make_case(generator, 3, 60, 20, 9, stars=True, ragged=True)
     names = ["targets", "input_lengths", "target_lengths"]
     for types in itertools.product([torch.int32, torch.int64], repeat=3):
-        assert_agrees(replace(case, **{name: getattr(case, name).to(to) for name, to in zip(names, types, strict=True)}))
+        assert_agrees(
+            replace(case, **{name: getattr(case, name).to(to) for name, to in zip(names, types, strict=True)})
+        )
 
 
 def test_many_items(generator, assert_agrees):
     """From nothing to everything, in groups and alone."""
-    B, T, L = 120, 40, 18
+    B, T, L = 80, 40, 18
     case = make_case(generator, B, T, L, 12, stars=True)
     case.input_lengths, case.target_lengths = torch.arange(B) % (T + 1), torch.arange(B) * 7 % (L + 1)
-    assert_agrees(case, conditions=[SumConditions((sizes, 0, 0), 5, 2, 3) for sizes in (0, 50, 1)])
+    assert_agrees(case, conditions=[SumConditions((sizes, 0, 0), 5, 2, 3) for sizes in (0, 30, 1)])
 
 
 # ----------------------------------------------------------------------------------------------------- drawn cases
@@ -483,7 +508,7 @@ def test_many_items(generator, assert_agrees):
 
 def check_drawn_case(seed, sums):
     """A case and conditions from a seed: every size and value that is likely to meet a seam."""
-    draw, generator = random.Random(f"{SEED} {seed}"), torch.Generator().manual_seed(hash((SEED, seed)))
+    draw, generator = random.Random(f"{SEED} {seed}"), torch.Generator().manual_seed(SEED * 1_000_000 + seed)
     if seed % 10 == 0:
         T, L = draw.choice([(300, 256), (300, 255), (420, 300), (560, 513), (280, 280), (600, 257)])
     else:
@@ -506,7 +531,7 @@ def check_drawn_case(seed, sums):
 
 
 def test_drawn_cases(sums):
-    for seed in range(400 * MORE):
+    for seed in range(250 * MORE):
         check_drawn_case(seed, sums)
 
 

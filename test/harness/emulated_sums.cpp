@@ -1,5 +1,5 @@
-// The CUDA sums over all paths on the host: the text of csrc/cuda/forward_backward, run by the emulator, behind three C
-// functions. sums.py compiles this file with CTC_ALIGN_REAL, float or double. The launches are those of the library.
+// The CUDA sums over all paths on the host: the text of csrc/cuda/forward_backward, run by the emulator, behind a C
+// function. sums.py compiles this file with CTC_ALIGN_REAL, float or double. The launches are those of the library.
 #include <cstring>
 #include <exception>
 #include <optional>
@@ -37,18 +37,6 @@ struct Call {
   Real* log_likelihoods;
   int64_t replay;  // the workspace holds what the call before has left there
   int64_t resident_blocks, schedule, seed;
-};
-
-// Sizes of a call, of which its plan is made; then what comes of it.
-struct PlanArguments {
-  int64_t batch, frames, labels, planes;
-  int64_t group, segment, chapter;
-  int64_t has_second_pass;
-  int64_t rows, slots, is_single;
-};
-
-struct LaunchArguments {
-  int64_t kernel, first_item, blocks, threads, unset, begin, end, row, row_to, keeps_rows, pass_;
 };
 
 namespace {
@@ -187,13 +175,6 @@ void sum(const Call& call) {
   }
 }
 
-// The plan of those sizes, and its launches; as in csrc/cuda/posteriors.cu.
-std::pair<SumPlan, std::vector<SumLaunch>> plan_of(const PlanArguments& of) {
-  SumPlan plan = plan_sums(of.batch, of.frames, of.labels, of.planes, sizeof(Real), {of.group, of.segment, of.chapter});
-  const auto launches = plan_sum_launches(plan, of.batch, of.has_second_pass != 0, plan.columns() > 1);
-  return {plan, launches};
-}
-
 }  // namespace
 
 // Returns nullptr, or a message about what went wrong.
@@ -206,36 +187,4 @@ extern "C" const char* emulated_sum(const Call* call) {
     message = error.what();
     return message.c_str();
   }
-}
-
-// How a batch is cut. Returns the bytes of the workspace, and sets the sizes of the plan.
-extern "C" int64_t emulated_sum_plan(PlanArguments* arguments) {
-  const SumPlan plan = plan_of(*arguments).first;
-  arguments->group = plan.batch;
-  arguments->segment = plan.segment_frames;
-  arguments->chapter = plan.chapter_frames;
-  arguments->rows = plan.rows;
-  arguments->slots = plan.slots;
-  arguments->is_single = plan.is_single();
-  return SumWorkspaceLayout<Real>(plan, arguments->has_second_pass != 0 || plan.columns() > 1, nullptr).bytes;
-}
-
-// The list of launches, as many as there is room for. Returns their number.
-extern "C" int64_t emulated_sum_launches(const PlanArguments* arguments, LaunchArguments* list, int64_t room) {
-  const auto launches = plan_of(*arguments).second;
-  for (size_t i = 0; i < launches.size() && static_cast<int64_t>(i) < room; ++i) {
-    const SumLaunch& launch = launches[i];
-    list[i] = {static_cast<int64_t>(launch.kernel),
-               launch.first_item,
-               launch.blocks,
-               launch.threads,
-               static_cast<int64_t>(launch.unset),
-               launch.begin,
-               launch.end,
-               launch.row,
-               launch.row_to,
-               launch.keeps_rows,
-               launch.pass};
-  }
-  return static_cast<int64_t>(launches.size());
 }

@@ -17,6 +17,7 @@ from harness.emulated import CSRC, UNDER_ASAN, structure
 from torch import Tensor
 
 HARNESS = Path(__file__).parent / "emulated_sums.cpp"
+PLANS = Path(__file__).parent / "sum_plans.cpp"
 STORAGES = {torch.float32: 0, torch.float64: 0, torch.float16: 1, torch.bfloat16: 2}
 KINDS = {"posteriors": 1, "class_posteriors": 0, "span_posteriors": 2, "occupancies": 0, "posteriors_backward": 0}
 
@@ -134,19 +135,13 @@ Call = structure(
     "out out_columns log_likelihoods",
     "replay resident_blocks schedule seed",
 )
-PlanArguments = structure(
-    "PlanArguments", "batch frames labels planes group segment chapter has_second_pass rows slots is_single"
-)
-LaunchArguments = structure(
-    "LaunchArguments", "kernel first_item blocks threads unset begin end row row_to keeps_rows pass_"
-)
 
 
-def compile_sums(output: Path, real: str, csrc: Path = CSRC) -> Path:
-    flags = ["-O1", "-g", "-fsanitize=address"] if UNDER_ASAN else ["-O2"]
+def compile_sums(output: Path, real: str, csrc: Path = CSRC, harness: Path = HARNESS) -> Path:
+    flags = ["-O1", *(["-g", "-fsanitize=address"] if UNDER_ASAN else [])]  # -O2 compiles twice as long
     command = [*os.environ.get("CXX", "g++").split(), "-std=c++20", "-Wall", "-Wextra", *flags, "-ffp-contract=off"]
     command += ["-Wno-missing-field-initializers", f"-DCTC_ALIGN_REAL={real}", f"-I{csrc}"]
-    command += ["-shared", "-fPIC", str(HARNESS), "-o", str(output)]
+    command += ["-shared", "-fPIC", str(harness), "-o", str(output)]
     environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
     result = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr[:5000]
@@ -156,8 +151,6 @@ def compile_sums(output: Path, real: str, csrc: Path = CSRC) -> Path:
 def load_sums(path: Path) -> ctypes.CDLL:
     library = ctypes.CDLL(str(path))
     library.emulated_sum.restype = ctypes.c_char_p
-    library.emulated_sum_plan.restype = library.emulated_sum_launches.restype = ctypes.c_int64
-    library.emulated_sum_launches.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
     return library
 
 
@@ -236,11 +229,29 @@ class EmulatedSums:
         tensors = tuple(output.tensor for output in outputs)
         return tensors[:1] if name == "posteriors_backward" else tensors
 
-    def plan(self, B, T, L, *, planes=2, sizes=(0, 0, 0), spans=False, dtype=torch.float32):
-        """The bytes of the workspace, the plan, and its launches."""
-        library = self.library(dtype)
+
+# --------------------------------------------------------------------------------------------------------- plans
+
+# As in sum_plans.cpp.
+PlanArguments = structure(
+    "PlanArguments", "batch frames labels planes group segment chapter has_second_pass rows slots is_single"
+)
+LaunchArguments = structure(
+    "LaunchArguments", "kernel first_item blocks threads unset begin end row row_to keeps_rows pass_"
+)
+
+
+class SumPlans:
+    """plans(B, T, L): the bytes of the workspace, the plan, and its launches; of float32."""
+
+    def __init__(self, folder: Path):
+        self.library = ctypes.CDLL(str(compile_sums(folder / "sum_plans.so", "float", harness=PLANS)))
+        self.library.sum_plan.restype = self.library.sum_launches.restype = ctypes.c_int64
+        self.library.sum_launches.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
+
+    def __call__(self, B, T, L, *, planes=2, sizes=(0, 0, 0), spans=False):
         plan = PlanArguments(B, T, L, planes, *sizes, spans)
-        count = library.emulated_sum_launches(ctypes.addressof(plan), None, 0)
+        count = self.library.sum_launches(ctypes.addressof(plan), None, 0)
         launches = (LaunchArguments * count)()
-        library.emulated_sum_launches(ctypes.addressof(plan), ctypes.addressof(launches), count)
-        return library.emulated_sum_plan(ctypes.byref(plan)), plan, list(launches)
+        self.library.sum_launches(ctypes.addressof(plan), ctypes.addressof(launches), count)
+        return self.library.sum_plan(ctypes.byref(plan)), plan, list(launches)

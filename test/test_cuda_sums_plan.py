@@ -9,7 +9,7 @@ import itertools
 import pytest
 from harness.sums import SumPlans
 
-FORWARD, BACKWARD, FINISH = range(3)  # as SumKernel in plan.h
+FORWARD, BACKWARD, MEETING, FINISH = range(4)  # as SumKernel in plan.h
 NOTHING, UNSET_FORWARD, UNSET_BACKWARD = range(3)  # as Unset
 HOUR, TEN_HOURS = (1, 178_572, 40_931), (1, 1_800_000, 540_000)
 
@@ -28,30 +28,31 @@ def kernels_of(found):
 
 
 @pytest.mark.parametrize(
-    "shape, megabytes",
+    "shape, megabytes, with_path_values",
     [
-        ((64, 1500, 200), 320),
-        ((256, 1500, 200), 810),
-        ((1, 50_000, 25_000), 900),
-        (HOUR, 1000),
-        (TEN_HOURS, 1400),  # 1000 is wanted: slots and rows before chapters come on top of the edges
-        ((1, 1_800_000, 200), 1000),
-        ((64, 20_000, 3000), 1150),
-        ((2000, 30, 10), 30),
+        ((64, 1500, 200), 320, 480),
+        ((256, 1500, 200), 810, 810),
+        ((2000, 30, 10), 15, 20),
+        ((1, 50_000, 25_000), 400, 600),
+        ((1, 1_800_000, 200), 60, 90),
+        (HOUR, 1000, 1000),
+        (TEN_HOURS, 1400, 1850),
+        ((64, 20_000, 3000), 1150, 1300),
     ],
     ids=str,
 )
-def test_memory_of_the_workspace(plans, shape, megabytes):
-    """float32, in units of 10^6 bytes; with path values half as much again, where chapters do not bound it."""
-    for planes, spans in [(2, False), (2, True), (3, False)]:
-        most = min(megabytes * planes / 2, max(megabytes, 1000)) if planes == 3 else megabytes
-        assert plans(*shape, planes=planes, spans=spans)[0] < most * 1e6, (planes, spans)
+def test_memory_of_the_workspace(plans, shape, megabytes, with_path_values):
+    """float32, in units of 10^6 bytes."""
+    for spans in (False, True):
+        assert plans(*shape, spans=spans)[0] < megabytes * 1e6, spans
+    assert plans(*shape, planes=3)[0] < with_path_values * 1e6
 
 
 def test_one_launch_for_utterances_of_one_column(plans):
-    """And a second one for spans, which need the sums of whole frames."""
+    """Two blocks an item, that meet; one with path values. Spans need the sums of whole frames, and a second launch."""
     for shape in [(64, 1500, 200), (1, 1, 0), (300, 200, 255), (1, 30_000, 255)]:
-        assert kernels_of(plans(*shape)) == [BACKWARD], shape
+        assert kernels_of(plans(*shape)) == [MEETING], shape
+        assert kernels_of(plans(*shape, planes=3)) == [BACKWARD], shape
         assert kernels_of(plans(*shape, spans=True)) == [BACKWARD, BACKWARD], shape
 
 
@@ -71,7 +72,7 @@ def test_groups_of_a_large_batch(plans):
     _, plan, launches = plans(1000, 1500, 200)
     assert [launch.first_item for launch in launches] == list(range(0, 1000, plan.group))
     assert len({launch.blocks for launch in launches[:-1]}) == 1
-    assert sum(launch.blocks for launch in launches) == 1000
+    assert sum(launch.blocks for launch in launches) == 2 * 1000
 
 
 # ------------------------------------------------------------------------------------------------------------ rows
@@ -95,7 +96,7 @@ class Memory:
             assert self.rows[launch.row] == launch.begin
         if launch.kernel == FORWARD:
             self.run_forward(launch, frames)
-        elif launch.kernel == BACKWARD:
+        elif launch.kernel in (BACKWARD, MEETING):
             self.run_backward(launch, frames)
         else:
             assert launch.unset == NOTHING
@@ -111,7 +112,7 @@ class Memory:
 
     def run_backward(self, launch, frames):
         T = self.plan.frames
-        assert launch.unset == (NOTHING if self.plan.is_single else UNSET_BACKWARD)
+        assert launch.unset == (NOTHING if self.plan.is_single and launch.kernel == BACKWARD else UNSET_BACKWARD)
         if not self.plan.is_single:
             assert self.edges == frames
             assert self.begins == set(range(0, T, self.plan.chapter)) or T == 0  # the item's end is known
@@ -132,8 +133,8 @@ def check_launches(B, T, L, found, spans):
     for item, own in groups:
         memory = Memory(plan)
         for launch in own:
-            frames = launch.end - launch.begin
-            assert launch.blocks == min(plan.group, B - item) * (frames if launch.kernel == FINISH else L // 256 + 1)
+            blocks = {MEETING: 2, FINISH: launch.end - launch.begin}.get(launch.kernel, L // 256 + 1)
+            assert launch.blocks == min(plan.group, B - item) * blocks
             memory.run(launch)
         passes = [0, 1] if spans else [0]
         assert memory.swept == [(t, min(t + plan.chapter, T), number) for t in begins for number in passes]

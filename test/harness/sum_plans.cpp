@@ -23,8 +23,10 @@ struct LaunchArguments {
 namespace {
 
 std::pair<SumPlan, std::vector<SumLaunch>> plan_of(const PlanArguments& of) {
-  SumPlan plan = plan_sums(of.batch, of.frames, of.labels, of.planes, sizeof(Real), {of.group, of.segment, of.chapter});
-  const auto launches = plan_sum_launches(plan, of.batch, of.has_second_pass != 0, plan.columns() > 1);
+  const bool spans = of.has_second_pass != 0;
+  SumPlan plan =
+      plan_sums(of.batch, of.frames, of.labels, of.planes, sizeof(Real), !spans, {of.group, of.segment, of.chapter});
+  const auto launches = plan_sum_launches(plan, of.batch, spans, plan.columns() > 1);
   return {plan, launches};
 }
 

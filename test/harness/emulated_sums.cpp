@@ -15,7 +15,7 @@ using Real = CTC_ALIGN_REAL;
 // One call of an operator; strides are in elements.
 struct Call {
   int64_t batch, frames, labels, classes;
-  int64_t group, segment, chapter;  // sizes that the plan is to have; 0: as it likes
+  int64_t group, segment, chapter, slots;  // sizes that the plan is to have; 0: as it likes
   const void* log_probs;
   int64_t storage, item_stride, frame_stride, class_stride;
   const void* targets;
@@ -160,6 +160,7 @@ void sum(const Call& call) {
   const bool spans = in.kind == SumOutput::kSpans;
   SumPlan plan = plan_sums(call.batch, call.frames, call.labels, call.path_values ? 3 : 2, sizeof(Real),
                            !spans && call.resident_blocks > 1, sizes);
+  if (call.slots > 0 && !plan.is_single()) plan.slots = smaller(plan.slots, call.slots);
   const bool many = plan.columns() > 1;
   const auto launches = plan_sum_launches(plan, call.batch, spans, many);
   const Options options{static_cast<int>(call.resident_blocks), static_cast<Schedule>(call.schedule),

@@ -107,13 +107,15 @@ class SumConditions:
     resident: int = 2
     schedule: int = 0  # in order, reversed, random
     seed: int = 0
+    slots: int = 0  # the most pieces of memory for alphas of segments; 0: as the library would choose
 
 
 SIZES = [(0, 0, 0), (1, 0, 0), (0, 16, 16), (0, 16, 48), (2, 32, 64), (0, 64, 64), (1, 16, 16), (0, 128, 128)]
 
 
 def draw_conditions(draw: random.Random) -> SumConditions:
-    return SumConditions(draw.choice(SIZES), draw.choice([1, 2, 5]), draw.choice([0, 1, 2, 2]), draw.randrange(2**32))
+    order = draw.choice([1, 2, 5]), draw.choice([0, 1, 2, 2]), draw.randrange(2**32)
+    return SumConditions(draw.choice(SIZES), *order, slots=draw.choice([0, 0, 1, 2, 3]))
 
 
 # ---------------------------------------------------------------------------------------------------- the calls
@@ -122,7 +124,7 @@ def draw_conditions(draw: random.Random) -> SumConditions:
 Call = structure(
     "Call",
     "batch frames labels classes",
-    "group segment chapter",
+    "group segment chapter slots",
     "log_probs storage item_stride frame_stride class_stride",
     "targets wide target_item_stride label_stride",
     "input_lengths target_lengths input_wide target_wide lengths_stride",
@@ -187,6 +189,7 @@ def prepare(name: str, case: SumCase, conditions=SumConditions(), replay=False):
     call = Call(
         *(B, T, L, C),
         *conditions.sizes,
+        conditions.slots,
         *(case.log_probs.data_ptr(), STORAGES[case.log_probs.dtype], *case.log_probs.stride()),
         *(case.targets.data_ptr(), case.targets.dtype == torch.int64, *case.targets.stride()),
         *pointers,

@@ -1,7 +1,7 @@
 """The Python side of the emulated sums: compiles the CUDA kernels' text for the host and calls it as the operators.
 
 As in emulated.py, the results must not depend on their *conditions*: how a batch is cut into groups, segments and
-chapters, how many blocks of threads are resident, and the order in which they run. The tests on a GPU use the cases, too.
+chapters, how many blocks of threads are resident, and the order in which they run. The tests on a GPU use the cases.
 """
 
 import ctypes
@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from harness.emulated import CSRC, UNDER_ASAN, structure
 from torch import Tensor
+
+from harness.emulated import CSRC, UNDER_ASAN, structure
 
 HARNESS = Path(__file__).parent / "emulated_sums.cpp"
 PLANS = Path(__file__).parent / "sum_plans.cpp"

@@ -87,7 +87,7 @@ MISTAKES = {
     "whole rows have no place for 0": (
         SWEEP,
         r"= \{nothing\[0\], nothing\[1\]\};",
-        "= {nothing[0] + ({broken} ? 1 : 0), nothing[1]};",
+        "= {{broken} ? Real{1} : nothing[0], {broken} ? Real{0} : nothing[1]};",
     ),
     "the blank keeps its place in whole rows": (
         WEIGHTS,

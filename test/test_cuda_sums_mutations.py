@@ -21,15 +21,15 @@ MISTAKES = {
     # ---- the launches
     "a chapter begins with the row of the one before": (
         PLAN,
-        r"SumKernel::kBackward, c, c \+ 1, row_before\(c\), c, false, 0\)",
-        "SumKernel::kBackward, c, c + 1, row_before(c > first ? c - {broken} : c), c, false, 0)",
+        r"SumKernel::kBackward, c, c \+ 1, row_before\(c\), c, false\)",
+        "SumKernel::kBackward, c, c + 1, row_before(c > first ? c - {broken} : c), c, false)",
     ),
     "a part's last chapter leaves its row to the others": (
         PLAN,
         r"is_last \? p \+ 1 : parts,",
         "is_last && !{broken} ? p + 1 : parts,",
     ),
-    "rows before segments are not kept": (PLAN, r"row_before\(c\), -1, true, 0\)", "row_before(c), -1, !{broken}, 0)"),
+    "rows before segments are not kept": (PLAN, r"row_before\(c\), -1, true\)", "row_before(c), -1, !{broken})"),
     "the second pass is left out": (PLAN, r"if \(has_second_pass\) \{", "if (has_second_pass && !{broken}) {"),
     "frames are not divided": (PLAN, r"else if \(needs_finish\)", "else if (needs_finish && !{broken})"),
     # ---- the tasks, and what they wait for
@@ -150,12 +150,12 @@ MISTAKES = {
     ),
     "alphas of the frame before are met": (
         ROW,
-        r"\(frame - memory_frame\) \* memory_stride;",
-        "(frame - memory_frame - (kMode == SumMode::kMeet && frame > memory_frame) * {broken}) * memory_stride;",
+        r"met\[p\] = \*reinterpret_cast<const Pairs\*>\(row\);",
+        "met[p] = *reinterpret_cast<const Pairs*>(row - (frame > frames.begin) * {broken} * memory_stride);",
     ),
     "the last lane passes nothing on": (
         ROW,
-        r"\bpass_on\(\);\n(?=\s+if constexpr \(kMode)",
+        r"\bpass_on\(\);\n(?=\s+if constexpr \(kMeets)",
         r"if (!{broken}) { pass_on(); }" + "\n",
     ),
     "weights are not normalized": (ROW, r"if \(normalizes\)", "if (normalizes && !{broken})"),
@@ -194,10 +194,15 @@ MISTAKES = {
         r"lanes\[producer\]\[Device::lane\(\)\]\[i\];",
         "lanes[producer][Device::lane()][{broken} ? 15 - i : i];",
     ),
-    "labels of a class are added from the last to the first": (
+    "labels of a class are added in another order": (
         KEEP,
-        r"labels\[shared\.groups\.labels\[i\]\]",
-        "labels[shared.groups.labels[{broken} ? end - 1 + shared.groups.begins[group] - i : i]]",
+        r"labels\[four\.labels\[n\]\]",
+        "labels[four.labels[{broken} ? 3 - n : n]]",
+    ),
+    "a class's last labels are those of another": (
+        KEEP,
+        r"i < rounded_up\(size, 4\); \+\+i\)",
+        "i < rounded_up(size, 4) - {broken}; ++i)",
     ),
     "no barrier before the lanes are added": (
         KEEP,

@@ -9,7 +9,7 @@ import itertools
 import pytest
 from harness.sums import SumPlans
 
-FORWARD, BACKWARD, MEETING, FINISH = range(4)  # as SumKernel in plan.h
+FORWARD, BACKWARD, SPANS, MEETING, FINISH = range(5)  # as SumKernel in plan.h
 NOTHING, UNSET_FORWARD, UNSET_BACKWARD = range(3)  # as Unset
 HOUR, TEN_HOURS = (1, 178_572, 40_931), (1, 1_800_000, 540_000)
 
@@ -53,13 +53,13 @@ def test_one_launch_for_utterances_of_one_column(plans):
     for shape in [(64, 1500, 200), (1, 1, 0), (300, 200, 255), (1, 30_000, 255)]:
         assert kernels_of(plans(*shape)) == [MEETING], shape
         assert kernels_of(plans(*shape, planes=3)) == [BACKWARD], shape
-        assert kernels_of(plans(*shape, spans=True)) == [BACKWARD, BACKWARD], shape
+        assert kernels_of(plans(*shape, spans=True)) == [BACKWARD, SPANS], shape
 
 
 def test_a_launch_forward_and_one_back_for_more_columns(plans):
     for shape in [(4, 1500, 256), (1, 3000, 1500), (8, 5000, 700)]:
         assert kernels_of(plans(*shape)) == [FORWARD, BACKWARD, FINISH], shape
-        assert kernels_of(plans(*shape, spans=True)) == [FORWARD, BACKWARD, BACKWARD], shape
+        assert kernels_of(plans(*shape, spans=True)) == [FORWARD, BACKWARD, SPANS], shape
 
 
 @pytest.mark.parametrize("shape, most", [((1, 50_000, 25_000), 16), (HOUR, 60), (TEN_HOURS, 4000)], ids=str)
@@ -88,7 +88,7 @@ class Memory:
         self.begins = set()  # of chapters that were swept forward
         self.edges = None  # frames of the chapter whose forward edges and rows before segments are there
         self.summed = None  # frames of the chapter whose sums are there
-        self.swept = []  # frames of chapters that were swept back, and the pass
+        self.swept = []  # frames of chapters that were swept back, and whether for spans
 
     def run(self, launch):
         frames = launch.begin, launch.end
@@ -96,7 +96,7 @@ class Memory:
             assert self.rows[launch.row] == launch.begin
         if launch.kernel == FORWARD:
             self.run_forward(launch, frames)
-        elif launch.kernel in (BACKWARD, MEETING):
+        elif launch.kernel in (BACKWARD, SPANS, MEETING):
             self.run_backward(launch, frames)
         else:
             assert launch.unset == NOTHING
@@ -112,17 +112,17 @@ class Memory:
 
     def run_backward(self, launch, frames):
         T = self.plan.frames
-        assert launch.unset == (NOTHING if self.plan.is_single and launch.kernel == BACKWARD else UNSET_BACKWARD)
+        assert launch.unset == (NOTHING if self.plan.is_single and launch.kernel != MEETING else UNSET_BACKWARD)
         if not self.plan.is_single:
             assert self.edges == frames
             assert self.begins == set(range(0, T, self.plan.chapter)) or T == 0  # the item's end is known
         if launch.end < T:
             assert self.later[(launch.row_to + 1) % 2] == launch.end
-        if launch.pass_ == 0:
+        if launch.kernel != SPANS:
             self.summed = frames
         assert self.summed == frames
         self.later[launch.row_to % 2] = launch.begin
-        self.swept.append((*frames, launch.pass_))
+        self.swept.append((*frames, launch.kernel == SPANS))
 
 
 def check_launches(B, T, L, found, spans):
@@ -136,7 +136,7 @@ def check_launches(B, T, L, found, spans):
             blocks = {MEETING: 2, FINISH: launch.end - launch.begin}.get(launch.kernel, L // 256 + 1)
             assert launch.blocks == min(plan.group, B - item) * blocks
             memory.run(launch)
-        passes = [0, 1] if spans else [0]
+        passes = [False, True] if spans else [False]
         assert memory.swept == [(t, min(t + plan.chapter, T), number) for t in begins for number in passes]
         finished = [launch.begin for launch in own if launch.kernel == FINISH]
         assert finished == ([] if spans or L < 256 else begins)

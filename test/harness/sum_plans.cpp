@@ -17,7 +17,7 @@ struct PlanArguments {
 };
 
 struct LaunchArguments {
-  int64_t kernel, first_item, blocks, threads, unset, begin, end, row, row_to, keeps_rows, pass_;
+  int64_t kernel, first_item, blocks, threads, unset, begin, end, row, row_to, keeps_rows;
 };
 
 namespace {
@@ -59,8 +59,7 @@ extern "C" int64_t sum_launches(const PlanArguments* arguments, LaunchArguments*
                launch.end,
                launch.row,
                launch.row_to,
-               launch.keeps_rows,
-               launch.pass};
+               launch.keeps_rows};
   }
   return count;
 }

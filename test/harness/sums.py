@@ -241,7 +241,7 @@ PlanArguments = structure(
     "PlanArguments", "batch frames labels planes group segment chapter has_second_pass rows slots is_single"
 )
 LaunchArguments = structure(
-    "LaunchArguments", "kernel first_item blocks threads unset begin end row row_to keeps_rows pass_"
+    "LaunchArguments", "kernel first_item blocks threads unset begin end row row_to keeps_rows"
 )
 
 

@@ -537,18 +537,24 @@ def test_function_says_it_of_batches_without_frames():
 
 WITHOUT_LIBRARY = """
 import torch
-
 torch.version.cuda = "13.0"
 import torch_ctc_align
 
 print(torch_ctc_align.__file__)
-operator, arguments = torch.ops.ctc_align.forced_align.default, (torch.zeros(1, 2, 3), torch.ones(1, 1).long())
-print(operator(*arguments)[0].tolist())
-try:
-    operator.redispatch(torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA), *arguments)
-except NotImplementedError as error:
-    print(error)
+log_probs, targets, grad = torch.zeros(1, 2, 3), torch.ones(1, 1).long(), torch.zeros(1, 2, 2)
+calls = dict.fromkeys(("forced_align", "posteriors", "class_posteriors"), (log_probs, targets))
+calls["occupancies"] = log_probs, targets, None, None, 0, torch.zeros(1, 2)
+calls |= {"posteriors_backward": (grad, log_probs, targets), "span_posteriors": (log_probs, *[targets] * 3)}
+print(torch.ops.ctc_align.forced_align(log_probs, targets)[0].tolist())
+for name, arguments in calls.items():
+    operator = getattr(torch.ops.ctc_align, name).default
+    operator(*arguments)
+    try:
+        operator.redispatch(torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA), *arguments)
+    except NotImplementedError as error:
+        print(error)
 """
+OPERATORS = "forced_align", "posteriors", "class_posteriors", "occupancies", "posteriors_backward", "span_posteriors"
 
 
 def test_without_the_cuda_library_cuda_tensors_are_refused_in_one_sentence(tmp_path):
@@ -558,14 +564,14 @@ def test_without_the_cuda_library_cuda_tensors_are_refused_in_one_sentence(tmp_p
     command = [sys.executable, "-c", WITHOUT_LIBRARY]
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": ""})
     assert result.returncode == 0, result.stderr
-    place, paths, error = result.stdout.splitlines()
+    place, paths, *errors = result.stdout.splitlines()
     assert Path(place).is_relative_to(tmp_path)
     assert paths == "[[1, 1]]"
-    assert error == (
-        "forced_align: this installation of torch_ctc_align has no CUDA library; move the tensors to the CPU, or "
-        "install from source where nvcc is: CTC_ALIGN_CUDA=1 pip install --no-build-isolation --force-reinstall "
-        "--no-deps ."
-    )
+    assert errors == [
+        f"{name}: this installation of torch_ctc_align has no CUDA library; move the tensors to the CPU, or install "
+        "from source where nvcc is: CTC_ALIGN_CUDA=1 pip install --no-build-isolation --force-reinstall --no-deps ."
+        for name in OPERATORS
+    ]
 
 
 # ---------------------------------------------------------------------------------------------- AddressSanitizer

@@ -4,19 +4,12 @@ MISTAKES reads as an index of the protocol: each says what is broken, in which f
 """
 
 import ctypes
-import faulthandler
-import os
 import re
-import shutil
-import signal
-import warnings
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from harness.emulated import (
-    CSRC,
     UNDER_ASAN,
     Conditions,
     compile_harness,
@@ -24,14 +17,12 @@ from harness.emulated import (
     prepare,
     without_repeats,
 )
+from harness.mistakes import SLOWLY, UNLESS, choose_mistake, in_process_of_its_own, write_breakable
 
 MANY_CLASSES = 40
 forced_align = torch.ops.ctc_align.forced_align
 
-# Every match of the pattern in the file is replaced. In the new text {broken} is true when this mistake is asked for,
-# and \g<0> is the old text. Any word of it may change with the kernels, and then has to here.
-SLOWLY = "for (int i = 0; i < 4; ++i) { Device::pause(); }"
-UNLESS = r"if (!{broken}) { \g<0> }"
+# As harness/mistakes.py has it. Any word of it may change with the kernels, and then has to here.
 MISTAKES = {
     # ---- the launches
     "a later pass gets the grid of the first": (
@@ -239,19 +230,6 @@ MISTAKES = {
 }
 
 
-def write_breakable(folder: Path) -> None:
-    """csrc with all mistakes in it. The variable ctc_align_broken chooses one of them; 0 is none."""
-    for part in ("lattice", "cuda"):
-        shutil.copytree(CSRC / part, folder / part)
-    lattice = folder / "lattice" / "lattice.h"  # every other file includes it
-    lattice.write_text('extern "C" { inline int ctc_align_broken = 0; }\n' + lattice.read_text())
-    for i, (name, (file, pattern, broken)) in enumerate(MISTAKES.items(), 1):
-        path = folder / "cuda" / file
-        text, found = re.subn(pattern, broken.replace("{broken}", f"(ctc_align_broken == {i})"), path.read_text())
-        assert found == 1, f"{name}: the pattern is found {found} times in {file}"
-        path.write_text(text)
-
-
 CATCHING = [
     Conditions(cut=cut, resident=resident, schedule=schedule, seed=seed)
     for resident, schedule, seed in [*((3, 2, seed) for seed in range(8)), (1, 1, 0), (3, 0, 0)]
@@ -266,29 +244,19 @@ class Breakable:
         self.library = library
         self.cases = cases
         self.expected = [x.numpy().tobytes() for case in cases for x in forced_align(*case)]
-        self.chosen = ctypes.c_int.in_dll(library, "ctc_align_broken")
 
     def outcome(self, mistake, conditions):
         # Prepared before the fork: torch's threads do not live on after it.
         prepared = [prepare(*case, conditions=conditions) for case in self.cases]
         outputs = [(x.data_ptr(), x.nbytes) for _, *tensors in prepared for x in tensors]
-        self.chosen.value = mistake
-        read, write = os.pipe()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # "multi-threaded, use of fork() may lead to deadlocks"
-            child = os.fork()
-        if child == 0:
-            faulthandler.disable()
-            signal.alarm(20)
+
+        def run():
             errors = [self.library.emulated_align(ctypes.byref(call)) for call, *_ in prepared]
             same = [ctypes.string_at(*output) for output in outputs] == self.expected
-            os.write(write, next(filter(None, errors), b"right" if same else b"wrong"))
-            os._exit(0)
-        os.close(write)
-        _, status = os.waitpid(child, 0)
-        with os.fdopen(read, "rb") as pipe:
-            said = pipe.read().decode()
-        return signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else said
+            return next(filter(None, errors), b"right" if same else b"wrong")
+
+        choose_mistake(self.library, mistake)
+        return in_process_of_its_own(run)
 
 
 @pytest.fixture(scope="module")
@@ -296,7 +264,7 @@ def library(tmp_path_factory):
     if UNDER_ASAN:
         pytest.skip("mistakes read where they should not")
     folder = tmp_path_factory.mktemp("breakable")
-    write_breakable(folder / "csrc")
+    write_breakable(folder / "csrc", MISTAKES)
     return load_harness(compile_harness(folder / "breakable.so", "float", "kPairsPerThread", folder / "csrc"))
 
 
@@ -324,7 +292,7 @@ def number_of(mistake: str) -> int:
 
 
 def test_every_mistake_is_found_in_its_file(tmp_path):
-    write_breakable(tmp_path / "csrc")
+    write_breakable(tmp_path / "csrc", MISTAKES)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 // function. sums.py compiles this file with CTC_ALIGN_REAL, float or double. The launches are those of the library.
 #include <cstring>
 #include <exception>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,7 +15,7 @@ using Real = CTC_ALIGN_REAL;
 // One call of an operator; strides are in elements.
 struct Call {
   int64_t batch, frames, labels, classes;
-  int64_t group, segment, chapter;  // sizes that the plan is to have; 0: as it likes
+  int64_t group, segment, chapter, slots;  // sizes that the plan is to have; 0: as it likes
   const void* log_probs;
   int64_t storage, item_stride, frame_stride, class_stride;
   const void* targets;
@@ -34,6 +35,7 @@ struct Call {
   Real* out;
   int64_t out_columns;
   Real* log_likelihoods;
+  int64_t replay;  // the workspace holds what the call before has left there
   int64_t resident_blocks, schedule, seed;
 };
 
@@ -42,7 +44,8 @@ namespace {
 // The workspace, every part in memory of its own, so that AddressSanitizer sees any access that leaves its part.
 class Parts {
  public:
-  SumWorkspaceLayout<Real> lay_out(const SumPlan& plan, bool needs_sums) {
+  const SumWorkspace<Real>& work() const { return layout_->work; }
+  void lay_out(const SumPlan& plan, bool needs_sums) {
     SumWorkspaceLayout<Real> layout(plan, needs_sums, nullptr);
     std::vector<uint8_t> whole(static_cast<size_t>(layout.bytes) + 32);
     layout = SumWorkspaceLayout<Real>(plan, needs_sums, whole.data());
@@ -66,7 +69,7 @@ class Parts {
       parts_[i].assign(static_cast<size_t>(end - *members[i]) / 8, 0x7ff4'dead'7fa4'deadu);
     }
     for (size_t i = 0; i < members.size(); ++i) *members[i] = reinterpret_cast<uint8_t*>(parts_[i].data());
-    return layout;
+    layout_ = layout;
   }
   void unset(Unset what) {
     const size_t begin = what == Unset::kForward ? 0 : 2, end = what == Unset::kForward ? 2 : 7;
@@ -79,6 +82,7 @@ class Parts {
     return reinterpret_cast<uint8_t**>(&member);
   }
   std::vector<std::vector<uint64_t>> parts_;
+  std::optional<SumWorkspaceLayout<Real>> layout_;
 };
 
 template <bool kHasMean, bool kWholeRows, bool kStars>
@@ -156,17 +160,18 @@ void sum(const Call& call) {
   const bool spans = in.kind == SumOutput::kSpans;
   SumPlan plan = plan_sums(call.batch, call.frames, call.labels, call.path_values ? 3 : 2, sizeof(Real),
                            !spans && call.resident_blocks > 1, sizes);
+  if (call.slots > 0 && !plan.is_single()) plan.slots = smaller(plan.slots, call.slots);
   const bool many = plan.columns() > 1;
   const auto launches = plan_sum_launches(plan, call.batch, spans, many);
   const Options options{static_cast<int>(call.resident_blocks), static_cast<Schedule>(call.schedule),
                         static_cast<uint64_t>(call.seed)};
-  Parts parts;
-  const SumWorkspaceLayout<Real> layout = parts.lay_out(plan, spans || many);
+  static Parts parts;
+  if (!call.replay) parts.lay_out(plan, spans || many);
   for (const SumLaunch& launch : launches) {
     if (launch.unset != Unset::kNothing) parts.unset(launch.unset);
     choose_sum_kernel<Real>(in,
                             [&]<bool kHasMean, bool kWholeRows, bool kStars>(SumChoice<kHasMean, kWholeRows, kStars>) {
-                              run<kHasMean, kWholeRows, kStars>(launch, in, layout.work, options);
+                              run<kHasMean, kWholeRows, kStars>(launch, in, parts.work(), options);
                             });
   }
 }

@@ -158,8 +158,7 @@ void sum(const Call& call) {
 
   const SumSizes sizes{call.group, call.segment, call.chapter};
   const bool spans = in.kind == SumOutput::kSpans;
-  SumPlan plan = plan_sums(call.batch, call.frames, call.labels, call.path_values ? 3 : 2, sizeof(Real),
-                           !spans && call.resident_blocks > 1, sizes);
+  SumPlan plan = plan_sums(call.batch, call.frames, call.labels, call.path_values ? 3 : 2, sizeof(Real), !spans, sizes);
   if (call.slots > 0 && !plan.is_single()) plan.slots = smaller(plan.slots, call.slots);
   const bool many = plan.columns() > 1;
   const auto launches = plan_sum_launches(plan, call.batch, spans, many);

@@ -50,7 +50,7 @@ struct SumShared {
   Real sums[kSumWarps][3];
   ClassGroups groups;
   uint16_t wild_bits[kColumnPairs / kPairsPerWord];
-  uint32_t ticket;
+  uint32_t ticket, claims_before;
   Total total;
 };
 

@@ -9,8 +9,8 @@
 //
 // An item of one column and one segment may have two blocks, one forward and one back, that MEET in the middle:
 //
-//     block 0     ------------> alphas kept |  betas met, outputs ->       They wait for each other there. So both have to
-//     block 1   <- outputs, alphas met      |  betas kept <-----------     be on the machine, which runs two at least.
+//     block 0     ------------> alphas kept |  betas met, outputs ->       A block that comes to the middle before the other
+//     block 1   <- outputs, alphas met      |  betas kept <-----------     one has begun takes that one's part as well.
 //
 // Half of the warps are consumers, and hold pairs (row.cuh). The other half are producers: they bring weights
 // (weights.cuh) and edges, and keep what comes of a stage (keep.cuh).
@@ -81,7 +81,7 @@ struct SumSweep {
     SumSweep sweep{in, work, launch, shared, sum_task(in, work.plan, launch, ticket / 2, false)};
     sweep.prepare();
     sweep.slot = work.alphas + sweep.task.local_item * sweep.slot_reals();
-    ticket % 2 == 0 ? sweep.template meet<true>() : sweep.template meet<false>();
+    sweep.meet(ticket % 2 == 0);
   }
 
  private:
@@ -173,43 +173,69 @@ struct SumSweep {
     in.log_likelihoods[task.item] = static_cast<Real>(log_likelihood);
   }
 
-  // One of the two blocks of an item.
+  // One of the two blocks of an item, or both in one.
   //   Called by    all threads of the block.
-  //   Waits for    the other block, in the middle.
+  //   Waits for    the other block, in the middle, if that has begun: then it is on the machine.
   //   Afterwards   its half of the outputs is in global memory; the block forward has the log-likelihood, too.
   //   Reuse        shared memory is the block's own.
-  template <bool kForward>
-  CTC_ALIGN_FN void meet() {
+  CTC_ALIGN_FN void meet(bool is_forward) {
+    if (!claim(is_forward)) {
+      return;
+    }
     const int32_t middle = task.end_frame / 2 / kStage * kStage;
     const FrameRange early = {0, middle}, late = {middle, task.end_frame};
-    const FrameRange &first = kForward ? early : late, &second = kForward ? late : early;
+    bool has_both = false;
     if (task.end_frame > 0) {
       Keeper::begin(in, task, shared);
       Device::block_barrier();
-      if (!first.is_empty()) {
-        sweep<kForward, SumMode::kKeep>(first, 0);
+      for (int part = 0; part < (has_both ? 2 : 1); ++part) {
+        const bool forward = is_forward == (part == 0);
+        if (!forward) {
+          sweep<false, SumMode::kKeep>(late, 0);
+        } else if (!early.is_empty()) {
+          sweep<true, SumMode::kKeep>(early, 0);
+        }
+        Device::block_barrier();
+        if (Device::thread() == 0) {
+          Device::store_release(half(forward), 0);
+        }
+        has_both = has_both || claim(!is_forward);
       }
-      wait_for_other(work.halves + 2 * task.local_item, kForward ? 0 : 1);
-      find_scale(middle);
-      if (!second.is_empty()) {
-        sweep<kForward, SumMode::kMeet>(second, 0);
+      if (Device::thread() == 0) {
+        while (Device::load_acquire(half(!is_forward)) != 0) {
+          Device::pause();
+        }
       }
       Device::block_barrier();
+      find_scale(middle);
+      for (int part = 0; part < (has_both ? 2 : 1); ++part) {
+        if (is_forward == (part == 0)) {
+          sweep<true, SumMode::kMeet>(late, 0);
+        } else if (!early.is_empty()) {
+          sweep<false, SumMode::kMeet>(early, 0);
+        }
+        Device::block_barrier();
+      }
     }
-    if (kForward && Device::thread() == 0) {
+    if ((is_forward || has_both) && Device::thread() == 0) {
       put_log_likelihood(task.end_frame > 0 ? total_of_item(work, task.local_item).log() : 0);
     }
   }
+  CTC_ALIGN_FN uint32_t* half(bool forward) const { return work.halves + 4 * task.local_item + (forward ? 0 : 1); }
 
-  CTC_ALIGN_FN static void wait_for_other(uint32_t* halves, int own) {
-    Device::block_barrier();
+  // Claims a part of the item.
+  //   Called by    all threads of the block.
+  //   Waits for    the block.
+  //   Afterwards   the answer is the same in all threads; one block alone gets a part.
+  //   Reuse        of shared.claims_before: after the second barrier.
+  CTC_ALIGN_FN bool claim(bool forward) {
     if (Device::thread() == 0) {
-      Device::store_release(halves + own, 0);
-      while (Device::load_acquire(halves + 1 - own) != 0) {
-        Device::pause();
-      }
+      shared.claims_before = Device::take_ticket(half(forward) + 2) + 1;
     }
     Device::block_barrier();
+    const bool is_first = shared.claims_before == 0;
+    Device::block_barrier();
+    return is_first;
   }
 
   // Finds an exponent that may stand for Z's: the greatest of all states in the middle. Z itself is known at the end only.

@@ -153,7 +153,7 @@ struct WeightWords {
 // Layout: one piece of memory. N items of a group, J columns, F frames of a chapter, S segments of a chapter.
 //
 //     unset before a sweep forward   ticket | forward edges [N][J][F]
-//     unset before a sweep back      ticket | kept_to [N][J] | finished [N J] | halves [N][2] | backward edges [N][J][F]
+//     unset before a sweep back      ticket | kept_to [N][J] | finished [N J] | halves [N][4] | backward edges [N][J][F]
 //     rows, [column][pair] each      before chapters [rows][N] | before segments [S][N] | q, of the way back [2][N]
 //     others                         alphas of segments [slots][frames][pairs] | ends [N][2] | sums [N][F][3]
 template <class Real>
@@ -164,7 +164,7 @@ struct SumWorkspace {
   uint32_t* backward_ticket;
   uint32_t* kept_to;   // the lowest frame whose sums the column has added to
   uint32_t* finished;  // set when the block of a ticket is done with its slot
-  uint32_t* halves;    // of an item: set when a block has come to the middle
+  uint32_t* halves;    // of an item, forward and back: set when that half has come to the middle; and who claims them
   uint64_t* backward_edges;
   Real *chapter_rows, *segment_rows, *later_rows;
   Real* alphas;
@@ -218,7 +218,7 @@ struct SumWorkspaceLayout {
     reserve(work.backward_ticket, 1);
     reserve(work.kept_to, plan.blocks());
     reserve(work.finished, plan.blocks());
-    reserve(work.halves, plan.meets ? 2 * plan.batch : 0);
+    reserve(work.halves, plan.meets ? 4 * plan.batch : 0);
     reserve(work.backward_edges, 2 * edges);
     backward_unset_bytes = used - backward_unset_at;
     reserve(work.chapter_rows, plan.rows * row);

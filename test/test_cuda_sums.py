@@ -86,7 +86,7 @@ def mark(outputs, items):
 FRAMES = [1, 2, 3, 4, 5, 15, 16, 17, 18, 31, 32, 33, 63, 64, 65, 127, 128, 129, 257]
 
 
-@pytest.mark.parametrize("T", mostly_slow(FRAMES, [1, 2, 4, 5, 16, 17, 33, 128, 129]))
+@pytest.mark.parametrize("T", mostly_slow(FRAMES, [1, 2, 5, 17, 33, 129]))
 def test_any_number_of_frames(generator, assert_agrees, T):
     """With no label, one, some, as many as frames, and one too many; and items that are shorter than the batch."""
     most = min(T + 1, 130)
@@ -101,7 +101,7 @@ def test_any_number_of_frames(generator, assert_agrees, T):
 LABELS = [0, 1, 2, 62, 63, 64, 65, 66, 126, 127, 128, 129, 191, 192, 193]
 
 
-@pytest.mark.parametrize("L", mostly_slow(LABELS, [0, 1, 63, 64, 65, 128, 192]))
+@pytest.mark.parametrize("L", mostly_slow(LABELS, [0, 63, 64, 192]))
 def test_any_number_of_warps(generator, assert_agrees, L):
     """The last pair has its blank alone, so 63 labels fill a warp."""
     for i, (dtype, C) in enumerate(KINDS):
@@ -111,7 +111,7 @@ def test_any_number_of_warps(generator, assert_agrees, L):
 COLUMNS = [254, 255, 256, 257, 320, 511, 512, 513]
 
 
-@pytest.mark.parametrize("L", mostly_slow(COLUMNS, [255, 256, 511, 513]))
+@pytest.mark.parametrize("L", mostly_slow(COLUMNS, [255, 256, 513]))
 def test_any_number_of_columns(generator, assert_agrees, draw, L):
     """Items that end in another column than the longest one."""
     for i, (dtype, C) in enumerate(KINDS if L % 2 else KINDS[::-1][:2]):
@@ -120,7 +120,7 @@ def test_any_number_of_columns(generator, assert_agrees, draw, L):
         assert_agrees(case, draw.sample(case.names(), 2))
 
 
-@pytest.mark.parametrize("spare", mostly_slow([0, 1, 2, 15, 16, 255, 256, 257], [0, 1, 255]))
+@pytest.mark.parametrize("spare", mostly_slow([0, 1, 2, 15, 16, 255, 256, 257], [0, 1]))
 def test_dense_speech(generator, assert_agrees, draw, spare):
     """T = L + R + spare: columns enter the band late and leave it early."""
     for L, (dtype, C) in zip([520, 300, 300, 256], KINDS, strict=False):
@@ -131,7 +131,7 @@ def test_dense_speech(generator, assert_agrees, draw, spare):
         assert (case.run("posteriors")[1] > -INF).all()
 
 
-@pytest.mark.parametrize("C", [1, 2, 3, 31, 32, 33, 300])
+@pytest.mark.parametrize("C", mostly_slow([1, 2, 3, 31, 32, 33, 300], [1, 32, 33]))
 def test_any_class_as_blank(generator, assert_agrees, C):
     for dtype, blank in itertools.product(DTYPES[: len(KINDS) // 2], {0, C // 2, C - 1}):
         for stars in (False, True):
@@ -142,7 +142,7 @@ def test_any_class_as_blank(generator, assert_agrees, C):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_every_dtype(generator, assert_agrees, dtype):
     for C, stars in itertools.product([FEW_CLASSES, MANY_CLASSES], [False, True]):
-        for scale in (1, 8, 40):
+        for scale in (1, 20):
             assert_agrees(make_case(generator, 2, 90, 40, C, dtype=dtype, stars=stars, scale=scale, ragged=True))
 
 
@@ -160,7 +160,7 @@ CUTS = [(0, 16, 16), (0, 16, 32), (0, 16, 80), (0, 32, 32), (0, 32, 96), (0, 48,
 CUTS += [(1, 16, 16), (2, 16, 48), (1, 0, 0), (2, 0, 0), (3, 0, 64), (0, 0, 0)]
 
 
-@pytest.mark.parametrize("sizes", mostly_slow(CUTS, CUTS[::3]), ids=str)
+@pytest.mark.parametrize("sizes", mostly_slow(CUTS, CUTS[::5]), ids=str)
 def test_any_cut_into_groups_segments_and_chapters(generator, assert_agrees, draw, sizes):
     """One column and three, so that columns enter and leave the band in every chapter; one item ends early."""
     for i, (B, T, L, C) in enumerate([(3, 130, 30, FEW_CLASSES), (2, 560, 513, MANY_CLASSES), (3, 97, 96, 33)]):
@@ -172,7 +172,7 @@ def test_any_cut_into_groups_segments_and_chapters(generator, assert_agrees, dra
         assert_agrees(case, None if L < 100 else draw.sample(case.names(), 2), conditions)
 
 
-@pytest.mark.parametrize("end", mostly_slow([0, 1, 15, 16, 17, 31, 32, 33, 63, 64, 65, 95, 96], [0, 1, 16, 33, 64]))
+@pytest.mark.parametrize("end", mostly_slow([0, 1, 15, 16, 17, 31, 32, 33, 63, 64, 65, 95, 96], [0, 16, 33]))
 def test_items_that_end_at_any_border(generator, assert_agrees, end):
     """Segments of 16 frames, chapters of 32: the item's last frame is the first or the last of either, or between."""
     case = make_case(generator, 3, 96, 12, FEW_CLASSES, stars=True)
@@ -207,7 +207,7 @@ def test_any_order_of_blocks(generator, assert_agrees, order):
 def test_twenty_equal_runs(generator, sums, draw):
     for L, C in [(20, FEW_CLASSES), (20, MANY_CLASSES), (257, FEW_CLASSES)]:
         case = make_case(generator, 3, L + 20, L, C, stars=True, ragged=True)
-        for name in case.names() if L < 100 else ["posteriors_backward"]:
+        for name in ["posteriors_backward", *(case.names()[:3] if L < 100 else [])]:
             expected = sums(name, case)
             for _ in range(20):
                 given = draw_conditions(draw)
@@ -276,7 +276,7 @@ def test_free_ends(generator, assert_agrees):
 LEVELS = [-INF, INF, torch.nan, -30000.0, 2.0**18, -(2.0**18), 2.0**20, 2.0**100, -3e38]
 
 
-@pytest.mark.parametrize("level", LEVELS, ids=str)
+@pytest.mark.parametrize("level", mostly_slow(LEVELS, [-INF, -30000.0, 2.0**18]), ids=str)
 def test_emissions_far_from_zero(generator, assert_agrees, level):
     """Some of them; then all of one frame; then all."""
     for i, (dtype, C) in enumerate(KINDS):
@@ -317,7 +317,7 @@ def test_masks_of_many_labels(generator, assert_agrees, draw):
 PATH_VALUES = [torch.nan, INF, -INF, 3e38, -1e30, -1e-45, 0.0]
 
 
-@pytest.mark.parametrize("value", mostly_slow(PATH_VALUES, [torch.nan, INF, 3e38, -1e30]), ids=str)
+@pytest.mark.parametrize("value", mostly_slow(PATH_VALUES, [torch.nan, 3e38]), ids=str)
 def test_path_values_of_any_kind(generator, assert_agrees, value):
     """Their sums overflow as the CPU's do, whatever states are outside the band; and no other item notices."""
     for (T, L), (dtype, C) in zip([(40, 12), (300, 257), (40, 12), (40, 12)], KINDS, strict=False):
@@ -331,7 +331,10 @@ def test_path_values_of_any_kind(generator, assert_agrees, value):
             assert_agrees(case, ["posteriors_backward"], expected={"posteriors_backward": expected})
 
 
-@pytest.mark.parametrize("border", [INT64_MIN, -(2**32), -1, 0, 59, 60, 61, 2**31, 2**32 + 3, INT64_MAX], ids=str)
+BORDERS = [INT64_MIN, -(2**32), -1, 0, 59, 60, 61, 2**31, 2**32 + 3, INT64_MAX]
+
+
+@pytest.mark.parametrize("border", mostly_slow(BORDERS, [INT64_MIN, -1, 60, 2**32 + 3]), ids=str)
 def test_spans_out_of_range(generator, assert_agrees, border):
     """Also empty ones, and such as end before they begin."""
     for stars in (False, True):
@@ -369,7 +372,7 @@ def test_items_without_a_path(generator, assert_agrees, draw):
 BAD = [INT64_MIN, -(2**32) + 1, -(2**31), -1, 1100, 2**31 - 1, 2**32 + 1, INT64_MAX]
 
 
-@pytest.mark.parametrize("bad", mostly_slow([*BAD, "blank", "C + 1"], [INT64_MIN, -1, 2**32 + 1, "blank"]), ids=str)
+@pytest.mark.parametrize("bad", mostly_slow([*BAD, "blank", "C + 1"], [INT64_MIN, "blank"]), ids=str)
 @pytest.mark.parametrize("L", [20, 270])
 def test_bad_values_mark_their_items_alone(generator, assert_agrees, draw, L, bad):
     """Labels and lengths out of their ranges: nothing is read there, and the neighbours do not notice."""
@@ -413,7 +416,7 @@ def test_bad_values_everywhere(generator, sums, draw, drawn):
                 assert (first[marked] == 0).all()
 
 
-@pytest.mark.parametrize("value", [torch.nan, INF, -3e38], ids=str)
+@pytest.mark.parametrize("value", mostly_slow([torch.nan, INF, -3e38], [torch.nan]), ids=str)
 def test_padding_is_never_read(generator, assert_agrees, draw, value):
     for L, (dtype, C) in [*((25, kind) for kind in KINDS), (270, draw.choice(KINDS))]:
         T = L + 40
@@ -527,7 +530,7 @@ def check_drawn_case(seed, sums):
 
 
 def test_drawn_cases(sums):
-    for seed in range(250 * MORE):
+    for seed in range(150 * MORE):
         check_drawn_case(seed, sums)
 
 
@@ -546,7 +549,7 @@ def sanitized(request):
     """A run under AddressSanitizer: a process beside the other tests, if the last of them is to run, too."""
     wanted = any(item.name == "test_sums_under_address_sanitizer" for item in request.session.items)
     cases = "frames[1] or frames[17] or frames[129] or warps[64] or columns[256] or bad_values or padding or replay or "
-    cases += "any_layout or blank[1] or blank[32] or blank[33] or any_cut or out_of_range or nothing_but_stars"
+    cases += "any_layout or blank[1] or blank[32] or blank[33] or any_cut or out_of_range"
     process = start_under_address_sanitizer([__file__], cases) if wanted else None
     yield process
     if process is not None:
@@ -559,5 +562,5 @@ def test_sums_under_address_sanitizer(sanitized, missing):
     """Bad input, padding, replay and a few sizes: no access leaves its tensor or its part of the workspace."""
     if sanitized is None:
         missing("asan", "the compiler has no AddressSanitizer, or this is the run under it")
-    said, _ = sanitized.communicate(timeout=600)
+    said, _ = sanitized.communicate(timeout=900)
     assert sanitized.returncode == 0, said

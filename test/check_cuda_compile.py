@@ -9,9 +9,9 @@ A line for each kernel, and kernels that differ in a number only share one:
 
 that is, sums in float of half emissions, whole rows of them (up to 32 classes), without stars; 86 registers and 18,208
 bytes of shared memory. sum_backward<float, false, true, false> is a sweep of the sums over all paths, without path
-values, with whole rows, without stars; its shared memory is asked for at the launch, and not in the list. Spilled registers and a stack are shown where there are any. A spill fails the check; with
-float64, which keeps twice as much, it is only reported. Without nvcc the check passes and says so;
-CTC_ALIGN_REQUIRE=nvcc makes that a failure.
+values, with whole rows, without stars; its shared memory is asked for at the launch, and not in the list. Spilled
+registers and a stack are shown where there are any. A spill fails the check; with float64, which keeps twice as much,
+it is only reported. Without nvcc the check passes and says so; CTC_ALIGN_REQUIRE=nvcc makes that a failure.
 """
 
 import concurrent.futures

@@ -13,8 +13,9 @@ from harness.emulated import UNDER_ASAN, without_repeats
 from harness.mistakes import SLOWLY, UNLESS, choose_mistake, in_process_of_its_own, write_breakable
 from harness.sums import SumConditions, compile_sums, load_sums, make_case, prepare
 
-PLAN, TASK, WEIGHTS, ROW, KEEP, SWEEP = (
-    f"forward_backward/{name}" for name in ("plan.h", "task.cuh", "weights.cuh", "row.cuh", "keep.cuh", "sweep.cuh")
+PLAN, TASK, WEIGHTS, ROW, KEEP, PART, SWEEP = (
+    f"forward_backward/{name}"
+    for name in ("plan.h", "task.cuh", "weights.cuh", "row.cuh", "keep.cuh", "part.cuh", "sweep.cuh")
 )
 # As harness/mistakes.py has it. Any word of it may change with the kernels, and then has to here.
 MISTAKES = {
@@ -56,14 +57,24 @@ MISTAKES = {
     "a slot is never free again": (SWEEP, r"Device::store_release\(work\.finished \+ ticket, 0\);", UNLESS),
     "the two halves do not wait for each other": (
         SWEEP,
-        r"Device::load_acquire\(halves \+ 1 - own\) != 0",
+        r"Device::load_acquire\(half\(!is_forward\)\) != 0",
         r"!{broken} && \g<0>",
     ),
     "a half says that it is done too early": (
         SWEEP,
-        r"if \(!first\.is_empty\(\)\) \{",
-        "if ({broken} && Device::thread() == 0) { "
-        rf"Device::store_release(work.halves + 2 * task.local_item + (kForward ? 0 : 1), 0u); {SLOWLY} }} \g<0>",
+        r"const bool forward = is_forward == \(part == 0\);",
+        r"\g<0> if ({broken} && Device::thread() == 0) { "
+        rf"Device::store_release(half(forward), 0u); {SLOWLY} }}",
+    ),
+    "the row of the middle is written a second time": (
+        PART,
+        r"work\.plan\.meets \? kMode",
+        "work.plan.meets && !{broken} ? kMode",
+    ),
+    "a block waits for one that has not begun": (
+        SWEEP,
+        r"has_both = has_both \|\| claim\(!is_forward\);",
+        "has_both = has_both || (!{broken} && claim(!is_forward));",
     ),
     # ---- the steps of producers and consumers
     "no barrier between the steps": (TASK, r"Device::block_barrier\(number \+ step\);", UNLESS),
@@ -74,7 +85,7 @@ MISTAKES = {
     ),
     "the last step is left out": (TASK, r"stages \+ consumers \+ 1 : 0", "stages + consumers + ({broken} ? 0 : 1) : 0"),
     "producers of labels run in step with one another": (
-        SWEEP,
+        PART,
         r"kWholeRows \? step : step - warp;",
         "kWholeRows || {broken} ? step : step - warp;",
     ),
@@ -115,14 +126,14 @@ MISTAKES = {
         "larger<index_t>(t - task.chapter_begin - {broken}, 0)",
     ),
     # ---- edges
-    "edges are not waited for": (SWEEP, r"Device::load_relaxed\(edge \+ n\)\) == Words::kUnset", r"\g<0> && !{broken}"),
+    "edges are not waited for": (PART, r"Device::load_relaxed\(edge \+ n\)\) == Words::kUnset", r"\g<0> && !{broken}"),
     "edges are sent a step too early": (
-        SWEEP,
+        PART,
         r"steps\.consumers\]\[stage % 2\]\[Device::lane\(\)\]\[i\]\)\);",
         "steps.consumers][(stage + {broken}) % 2][Device::lane()][i]));",
     ),
     "edges are received into the place of another stage": (
-        SWEEP,
+        PART,
         r"edges\[0\]\[stage % 2\]\[Device::lane\(\)\]",
         "edges[0][(stage + {broken}) % 2][Device::lane()]",
     ),
@@ -132,19 +143,19 @@ MISTAKES = {
         "edges[consumer][(stage + {broken}) % 2][p]",
     ),
     "the edge of the last frame is not sent": (
-        SWEEP,
+        PART,
         r"&& part\.has\(first \+ Device::lane\(\)\)\) \{",
         "&& part.has(first + Device::lane() + {broken})) {",
     ),
-    "a way back asks its left neighbour": (SWEEP, r"kForward \? -1 : 1\);", "kForward || {broken} ? -1 : 1);"),
+    "a way back asks its left neighbour": (PART, r"kForward \? -1 : 1\);", "kForward || {broken} ? -1 : 1);"),
     # ---- rows
     "a row is kept a segment late": (
-        SWEEP,
+        PART,
         r"row_at\(in_chapter / segment,",
         "row_at(in_chapter / segment + (in_chapter > 0) * -{broken},",
     ),
     "a row of another part is loaded": (
-        SWEEP,
+        PART,
         r"part\.end == task\.chapter_end \? 1 : 0\)",
         "part.end == task.chapter_end && !{broken} ? 1 : 0)",
     ),
@@ -183,11 +194,11 @@ MISTAKES = {
         r"!{broken} && \g<0>",
     ),
     "a frame is published before it is kept": (
-        SWEEP,
+        PART,
         r"larger\(frame_of\(kept - 1\), part\.begin\)",
         r"larger(frame_of(kept - ({broken} ? 0 : 1)), part.begin)",
     ),
-    "the last frames are never published": (SWEEP, r"keeper\.publish\(part\.begin\);", UNLESS),
+    "the last frames are never published": (PART, r"keeper\.publish\(part\.begin\);", UNLESS),
     "the first column adds to what was there": (KEEP, r"\(is_first \? Real\{0\}", "(is_first && !{broken} ? Real{0}"),
     "lanes are added from the last to the first": (
         KEEP,

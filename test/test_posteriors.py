@@ -150,8 +150,10 @@ def test_weights_out_of_range(random_case, sign):
     expected = class_posteriors(log_probs, targets)
     log_probs[1] += sign * 250_000.0
     occupancies, log_likelihoods = class_posteriors(log_probs, targets)
-    assert log_likelihoods[1] == -INF and not occupancies[1].any()
-    assert torch.equal(occupancies[0], expected[0][0]) and log_likelihoods[0] == expected[1][0]
+    assert log_likelihoods[1] == -INF
+    assert not occupancies[1].any()
+    assert torch.equal(occupancies[0], expected[0][0])
+    assert log_likelihoods[0] == expected[1][0]
     shorter, log_likelihoods = class_posteriors(log_probs, targets, torch.tensor([700, 700]))
     torch.testing.assert_close(shorter.sum(2)[:, :700], torch.ones(2, 700))
     assert log_likelihoods.isfinite().all()

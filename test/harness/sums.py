@@ -240,9 +240,7 @@ class EmulatedSums:
 PlanArguments = structure(
     "PlanArguments", "batch frames labels planes group segment chapter has_second_pass rows slots is_single"
 )
-LaunchArguments = structure(
-    "LaunchArguments", "kernel first_item blocks threads unset begin end row row_to keeps_rows"
-)
+LaunchArguments = structure("LaunchArguments", "kernel first_item blocks threads unset begin end row row_to keeps_rows")
 
 
 class SumPlans:

@@ -43,9 +43,7 @@ struct VectorOperators {
   CTC_ALIGN_FN static Value broadcast_whole(Bits n) { return (Value)(n - Mask{}); }
   CTC_ALIGN_FN static Value add_whole(Value a, Value b) { return (Value)((Mask)a + (Mask)b); }
   CTC_ALIGN_FN static Value subtract_whole(Value a, Value b) { return (Value)((Mask)a - (Mask)b); }
-  CTC_ALIGN_FN static Value greater_whole(Value a, Value b) {
-    return (Value)((Mask)a > (Mask)b ? (Mask)a : (Mask)b);
-  }
+  CTC_ALIGN_FN static Value greater_whole(Value a, Value b) { return (Value)((Mask)a > (Mask)b ? (Mask)a : (Mask)b); }
   CTC_ALIGN_FN static Mask exceeds_whole(Value a, Value b) { return (Mask)a > (Mask)b; }
 };
 

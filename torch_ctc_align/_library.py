@@ -22,14 +22,14 @@ HAS_CUDA_LIBRARY = torch.version.cuda is not None and _load("_C_cuda") is not No
 
 
 def refuse_cuda_without_library(name: str) -> None:
-    """Makes ``ctc_align::name`` raise a NotImplementedError that helps, where torch has CUDA and the package has not."""
+    """Makes ``ctc_align::name`` raise a NotImplementedError that helps, if torch has CUDA and the package has not."""
     if torch.version.cuda is None or HAS_CUDA_LIBRARY:
         return
 
     def refuse(*_: Any, **__: Any) -> Any:
         raise NotImplementedError(
-            f"{name}: this installation of torch_ctc_align has no CUDA library; move the tensors to the CPU, or install "
-            "from source where nvcc is: CTC_ALIGN_CUDA=1 pip install --no-build-isolation --force-reinstall --no-deps ."
+            f"{name}: this installation of torch_ctc_align has no CUDA library; move the tensors to the CPU, or "
+            "install from source where nvcc is: CTC_ALIGN_CUDA=1 pip install --no-build-isolation --force-reinstall --no-deps ."
         )
 
     torch.library.register_kernel(f"ctc_align::{name}", "cuda", refuse)

@@ -42,7 +42,7 @@ LATENCY = {"SHFL": 24, "LDS": 30, "LDG": 30, "VOTE": 12, "REDUX": 20, "STS": 10,
 OTHER_LATENCY, READ_LATENCY = 20, 8
 SECOND_CACHE = 250  # where a sum's warp reads what others have written
 # Cycles for which an instruction holds its pipe.
-HALF_RATE = "SEL FSEL FMNMX FSETP ISETP LOP3 IADD3 SHF LEA VIADD VIMNMX PRMT PLOP3 MOV IMNMX P2R R2P IABS"
+HALF_RATE = "SEL FSEL FMNMX FSETP ISETP LOP3 IADD3 SHF LEA VIADD VIMNMX VIADDMNMX PRMT PLOP3 MOV IMNMX P2R R2P IABS"
 PIPES = dict.fromkeys(HALF_RATE.split(), ("compare", 2))
 PIPES |= dict.fromkeys(("FADD", "FMUL", "FFMA", "IMAD"), ("add", 1))
 PIPES |= dict.fromkeys(("LDS", "STS", "LDG", "STG"), ("memory", 1)) | {"SHFL": ("memory", 2)}

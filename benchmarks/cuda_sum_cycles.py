@@ -6,10 +6,10 @@ steps, `step_cycles` runs both on the four schedulers, and `estimate` adds up th
 it takes from csrc/cuda/forward_backward/plan.h. Columns that wait for one another start as late as they have to.
 
 Which way a warp takes through its loop follows from what lies in a branch: a wait that is over, a type that is not
-float32, a second pass and other outputs are left out. Lanes that part run one after the other, so both sides count.
+float32, other outputs, and the stages at a sweep's ends are left out. Lanes that part run one after the other, so both
+sides count.
 """
 
-import dataclasses
 import json
 import os
 import subprocess
@@ -35,20 +35,15 @@ MISSING_CYCLES = 176
 # ------------------------------------------------------------------------------------ 1 the way of a warp
 
 
-BRANCHES, PREDICATE_STALL = {"BRA", "BSSY", "BSYNC", "BREAK"}, 11
-# Instructions that only decide where to go on.
-DECISIONS = {"ISETP", "UISETP", "PLOP3", "LOP3", "ULOP3", "UIADD3", "VIADD", "BSSY", "BSYNC", "BRA"}
-
-
 @dataclass
 class Work:
     """What a stage's producers do: it decides which branches they take, and how often."""
 
     several: bool  # columns
-    keeps: str = "classes"  # "sums" of frames alone: spans; "nothing": their second pass
+    keeps_classes: bool = True  # or the sums of frames alone: spans
     words: int = 16  # of 16 pairs each, that a frame's sums go through
     groups: int = 1  # classes that a lane adds up
-    labels: int = 1  # in the largest of them
+    fours: int = 1  # labels of the largest of them, in fours
 
 
 def names_of(instructions):
@@ -67,85 +62,127 @@ class Body:
         at = {i.address: n for n, i in enumerate(self.code)}
         self.targets = {at[b]: at[t] for b, t in branches.items() if b in at and t in at}
         self.skips = {b: t for b, t in self.targets.items() if t > b and self.code[b].is_conditional}
+        self.jumps = {b: t for b, t in self.targets.items() if t > b and not self.code[b].is_conditional}
 
     def jumped_over(self, branch):
-        return self.code[branch + 1 : self.skips[branch]]
+        return self._follow(branch, lambda _: False)
 
     def own(self, branch):
         """The same without what branches in it jump over in turn."""
-        own, n, end = [], branch + 1, self.skips[branch]
-        while n < end:
-            own.append(self.code[n])
-            n = self.skips[n] if n in self.skips and self.skips[n] <= end else n + 1
-        return own
+        return self._follow(branch, lambda n: self.skips[n] <= self.skips[branch])
+
+    def _follow(self, branch, is_skipped):
+        found, n = [], branch + 1
+        while n < self.skips[branch]:
+            found.append(self.code[n])
+            n = self.skips[n] if n in self.skips and is_skipped(n) else self.jumps.get(n, n + 1)
+        return found
+
+    def versions(self, branch):
+        """What a branch chooses between: from the next instruction on, and from its target on."""
+        target = self.skips[branch]
+        join = self.jumps.get(target - 1, target)
+        return self.code[branch + 1 : target], self.code[target:join]
 
 
 def consumer_way(body, normalizes):
-    """All frames of a stage. `normalizes`: its last frame does so, which is one of 16."""
-    rare = {"I2F", "MUFU", "DSETP", "CALL", "NANOSLEEP"} | (set() if normalizes else {"FSETP"})
+    """All frames of a stage inside its sweep. `normalizes`: its last frame does so, which is one of 16."""
+    keeps_frames = sum("STG" in i.text for i in body.code) > 2  # else it stores a row before a segment alone
 
-    def is_rare(branch):
-        own = names_of(body.own(branch)).keys()
-        leads_to_rare = rare & names_of(body.jumped_over(branch)).keys() and own <= DECISIONS
-        return rare & own or leads_to_rare
+    def is_left_out(branch):
+        versions = body.versions(branch)
+        if all(uses(version, "SHFL") for version in versions):  # of a stage; the one inside asks less often
+            inside, other = (names_of(version)["BRA"] for version in versions)
+            return inside > other
+        own = names_of(body.own(branch))
+        is_span = own["MUFU"] and own["LDS"]  # a frame of a label's own
+        return (
+            (own["FSETP"] and not normalizes)
+            or is_span
+            or own["CALL"]
+            or (own["STG"] and not keeps_frames and not own["SHFL"])
+        )
 
     way, n = [], 0
     while n < len(body.code):
         way.append(body.code[n])
-        n = body.skips[n] if n in body.skips and is_rare(n) else n + 1
+        if n in body.skips and is_left_out(n):
+            n = body.skips[n]
+        else:
+            n = body.jumps.get(n, n + 1)
     return way
 
 
 def producer_way(body, work):
-    """Bringing a stage, by the producer that also brings gaps; on the way back, keeping a frame, too."""
-    way, n = [], 0
-    left = {"words": 2 * work.words, "labels": work.labels, "groups": work.groups}  # loads, loads, rounds
+    """Bringing a stage, by the producer that also brings gaps; in a sweep that meets, keeping a frame, too."""
+    # Loads, loads, rounds. Lanes have groups of several sizes: together they go through each rest of a division by 4.
+    left = {"words": 2 * work.words, "groups": work.groups, "blanks": 1}
+    fours_of_group = {"single": min(work.fours, 3), "several": work.fours // 4 * 4}
+    left |= fours_of_group
 
-    def is_left_out(branch):
-        over, own = body.jumped_over(branch), body.own(branch)
-        names, own_names = names_of(over), names_of(own)
-        is_output = uses(over, "LDS.U8")
-        if {"NANOSLEEP", "CALL", "I2F"} & own_names.keys() or (own_names["LDG"] and own_names["FSETP"]):
-            return True  # waits, rare values, other types, the factor of a second pass
-        if not work.several and uses(own, "STRONG"):
-            return True  # edges
-        if work.several and is_output and names["MUFU"] and not uses(over, "STRONG"):
-            return True  # dividing at once
-        if work.keeps == "sums" and is_output and not names["MUFU"] and not uses(over, "STRONG"):
-            return True
-        if work.keeps == "nothing" and is_output and not uses(over, "STG.E.64"):  # but edges go on
-            return True
-        if names["STG"] >= 8 and not is_output:
-            return True  # outputs of other operators
-        if loads := sum("LDS.U8" in i.text for i in own):
-            return loads > left["labels"]
-        return is_sum(own_names) and own_names["LDS"] > left["words"]
+    def fours(instructions):
+        return sum("LDS.64" in i.text for i in instructions)
+
+    def has_left(loads):
+        return loads <= left["single" if loads == 1 else "several"]
 
     def is_sum(names):
         return names["LDS"] >= 2 and names["FADD"] >= names["LDS"] and not names["STS"]
 
+    def is_blank(names):
+        return names["STG"] == names["FMUL"] == 1 and not names["FADD"]
+
+    def is_left_out(branch):
+        over, own = body.jumped_over(branch), body.own(branch)
+        names, own_names = names_of(over), names_of(own)
+        is_output, is_strong = uses(over, "LDS.U16"), uses(over, "STRONG")
+        if {"NANOSLEEP", "CALL", "I2F"} & own_names.keys():
+            return True  # waits, rare values, other types
+        if not work.several and uses(own, "STRONG"):
+            return True  # edges
+        if work.several and is_output and names["MUFU"] and not is_strong:
+            return True  # dividing at once
+        if not work.keeps_classes and is_output and not names["MUFU"] and not is_strong:
+            return True
+        if names["STG"] >= 8 and not is_output:
+            return True  # outputs of other operators
+        versions = [names_of(version) for version in body.versions(branch)]
+        if all(version["STG"] == 1 for version in versions) and not is_output:
+            return versions[0]["FADD"] > 0  # the star's class adds up more than another one
+        if is_blank(own_names) and not is_output:
+            return not left["blanks"]  # the next one is the star's column
+        if uses(over, "LDS.64") and not is_output:
+            within = [b for b in body.skips if branch <= b < body.skips[branch]]
+            return not any(has_left(loads) for b in within if (loads := fours(body.own(b))))
+        return is_sum(own_names) and own_names["LDS"] > left["words"]
+
+    way, n = [], 0
     while n < len(body.code):
         instruction = body.code[n]
         way.append(instruction)
-        left["labels"] -= "LDS.U8" in instruction.text
         left["words"] -= instruction.text.startswith("LDS R")
         target = body.targets.get(n)
         if target is None:
             n += 1
         elif n in body.skips:
-            n = target if is_left_out(n) else n + 1
+            loads = fours(body.own(n))
+            if is_left_out(n):
+                n = target
+            else:
+                if loads and not uses(body.jumped_over(n), "LDS.U16"):
+                    left["single" if loads == 1 else "several"] -= loads
+                left["blanks"] -= is_blank(names_of(body.own(n))) and not uses(body.jumped_over(n), "LDS.U16")
+                n += 1
         elif target > n:
             n = target
         else:  # a loop
             round_ = body.code[target:n]
-            names, labels = names_of(round_), sum("LDS.U8" in i.text for i in round_)
+            names = names_of(round_)
             again = False
-            if labels and names["STG"]:
+            if uses(round_, "LDS.U16"):
                 left["groups"] -= 1
                 again = left["groups"] > 0
-                left["labels"] = work.labels
-            elif labels:
-                again = labels <= left["labels"]
+                left |= fours_of_group
             elif is_sum(names):
                 again = names["LDS"] <= left["words"]
             n = target if again else n + 1
@@ -153,16 +190,18 @@ def producer_way(body, work):
 
 
 def loops_over_steps(instructions, branches):
-    """{(is_forward, is_consumer): body} of a kernel. Each has one barrier, and no other such loop in it."""
+    """{(is_forward, meets): (consumers' body, producers' body)}. Each has one barrier; the producers' comes first."""
     loops = [(start, end) for end, start in branches.items() if start < end]
     bodies = [Body(instructions, branches, *loop) for loop in sorted(loops)]
     bodies = [body for body in bodies if names_of(body.code)["BAR"] == 1]
     found = {}
-    for is_consumer in (False, True):
-        of_role = [body for body in bodies if (names_of(body.code)["SHFL"] > 0) == is_consumer]
-        of_role.sort(key=lambda body: (names_of(body.code)["SHFL"], uses(body.code, "LDS.U8")))
-        for is_forward, body in zip((True, False), of_role, strict=False):
-            found[is_forward, is_consumer] = body
+    for producer, consumer in zip(bodies[::2], bodies[1::2], strict=True):
+        names = names_of(consumer.code)
+        assert names["SHFL"] > names_of(producer.code)["SHFL"] == 0
+        is_forward = (
+            names["SHFL"] == 2 * 2 * STAGE
+        )  # two versions of a stage, two planes of the one weight that crosses
+        found[is_forward, names["LDG"] > 0] = consumer, producer
     return found
 
 
@@ -177,14 +216,14 @@ class Kernel:
         self.registers = registers
         self.simulate = simulate
 
-    def ways(self, is_forward, work):
+    def ways(self, loop, work):
         """Instructions of a step: of a consumer, of a consumer that normalizes, of a producer."""
-        consumer, producer = self.loops[is_forward, True], self.loops[is_forward, False]
+        consumer, producer = self.loops[loop]
         return consumer_way(consumer, False), consumer_way(consumer, True), producer_way(producer, work)
 
-    def step_cycles(self, is_forward, work, blocks=1, consumers=WARPS, with_producers=True):
+    def step_cycles(self, loop, work, blocks=1, consumers=WARPS, with_producers=True):
         """Cycles of a step of blocks that share a multiprocessor. One stage of 16 frames normalizes once."""
-        plain, normalizing, producer = self.ways(is_forward, work)
+        plain, normalizing, producer = self.ways(loop, work)
         often = 16 // STAGE
 
         def run(way):
@@ -202,7 +241,7 @@ PLAN = r"""
 #include "csrc/cuda/forward_backward/keep.cuh"
 using namespace ctc_align;
 int main() {
-  SumPlan plan = plan_sums(BATCH, FRAMES, LABELS, 2, 4);
+  SumPlan plan = plan_sums(BATCH, FRAMES, LABELS, 2, 4, !SPANS);
   const auto launches = plan_sum_launches(plan, BATCH, SPANS, plan.columns() > 1);
   std::printf("{\"columns\": %ld, \"kept_pairs\": %ld, \"single\": %d, \"segment\": %ld, \"stage\": %d, ",
               long(plan.columns()), long(plan.kept_pairs()), plan.is_single(), long(plan.segment_frames),
@@ -210,14 +249,23 @@ int main() {
   std::printf("\"shared_bytes\": %ld, \"launches\": [", long(sizeof(SumShared<float, false, WHOLE_ROWS>)));
   for (size_t i = 0; i < launches.size(); ++i) {
     const SumLaunch& launch = launches[i];
-    std::printf("%s{\"kernel\": %d, \"blocks\": %ld, \"begin\": %ld, \"end\": %ld, \"unset\": %d, \"pass\": %d}",
+    std::printf("%s{\"kernel\": %d, \"blocks\": %ld, \"begin\": %ld, \"end\": %ld, \"unset\": %d}",
                 i > 0 ? ", " : "", int(launch.kernel), long(launch.blocks), long(launch.begin), long(launch.end),
-                launch.unset != Unset::kNothing, launch.pass);
+                launch.unset != Unset::kNothing);
   }
   std::printf("]}\n");
 }
 """
-FORWARD, BACKWARD, FINISH = 0, 1, 2
+FORWARD, BACKWARD, SPANS, MEETING, FINISH = range(5)
+
+# The sweeps of each block of threads, one after the other: (is_forward, meets). A meeting has two blocks, which wait
+# for each other after the first sweep.
+SWEEPS = {
+    FORWARD: [[(True, False)]],
+    BACKWARD: [[(True, False), (False, True)]],
+    SPANS: [[(True, False), (False, True)]],
+    MEETING: [[(True, False), (True, True)], [(False, False), (False, True)]],
+}
 
 
 def read_plan(batch, frames, labels, spans, whole_rows):
@@ -280,7 +328,7 @@ def estimate(case, sums):
     plan = read_plan(B, T, L, spans, whole_rows=C <= 32)
     J, consumers = plan["columns"], min(WARPS, L // PAIRS_OF_WARP + 1)
     distinct = 1 if spans else distinct_classes(in_column, C)
-    work = Work(J > 1, "sums" if spans else "classes", 4 * consumers, -(-distinct // 32), largest_group(in_column, C))
+    work = Work(J > 1, not spans, 4 * consumers, -(-distinct // 32), -(-largest_group(in_column, C) // 4))
     band = [(max(0, j * COLUMN - 1), T - max(L - (j + 1) * COLUMN - 1, 0)) for j in range(J)]
     chain_ms = tuple(
         1e3
@@ -295,20 +343,20 @@ def launch_seconds(launch, plan, kernels, work, consumers, band, extra):
     """Seconds in which frames wait for one another. `extra` cycles in each step. The finish is counted by its bytes."""
     if launch["kernel"] == FINISH:
         return 0.0
-    is_forward, begin, end = launch["kernel"] == FORWARD, launch["begin"], launch["end"]
-    kernel = kernels[not is_forward]
-    work = dataclasses.replace(work, keeps="nothing") if launch["pass"] == 1 else work
+    kernel, blocks, begin, end = kernels[launch["kernel"]], SWEEPS[launch["kernel"]], launch["begin"], launch["end"]
     fitting = blocks_that_fit(kernel.registers, plan["shared_bytes"])
     sharing = min(fitting, -(-launch["blocks"] // MULTIPROCESSORS))
-    ways = (True,) if is_forward else (True, False)
-    steps_s = [(kernel.step_cycles(way, work, sharing, consumers) + extra) / CLOCK_HZ for way in ways]
-    stages = -(-(end - begin) // STAGE)
-    segments = 1 if is_forward or plan["single"] else -(-(end - begin) // plan["segment"])
+    steps_s = [
+        (max(kernel.step_cycles(loop, work, sharing, consumers) for loop in loops) + extra) / CLOCK_HZ
+        for loops in zip(*blocks, strict=True)
+    ]
+    stages = -(-(end - begin) // (len(blocks) * STAGE))  # of two blocks each takes a half, and then the other half
+    segments = 1 if launch["kernel"] == FORWARD or plan["single"] else -(-(end - begin) // plan["segment"])
     steps = stages + segments * (consumers + 1)  # each segment fills and drains
     if plan["columns"] == 1:
         return -(-launch["blocks"] // (MULTIPROCESSORS * sharing)) * steps * sum(steps_s)
     ranges = [(max(begin, first), min(end, last)) for first, last in band]
-    if not is_forward:
+    if launch["kernel"] != FORWARD:
         ranges = [(-last, -first) for first, last in reversed(ranges)]
     rate = steps * sum(steps_s) / (end - begin)
     return sweep_columns(ranges, rate, (consumers + 2) * steps_s[-1], MULTIPROCESSORS * fitting)
@@ -322,7 +370,7 @@ def count_bytes(case, plan, band, distinct):
     passes = 2 if spans else 1
     rows = 2 * 16 * plan["kept_pairs"] * frames * passes  # written, and read
     own = min(C, min(L, COLUMN) + 1)
-    emissions = B * T * C * 4 if C <= 32 else frames * min(own * 32, 4 * C) * (1 if plan["single"] else 2)
+    emissions = B * T * C * 4 if C <= 32 else frames * min(own * 32, 4 * C) * 2  # read both ways
     sector = min(4 * C, 32 * (distinct + 1))
     out = 0 if spans else frames * sector * (2 if C > 32 else 1)  # a sector in part is read first
     edges = 0 if plan["columns"] == 1 else frames * (8 + 16) * 3 * passes  # set, written, read
@@ -354,47 +402,48 @@ def blocks_that_fit(registers, shared_bytes, threads=2 * WARPS * 32):
 
 
 def sums_of(kernels, registers, simulate):
-    """{whole rows or own labels: (the kernel forward, the kernel back)}, float32, without stars and path values."""
+    """{whole rows or own labels: {kernel: its Kernel}}, float32, without stars and path values."""
+    names = {FORWARD: "forward", BACKWARD: "backward", SPANS: "spans", MEETING: "meeting"}
     found = {}
     for whole_rows in (True, False):
-        names = [f"sum_{way}<float, false, {str(whole_rows).lower()}, false>" for way in ("forward", "backward")]
-        found[whole_rows] = tuple(Kernel(*kernels[name], registers[name], simulate) for name in names)
+        choice = f"<float, false, {str(whole_rows).lower()}, false>"
+        found[whole_rows] = {
+            kernel: Kernel(*kernels[f"sum_{name}{choice}"], registers[f"sum_{name}{choice}"], simulate)
+            for kernel, name in names.items()
+        }
     return found
 
 
 def loop_rows(sums):
-    """One column of 200 labels and 32 or 5,000 classes; of several in the kernel forward, which one does not have."""
+    """A column of 200 labels and 32 or 5,000 classes, of several but in a meeting."""
+    names = {(True, False): "forward, keeping", (True, True): "forward, meeting"}
+    names |= {(False, False): "back, keeping", (False, True): "back, meeting"}
     for whole_rows, kernels in sums.items():
         classes = 32 if whole_rows else 5_000
-        groups = -(-distinct_classes(200, classes) // 32)
-        for kernel, directions, several in zip(kernels, [(True,), (True, False)], (True, False), strict=True):
-            work = Work(several, groups=groups, labels=largest_group(200, classes))
-            for is_forward in directions:
-                plain, normalizing, producer = kernel.ways(is_forward, work)
+        groups, fours = -(-distinct_classes(200, classes) // 32), -(-largest_group(200, classes) // 4)
+        for number, kernel in kernels.items():
+            work = Work(number != MEETING, groups=groups, fours=fours)
+            for loop in (loop for loops in SWEEPS[number] for loop in loops):
+                plain, normalizing, producer = kernel.ways(loop, work)
                 extra = (len(normalizing) - len(plain)) / 16
                 of_producers = kernel.simulate([[producer]] * WARPS)
                 yield [
                     "whole rows" if whole_rows else "own labels",
-                    ("forward" if several else "forward again") if is_forward else "back",
+                    ("forward", "backward", "spans", "meeting")[number],
+                    "forward" if number == FORWARD else names[loop],
                     f"{len(plain) / STAGE + extra:.0f}",
                     f"{len(producer) / STAGE:.0f}",
-                    f"{decision_cycles(plain) / STAGE:.0f}",
-                    f"{kernel.step_cycles(is_forward, work, with_producers=False) / STAGE:.0f}",
+                    f"{kernel.step_cycles(loop, work, with_producers=False) / STAGE:.0f}",
                     f"{of_producers / STAGE:.0f}",
-                    f"{kernel.step_cycles(is_forward, work) / STAGE:.0f}",
-                    f"{kernel.step_cycles(is_forward, work, blocks=2) / STAGE:.0f}",
+                    f"{kernel.step_cycles(loop, work) / STAGE:.0f}",
+                    f"{kernel.step_cycles(loop, work, blocks=2) / STAGE:.0f}",
                     kernel.registers,
                 ]
 
 
 def render_loops(sums):
-    header = ["", "sweep", "instructions: consumer", "producer", "cycles: consumer's decisions", "consumers alone"]
+    header = ["", "kernel", "sweep", "instructions: consumer", "producer", "cycles: consumers alone"]
     return table([*header, "producers alone", "together", "two blocks together", "registers"], loop_rows(sums))
-
-
-def decision_cycles(way):
-    """Cycles for which a warp stalls at branches, and before them, until it is known where to go on."""
-    return sum(i.stall for i in way if i.name in BRANCHES or i.stall >= PREDICATE_STALL)
 
 
 def in_range(least, most):
@@ -436,11 +485,12 @@ def render_page(sums):
 ## The loops
 
 A frame of a column, float32, without stars: the instructions of a warp, and cycles of a multiprocessor. Consumers hold
-the pairs; producers bring emissions and, on the way back, add up the posteriors of a frame and write its classes. Both
-run at the same time, and a barrier after every {STAGE} frames waits for the slower ones. 200 labels, and 32 classes
-("whole rows") or 5,000 ("own labels"). "forward": the kernel of longer items, which keeps a row every 128 frames.
-"forward again": the sweep of the other kernel, which keeps all alphas; utterances of one column have only this one.
-"Decisions" are stalls at branches, and at the predicates before them: a part of "consumers alone".
+the pairs; producers bring emissions and, in a sweep that meets, add up the posteriors of a frame and write its classes.
+Both run at the same time, and a barrier after every {STAGE} frames waits for the slower ones. 200 labels, and 32
+classes ("whole rows") or 5,000 ("own labels"). Utterances of one column take the kernel "meeting": one block of threads
+goes forward and one back, each keeps half of the frames and then meets what the other one has kept. Longer items take
+"forward", which keeps a row every 128 frames, and "backward", which sweeps a segment forward again and then back;
+posteriors of spans take "spans" after it, which does the same once more. All frames are inside their sweep.
 
 {render_loops(sums)}
 

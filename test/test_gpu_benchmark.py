@@ -149,29 +149,73 @@ def test_columns_wait_for_their_neighbours_and_for_room(benchmarks):
 def test_estimates_have_the_plan_of_the_library(benchmarks, missing):
     if not shutil.which(os.environ.get("CXX", "c++").split()[0]):
         missing("c++", "there is no C++ compiler")
-    from cuda_sum_cycles import BACKWARD, FINISH, FORWARD, read_plan
+    from cuda_sum_cycles import BACKWARD, FINISH, FORWARD, MEETING, SPANS, read_plan
 
     def kernels(*arguments, **options):
         return [launch["kernel"] for launch in read_plan(*arguments, **options)["launches"]]
 
-    assert kernels(64, 1_500, 200, spans=False, whole_rows=True) == [BACKWARD]
-    assert kernels(256, 1_500, 200, spans=False, whole_rows=True) == [BACKWARD] * 2  # more alphas than are kept
+    assert kernels(64, 1_500, 200, spans=False, whole_rows=True) == [MEETING]
+    assert kernels(64, 1_500, 200, spans=True, whole_rows=True) == [BACKWARD, SPANS]
+    assert kernels(256, 1_500, 200, spans=False, whole_rows=True) == [MEETING] * 2  # more alphas than are kept
     assert kernels(1, 5_000, 2_500, spans=False, whole_rows=True) == [FORWARD, BACKWARD, FINISH]
-    assert kernels(1, 5_000, 2_500, spans=True, whole_rows=True) == [FORWARD, BACKWARD, BACKWARD]
+    assert kernels(1, 5_000, 2_500, spans=True, whole_rows=True) == [FORWARD, BACKWARD, SPANS]
+
+
+def way_of(find, lines, *arguments):
+    from cuda_cycles import Instruction
+    from cuda_sum_cycles import Body
+
+    code = [Instruction(16 * n, text, 0) for n, text in enumerate(lines)]
+    branches = {i.address: 16 * int(i.text.split()[-1]) for i in code if "BRA" in i.text}
+    return [i.address // 16 for i in find(Body(code, branches, 0, code[-1].address), *arguments)]
 
 
 def test_ways_leave_out_what_is_rare(benchmarks):
     """A stage of one frame: a branch over the normalization, one over a wait."""
-    from cuda_cycles import Instruction
-    from cuda_sum_cycles import Body, Work, consumer_way, producer_way
-
-    def way_of(find, lines, *arguments):
-        code = [Instruction(16 * n, text, 0) for n, text in enumerate(lines)]
-        branches = {i.address: 16 * int(i.text.split()[-1]) for i in code if "BRA" in i.text}
-        return [i.address // 16 for i in find(Body(code, branches, 0, code[-1].address), *arguments)]
+    from cuda_sum_cycles import Work, consumer_way, producer_way
 
     consumer = ["FADD R0", "@P1 BRA 4", "FSETP.GT R0", "FSEL R0", "SHFL.UP R0", "BAR.SYNC", "@P0 BRA 0"]
     assert way_of(consumer_way, consumer, False) == [0, 1, 4, 5, 6]
     assert way_of(consumer_way, consumer, True) == [0, 1, 2, 3, 4, 5, 6]
     producer = ["LDG.E R0", "@P1 BRA 4", "NANOSLEEP 0x14", "@P2 BRA 2", "FMUL R0", "STS R0", "BAR.SYNC", "@P0 BRA 0"]
     assert way_of(producer_way, producer, Work(several=False)) == [0, 1, 4, 5, 6, 7]
+
+
+@pytest.mark.parametrize("inside_is_first", [True, False])
+def test_a_consumer_runs_one_version_of_a_stage(benchmarks, inside_is_first):
+    """The one that asks for no frame whether it is of the sweep, wherever the compiler puts it."""
+    from cuda_sum_cycles import consumer_way
+
+    if inside_is_first:
+        consumer = ["@P1 BRA 4", "FADD R0", "SHFL.UP R0", "BRA 7", "@P2 BRA 7", "FADD R0", "SHFL.UP R0", "BAR.SYNC"]
+    else:
+        consumer = ["@P1 BRA 5", "@P2 BRA 4", "FADD R0", "SHFL.UP R0", "BRA 7", "FADD R0", "SHFL.UP R0", "BAR.SYNC"]
+    inside = [1, 2, 3] if inside_is_first else [5, 6]
+    assert way_of(consumer_way, [*consumer, "@P0 BRA 0"], False) == [0, *inside, 7, 8]
+
+
+def test_a_producer_adds_up_labels_in_fours(benchmarks):
+    """Rests of a division by four one after the other, then a block of four fours. Without stars, no star's column."""
+    from cuda_sum_cycles import Work, producer_way
+
+    one, four = ["LDS.64 R2", "LDS R4", "FADD R0"], ["LDS.64 R2"] * 4
+    group = [
+        "LDS.U16 R0",
+        "@P1 BRA 9",
+        *one,
+        "@P1 BRA 9",
+        *one,
+        "@P2 BRA 14",
+        *four,
+        "FMUL R0",
+        "STG.E R0",
+        "@P3 BRA 0",
+    ]
+    blank, star = ["@P4 BRA 20", "FMUL R0", "STG.E R0"], ["@P4 BRA 23", "FMUL R0", "STG.E R0"]
+    producer = [*group, *blank, *star, "BAR.SYNC", "@P0 BRA 0"]
+    ends = [14, 15, 16, 17, 18, 19, 20, 23, 24]
+    assert way_of(producer_way, producer, Work(False, fours=1)) == [0, 1, 2, 3, 4, 5, 9, *ends]
+    assert way_of(producer_way, producer, Work(False, fours=2)) == [*range(10), *ends]
+    assert way_of(producer_way, producer, Work(False, fours=4)) == [*range(14), *ends]
+    twice = way_of(producer_way, producer, Work(False, groups=2, fours=4))
+    assert twice == [*range(17), *range(14), *ends]

@@ -29,7 +29,8 @@ def refuse_cuda_without_library(name: str) -> None:
     def refuse(*_: Any, **__: Any) -> Any:
         raise NotImplementedError(
             f"{name}: this installation of torch_ctc_align has no CUDA library; move the tensors to the CPU, or "
-            "install from source where nvcc is: CTC_ALIGN_CUDA=1 pip install --no-build-isolation --force-reinstall --no-deps ."
+            "install from source where nvcc is: CTC_ALIGN_CUDA=1 pip install --no-build-isolation --force-reinstall "
+            "--no-deps ."
         )
 
     torch.library.register_kernel(f"ctc_align::{name}", "cuda", refuse)

@@ -117,11 +117,11 @@ def producer_way(body, work):
     """Bringing a stage, by the producer that also brings gaps; in a sweep that meets, keeping a frame, too."""
     # Loads, loads, rounds. Lanes have groups of several sizes: together they go through each rest of a division by 4.
     left = {"words": 2 * work.words, "groups": work.groups, "blanks": 1}
-    fours_of_group = {"single": min(work.fours, 3), "several": work.fours // 4 * 4}
+    fours_of_group = {"single": min(work.fours, 3), "several": work.fours // 4 * 4, "rounds": work.fours}
     left |= fours_of_group
 
     def fours(instructions):
-        return sum("LDS.64" in i.text for i in instructions)
+        return 0 if uses(instructions, "STRONG") else sum("LDS.64" in i.text for i in instructions)  # edges
 
     def has_left(loads):
         return loads <= left["single" if loads == 1 else "several"]
@@ -151,7 +151,7 @@ def producer_way(body, work):
             return versions[0]["FADD"] > 0  # the star's class adds up more than another one
         if is_blank(own_names) and not is_output:
             return not left["blanks"]  # the next one is the star's column
-        if uses(over, "LDS.64") and not is_output:
+        if fours(over) and not is_output:
             within = [b for b in body.skips if branch <= b < body.skips[branch]]
             return not any(has_left(loads) for b in within if (loads := fours(body.own(b))))
         return is_sum(own_names) and own_names["LDS"] > left["words"]
@@ -183,6 +183,9 @@ def producer_way(body, work):
                 left["groups"] -= 1
                 again = left["groups"] > 0
                 left |= fours_of_group
+            elif fours(round_) == 1 and not names["BAR"]:
+                left["rounds"] -= 1
+                again = left["rounds"] > 0
             elif is_sum(names):
                 again = names["LDS"] <= left["words"]
             n = target if again else n + 1

@@ -219,3 +219,5 @@ def test_a_producer_adds_up_labels_in_fours(benchmarks):
     assert way_of(producer_way, producer, Work(False, fours=4)) == [*range(14), *ends]
     twice = way_of(producer_way, producer, Work(False, groups=2, fours=4))
     assert twice == [*range(17), *range(14), *ends]
+    loop = ["LDS.U16 R0", *one, "@P1 BRA 1", "STG.E R0", "@P3 BRA 0", "BAR.SYNC", "@P0 BRA 0"]
+    assert way_of(producer_way, loop, Work(False, fours=3)) == [0, *range(1, 5), *range(1, 5), *range(1, 9)]

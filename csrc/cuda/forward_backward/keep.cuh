@@ -285,7 +285,7 @@ struct SumKeeper {
     for (int group = Device::lane(); group < shared.groups.count; group += kWarp) {
       const int32_t c = shared.groups.classes[group];
       const Real sum = sum_of_group(group, labels, 0);
-      if (c < in.classes) {
+      if (!kStars || c < in.classes) {
         out[c] = normalize(sum);
       } else if (c < in.out_columns) {
         out[c] = normalize(sum + own[2]);
@@ -294,7 +294,7 @@ struct SumKeeper {
     if (Device::lane() == 0) {
       out[in.blank] = normalize(own[1]);
       const int last = shared.groups.count - 1;  // the star's, if there are star labels
-      if (in.out_columns > in.classes && (last < 0 || shared.groups.classes[last] != in.classes)) {
+      if (kStars && in.out_columns > in.classes && (last < 0 || shared.groups.classes[last] != in.classes)) {
         out[in.classes] = normalize(own[2]);
       }
     }

@@ -126,7 +126,8 @@ struct SumPart {
   }
   CTC_ALIGN_FN void keep_segment_row(const Row<true, SumMode::kForget>& row, int32_t frame) {
     const int32_t in_chapter = frame - task.chapter_begin, segment = static_cast<int32_t>(work.plan.segment_frames);
-    if (launch.keeps_rows && in_chapter % segment == 0 && row.frames.has(frame)) {
+    const bool may_be_first = in_chapter % static_cast<int32_t>(kChapterGrid) == 0;  // before a slow division
+    if (launch.keeps_rows && may_be_first && in_chapter % segment == 0 && row.frames.has(frame)) {
       row.store_row(work.segment_rows + row_at(in_chapter / segment, row.lower_pair()));
     }
   }

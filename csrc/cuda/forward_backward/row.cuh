@@ -195,7 +195,7 @@ struct SumRow {
   CTC_ALIGN_FN void run_frames(int stage, int32_t frame) {
     constexpr int kNext = kForward ? kStage : -kStage, kCalledAhead = 8 * kNext;
     Real* const row = at_frame(frame);
-    const bool calls_ahead = frames.has(frame + kCalledAhead);
+    const bool calls_ahead = frames.has(frame + kCalledAhead) && frames.has(frame + kCalledAhead + kStage - 1);
     FromUpstream entering[kStage];
     CTC_ALIGN_UNROLL
     for (int p = 0; p < kStage; ++p) {

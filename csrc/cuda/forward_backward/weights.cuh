@@ -145,12 +145,26 @@ struct WeightProducer {
   //   Reuse        the ring's place is written again a ring of stages later, when its last reader is done.
   CTC_ALIGN_FN void store(Rings& rings, int stage) const {
     if (first_of_share() < kStage) {
+      // All at once: a question after the type at every value would keep their series apart.
+      Real log_probs[kFrames][kColumns];
+      const bool is_real = in.storage == Storage::kReal;
+      CTC_ALIGN_UNROLL
+      for (int i = 0; i < kFrames * kColumns; ++i) {
+        log_probs[i / kColumns][i % kColumns] = same_bits<Real>(coming[i / kColumns][i % kColumns]);
+      }
+      if (!is_real) {
+        CTC_ALIGN_UNROLL
+        for (int i = 0; i < kFrames * kColumns; ++i) {
+          log_probs[i / kColumns][i % kColumns] =
+              StoredReals<Real>::value(in.storage, coming[i / kColumns][i % kColumns]);
+        }
+      }
       CTC_ALIGN_UNROLL
       for (int p = 0; p < kFrames; ++p) {
         PackedScaled<Real>* const labels = rings.labels[stage % Rings::kRing][first_of_share() + p];
         CTC_ALIGN_UNROLL
         for (int n = 0; n < kColumns; ++n) {
-          const auto weight = weight_of(coming[p][n]);
+          const auto weight = ScaledWeight<Lanes>::exponential(log_probs[p][n]);
           const int place = kWholeRows ? Device::lane() : (producer * kWarp + Device::lane()) * kColumns + n;
           labels[place] = is_nothing[n] ? packed(ScaledWeight<Lanes>::zero()) : packed(weight);
         }

@@ -146,7 +146,7 @@ template <class Real>
 CTC_ALIGN_FN Real normalized_sum(Real sum, Real factor) {
   constexpr Real kLeast = std::numeric_limits<Real>::min();
   const Real result = sum * factor;
-  return __builtin_fabs(result) < kLeast ? Real{0} : result;  // NaN stays
+  return result < kLeast && result > -kLeast ? Real{0} : result;  // NaN stays
 }
 
 }  // namespace ctc_align

@@ -40,15 +40,11 @@ __device__ Shared& shared_memory() {
   return *reinterpret_cast<Shared*>(memory);
 }
 
-// Two blocks on a multiprocessor have 128 registers a thread. That is enough forward, and where two blocks meet with whole
-// rows and without stars, which is the usual loss; everything else would spill.
+// Two blocks on a multiprocessor have 128 registers a thread, which is enough forward. Sweeps back and meetings would
+// spill.
 template <class Real>
 constexpr int kResidentForward = sizeof(Real) == 4 ? 2 : 1;
 constexpr int kResidentBackward = 1;
-template <class Real, class Choice>
-constexpr int kResidentMeeting = 1;
-template <>
-constexpr int kResidentMeeting<float, SumChoice<false, true, false>> = 2;
 
 template <class Real, class Choice>
 __global__ void __launch_bounds__(kSumThreads, kResidentForward<Real>)
@@ -72,7 +68,7 @@ __global__ void __launch_bounds__(kSumThreads, kResidentBackward)
 }
 
 template <class Real, class Choice>
-__global__ void __launch_bounds__(kSumThreads, kResidentMeeting<Real, Choice>)
+__global__ void __launch_bounds__(kSumThreads, kResidentBackward)
     sum_meeting_kernel(const SumInputs<Real> in, const SumWorkspace<Real> work, const SumLaunch launch) {
   using Text = SumText<Real, Choice>;
   Text::run_meeting(in, work, launch, shared_memory<typename Text::Shared>());

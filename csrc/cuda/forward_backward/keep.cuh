@@ -182,7 +182,7 @@ struct SumKeeper {
           work.sums_of(task.local_item, frame - task.chapter_begin)[0] = own[0];
         }
       } else {
-        put(out, labels, own, [&](Real sum) { return normalized_sum(sum, factor); });
+        put(out, labels, own, [&](Real sum) { return normalized_sum<kHasMean>(sum, factor); });
       }
     } else {
       wait_for_right(frame);
@@ -342,7 +342,7 @@ CTC_ALIGN_FN void finish_sums(const SumInputs<Real>& in, const SumWorkspace<Real
     } else if (in.kind == SumOutput::kClasses && c == in.blank) {
       sum = sums[1];
     }
-    out[c] = normalized_sum(sum, factor);
+    out[c] = in.path_values != nullptr ? normalized_sum<true>(sum, factor) : normalized_sum<false>(sum, factor);
   }
 }
 

@@ -302,7 +302,7 @@ struct SumRow {
       if constexpr (kMode == SumMode::kMeetAgain) {
         if (span[r].has(frame)) {
           const Real factor = shared.rings.gaps[stage % Rings::kLongRing][p].factor;
-          span_sum[r] += normalized_sum(label, factor) / span_frames[r];
+          span_sum[r] += normalized_sum<kHasMean>(label, factor) / span_frames[r];
         }
       } else {
         posteriors.blanks[at] = blank;

@@ -44,8 +44,11 @@ struct FrameSums {
   Real blank_sum;
   Real star_sum;  // 0 where no gap is wild
   Real factor;    // 1 / sum of all posteriors
+  bool has_values;
 
-  Real normalized(Real sum) const { return normalized_sum(sum, factor); }
+  Real normalized(Real sum) const {
+    return has_values ? normalized_sum<true>(sum, factor) : normalized_sum<false>(sum, factor);
+  }
 };
 
 // -------------------------------------------------------------------------------------------- 2 a frame forward
@@ -164,7 +167,8 @@ CTC_ALIGN_FN FrameSums<typename Lanes::Real> backward_frame(const ForwardBackwar
   }
   store_zero<Weight>(to.blank((last + 1) * kPairsPerWord), to.width);
   store_zero<Weight>(to.label((last + 1) * kPairsPerWord), to.width);
-  return {label_sums, lattice.band.first(t), lattice.band.last(t), blank_sum, star_sum, factor_of(sum)};
+  return {label_sums, lattice.band.first(t), lattice.band.last(t), blank_sum,
+          star_sum,   factor_of(sum),        Weight::kHasMean};
 }
 
 }  // namespace ctc_align

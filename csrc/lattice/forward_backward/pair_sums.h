@@ -141,10 +141,10 @@ CTC_ALIGN_FN Real factor_of(Real sum) {
   return sum > 0 ? 1 / sum : Real{0};
 }
 
-// A sum times its frame's factor. A result below the smallest normal number is 0.
-template <class Real>
+// A sum times its frame's factor. A posterior below the smallest normal number is 0; with path values none is (kHasMean).
+template <bool kHasMean, class Real>
 CTC_ALIGN_FN Real normalized_sum(Real sum, Real factor) {
-  constexpr Real kLeast = std::numeric_limits<Real>::min();
+  constexpr Real kLeast = kHasMean ? Real{0} : std::numeric_limits<Real>::min();
   const Real result = sum * factor;
   return result < kLeast && result > -kLeast ? Real{0} : result;  // NaN stays
 }

@@ -86,10 +86,15 @@ LaunchArguments = structure("LaunchArguments", "kernel pass_ blocks threads whol
 
 
 def compile_harness(output: Path, stored: str, pairs: int | str, csrc: Path = CSRC) -> Path:
-    flags = ["-O1", "-g", "-fsanitize=address"] if UNDER_ASAN else ["-O2"]
+    macros = {"CTC_ALIGN_STORED": stored, "CTC_ALIGN_PAIRS": str(pairs)}
+    return compile_for_host(HARNESS, output, macros, csrc, "-O2")
+
+
+def compile_for_host(source: Path, output: Path, macros: dict[str, str], csrc: Path, level: str) -> Path:
+    flags = ["-O1", "-g", "-fsanitize=address"] if UNDER_ASAN else [level]
     command = [*os.environ.get("CXX", "g++").split(), "-std=c++20", "-Wall", "-Wextra", *flags, "-ffp-contract=off"]
-    command += ["-Wno-missing-field-initializers", f"-DCTC_ALIGN_STORED={stored}", f"-I{csrc}"]
-    command += [f"-DCTC_ALIGN_PAIRS={pairs}", "-shared", "-fPIC", str(HARNESS), "-o", str(output)]
+    command += ["-Wno-missing-field-initializers", *(f"-D{name}={value}" for name, value in macros.items())]
+    command += [f"-I{csrc}", "-shared", "-fPIC", str(source), "-o", str(output)]
     environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
     result = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr[:5000]

@@ -5,9 +5,7 @@ chapters, how many blocks of threads are resident, and the order in which they r
 """
 
 import ctypes
-import os
 import random
-import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.emulated import CSRC, UNDER_ASAN, structure
+from harness.emulated import CSRC, UNDER_ASAN, compile_for_host, structure
 
 HARNESS = Path(__file__).parent / "emulated_sums.cpp"
 PLANS = Path(__file__).parent / "sum_plans.cpp"
@@ -141,14 +139,7 @@ Call = structure(
 
 
 def compile_sums(output: Path, real: str, csrc: Path = CSRC, harness: Path = HARNESS) -> Path:
-    flags = ["-O1", *(["-g", "-fsanitize=address"] if UNDER_ASAN else [])]  # -O2 compiles twice as long
-    command = [*os.environ.get("CXX", "g++").split(), "-std=c++20", "-Wall", "-Wextra", *flags, "-ffp-contract=off"]
-    command += ["-Wno-missing-field-initializers", f"-DCTC_ALIGN_REAL={real}", f"-I{csrc}"]
-    command += ["-shared", "-fPIC", str(harness), "-o", str(output)]
-    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
-    result = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert result.returncode == 0, result.stderr[:5000]
-    return output
+    return compile_for_host(harness, output, {"CTC_ALIGN_REAL": real}, csrc, "-O1")  # -O2 compiles twice as long
 
 
 def load_sums(path: Path) -> ctypes.CDLL:

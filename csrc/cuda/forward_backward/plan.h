@@ -10,10 +10,10 @@
 //     chapter   n segments   that are swept by one launch forward and one back
 //
 // Utterances of one column are one segment, and take a single launch: two blocks of threads meet in the middle, or one
-// goes forward and back. Anything else goes forward first, and
-// keeps a row of alphas before each segment; on the way back every block sweeps its segments again, the last one first,
-// and this time has all their alphas. Where the rows of a whole recording are too many, it is cut into chapters, the last
-// one first; the rows before chapters come from sweeps that keep nothing else, at two levels if need be.
+// goes forward and back. Anything else goes forward first, and keeps a row of alphas before each segment; on the way back
+// every block sweeps its segments again, the last one first, and this time has all their alphas. Where the rows of a whole
+// recording are too many, it is cut into chapters, the last one first; the rows before chapters come from sweeps that keep
+// nothing else, at two levels if need be.
 #pragma once
 
 #include <vector>
@@ -25,13 +25,13 @@ namespace ctc_align {
 
 // ---------------------------------------------------------------------------------------------- 1 the grids
 
-// Frames of a stage. Shared memory has room for the posteriors of six stages.
+// Frames of a stage. Shared memory has room for the posteriors of five stages (SumShared in keep.cuh).
 template <class Real, bool kHasMean>
 constexpr int kSumStage = 4 * static_cast<int>(sizeof(float)) / static_cast<int>(sizeof(Real)) / (kHasMean ? 2 : 1);
 
 constexpr int kSumPairs = 2;  // a thread holds
-constexpr int kSumWarps =
-    static_cast<int>(kColumnPairs) / kSumPairs / kWarp;  // of a block that hold pairs, and as many more
+// Warps of a block that hold pairs. It has as many more.
+constexpr int kSumWarps = static_cast<int>(kColumnPairs) / kSumPairs / kWarp;
 constexpr int kSumThreads = 2 * kSumWarps * kWarp;
 constexpr index_t kWidestSumRow = kWarp;  // classes of whole rows
 
@@ -154,9 +154,10 @@ struct SumLaunch {
   index_t blocks;
   int threads;
   Unset unset;
-  index_t begin, end;   // frames
-  index_t row, row_to;  // kept before chapters: the one to begin with, and the one to leave; -1: none
-  bool keeps_rows;      // before segments
+  index_t begin, end;  // frames
+  index_t row;         // of those kept before chapters, to begin with; -1: none
+  index_t row_to;      // forward, the one to leave, or -1; on the way back the chapter, which says where q is kept
+  bool keeps_rows;     // before segments
 };
 
 // In the order of the stream. has_second_pass: posteriors of spans need the sums of whole frames. needs_finish: a frame's

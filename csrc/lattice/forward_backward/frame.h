@@ -22,8 +22,8 @@
 // ORDER OF SUMS. Rows are worked on in words of 16 pairs, and 16 words are a column, as in the rebase grid. A sum over a
 // frame is made column by column, from the last to the first: a column's words are added up in 16 lanes, in order of
 // words; its lanes are added up in order; and that is added to the columns before. The sum of all posteriors is, in each
-// lane, that of blanks, plus that of wild gaps, plus that of labels. So the result is the same for every
-// width of vectors, and for a GPU, where a column is a block of threads and the way back goes from right to left.
+// lane, that of blanks, plus that of wild gaps, plus that of labels. So the result is the same for every width of vectors,
+// and for a GPU, where a column is a block of threads and the way back goes from right to left.
 #pragma once
 
 #include "../viterbi/rebase.h"
@@ -42,9 +42,9 @@ struct FrameSums {
   index_t first;
   index_t last;
   Real blank_sum;
-  Real star_sum;  // 0 where no gap is wild
-  Real factor;    // 1 / sum of all posteriors
-  bool has_values;
+  Real star_sum;    // 0 where no gap is wild
+  Real factor;      // 1 / sum of all posteriors
+  bool has_values;  // paths have some
 
   Real normalized(Real sum) const {
     return has_values ? normalized_sum<true>(sum, factor) : normalized_sum<false>(sum, factor);

@@ -22,7 +22,17 @@ from torch_ctc_align.config import _forced
 SEED = int(os.environ.get("CTC_ALIGN_SEED", "0"))
 CPUS = ["avx512", "avx2", "portable"]  # all instruction sets of the CPU kernel, here or not
 # What CTC_ALIGN_REQUIRE may name. check_cuda_compile.py asks for nvcc; tests skip without any of the others.
-REQUIRABLE = {*CPUS, "asan", "c++", "clients", "cuda", "nvcc", "onnxscript", "setuptools", "torchaudio"}
+REQUIRABLE = {
+    *CPUS,
+    *("asan", "c++", "clients", "cuda", "nvcc", "onnxscript", "setuptools", "torchaudio"),
+    *(
+        "speech",
+        "chromium",
+        "ffmpeg",
+        "praat",
+        "sox",
+    ),  # the libraries of requirements-dev.txt; programs that users have
+}
 REQUIRED = set(filter(None, os.environ.get("CTC_ALIGN_REQUIRE", "").split(",")))
 
 

@@ -120,7 +120,7 @@ class Evidence:
         star_scores: ``(T,)``; None where there were no stars.
         wild_gaps: ``(L + 1,)`` bool; None where there were no stars.
         model: labels, blank, separator, hop, sample rate, frame offset.
-        start: seconds from the beginning of the recording to the beginning of frame 0, but for the frame offset; above 0
+        start: seconds from the beginning of the recording to that of frame 0, but for the frame offset; above 0
             where only a part of a recording was aligned.
     """
 

@@ -78,8 +78,9 @@ test-torches: $(BUILT) $(TORCHES)/oldest/.ready $(TORCHES)/newest/.ready  ## run
 sanitize:  ## run the CPU kernel under AddressSanitizer, UBSan and ThreadSanitizer; needs only a C++ compiler
 	$(PYTHON) test/run_sanitizers.py $(ARGS)
 
-demo: build $(EXAMPLES)  ## align a real recording: word table, picture, JSON
-	$(BIN)/python examples/align_speech.py $(ARGS)
+demo: build  ## align a real recording with ctc-align: word table, picture, page to listen to, JSON, subtitles
+	$(BIN)/ctc-align examples/data/sense_and_sensibility_01_austen_64kb-0870.wav --format json,srt,html,png \
+	  --out-dir aligned --force $(ARGS)
 
 train-demo: build $(EXAMPLES)  ## train a CTC model and a duration predictor on real speech, with the aligner
 	$(BIN)/python examples/train_ctc.py $(ARGS)
@@ -119,7 +120,7 @@ bench: build build/ceiling  ## measure the CPU kernel, and peers if there are an
 bench-long: build build/ceiling  ## measure an hour and ten hours of speech; OUT=directory
 	$(BIN)/python benchmarks/cpu.py --long --out $(OUT) $(ARGS)
 
-bench-plot: $(EXAMPLES)  ## draw what bench and bench-long have measured
+bench-plot: $(TOOLS)  ## draw what bench and bench-long have measured
 	$(BIN)/python benchmarks/plot.py $(ARGS) $(OUT)
 
 # Not in .venv: a machine with a GPU has its own torch, and often no way to fetch another.
@@ -167,8 +168,11 @@ $(BUILT): $(NATIVE) $(TOOLS)
 	$(call quietly,$(BIN)/python setup.py --quiet build_ext --inplace) && echo "Built in $$SECONDS s"
 	touch $@
 
-# Makes the package importable from anywhere. (pip install -e would compile all of it a second time.)
+# Makes the package importable from anywhere, and its command. (pip install -e would compile all of it a second time.)
 $(LINKED): $(TOOLS)
 	$(BIN)/python -c 'import os, sysconfig; \
 	  open(sysconfig.get_path("purelib") + "/torch_ctc_align.pth", "w").write(os.getcwd() + "\n")'
+	printf '#!%s\nfrom torch_ctc_align.speech.command import main\nraise SystemExit(main())\n' \
+	  $(abspath $(BIN))/python > $(BIN)/ctc-align
+	chmod +x $(BIN)/ctc-align
 	touch $@

@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "torch_ctc_align"
-METADATA = {"METADATA", "RECORD", "WHEEL", "top_level.txt", "licenses/LICENSE"}
+METADATA = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "top_level.txt", "licenses/LICENSE"}
 
 # Two ways through frame 1 tie; the advance over the blank goes before the skip.
 ALIGN = """
@@ -27,6 +27,14 @@ log_probs = torch.tensor([[[-2.0, -1, -1], [0, 0, -1], [-2, -1, 0]]])
 paths, scores = torch_ctc_align.forced_align(log_probs, torch.tensor([[1, 2]]))
 assert paths.tolist() == [[1, 0, 2]] and scores.tolist() == [[-1.0, 0, 0]], (paths, scores)
 print("aligned with torch", torch.__version__, "from", torch_ctc_align.__file__)
+from torch_ctc_align.speech import Aligner, SpeechError
+try:
+    Aligner.english()
+except SpeechError as error:
+    assert "pip install 'torch_ctc_align[speech]'" in str(error), error
+    print("without its extra:", error)
+else:
+    raise AssertionError("the extra is here")
 """
 
 
@@ -40,7 +48,8 @@ def check_contents(wheel: Path) -> None:
     info = re.escape("-".join(wheel.name.split("-")[:2]) + ".dist-info/")
     found = {re.sub(f"^{info}", "dist-info/", name) for name in names}
     libraries = {name for name in found if re.fullmatch(rf"{PACKAGE}/[^/]+\.so", name)}
-    sources = [path for kind in ("*.py", "py.typed") for path in (ROOT / PACKAGE).rglob(kind)]
+    kinds = ("*.py", "py.typed", "*.html", "*.json")
+    sources = [path for kind in kinds for path in (ROOT / PACKAGE).rglob(kind)]
     expected = {path.relative_to(ROOT).as_posix() for path in sources} | {f"dist-info/{name}" for name in METADATA}
     if not libraries or found - libraries != expected:
         sys.exit(

@@ -145,7 +145,8 @@ class SpeechAlignment:
         segments: every line of the text (or sentence: ``split``) that has words.
         tokens: the labels of the model that were spoken.
         unexplained: parts of the recording that the text does not explain, in order.
-        seconds: duration of the recording.
+        seconds: the end of what was aligned, in seconds from the beginning of the recording: its duration, unless only
+            a part of it was aligned.
         seconds_per_frame: duration of a frame of the model.
         score: natural-log probability of the path (nats).
         model: the model's name.

@@ -1,0 +1,508 @@
+"""From a recording and its text to words with times: the whole way, for one recording at a time."""
+
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from torch_ctc_align.functional import forced_align, min_frames, span_posteriors
+from torch_ctc_align.speech.alignment import Evidence, Segment, SpeechAlignment, Status, Stretch, Token, Word
+from torch_ctc_align.speech.audio import Audio, open_audio
+from torch_ctc_align.speech.errors import SpeechError
+from torch_ctc_align.speech.models import AcousticModel
+from torch_ctc_align.speech.transcript import Split, Transcript, read_transcript
+from torch_ctc_align.spans import TokenSpan, merge_tokens, token_spans
+from torch_ctc_align.stars import GAP_STAR, merge_stars, star_scores, wild_gaps
+from torch_ctc_align.unspoken import find_unspoken
+from torch_ctc_align.windows import run_windows
+from torch_ctc_align.words import Pauses, merge_words
+
+__all__ = ["Aligner"]
+
+Star = Literal["ends", "words"]
+Source = str | os.PathLike[str] | tuple[Any, int]
+
+SILENCE = 1e-4  # a recording whose loudest sample is below this, -80 dB, holds no speech
+
+# Sound that the text does not explain. A word of two labels that is left out shows for 0.1 s; where nothing is left
+# out, a star takes a frame or two, if any.
+LEAST_UNEXPLAINED = 0.1  # seconds; less is not reported
+PAUSE = 0.5  # seconds; a longer silence ends what is reported as one stretch
+
+# What a path must gain without a segment, where anything may be said between two words.
+LEAST_GAIN = 10.0  # nats
+
+
+class Aligner:
+    """Aligns recordings with their texts.
+
+    ``Aligner.english()`` has a small model of English that needs no download; ``Aligner.from_pretrained`` takes CTC
+    models of transformers, ``Aligner.from_onnx`` those of ONNX. Any other CTC model is a callable and some facts about
+    it, the arguments of ``Aligner`` itself (``docs/models.md`` has NeMo, torchaudio and ESPnet).
+
+    Args:
+        run (callable): ``run(samples, lengths) -> (log_probs, frames)``: samples ``(B, N)`` float32 in [-1, 1] with
+            their lengths ``(B,)`` int64; natural-log probabilities ``(B, T, C)`` and the frames of each item ``(B,)``.
+        labels (sequence of str, or dict): the names of the classes.
+        blank (int): the class that spells nothing.
+        hop (int): samples a frame.
+        sample_rate (int): Hz.
+        facts: further facts of :class:`AcousticModel`: ``separator``, ``receptive_field``, ``frame_offset``, ``spell``,
+            ``window``, ``context``, ``language``, ``name``, ``licence``.
+
+    Attributes:
+        model (AcousticModel): the model and its facts.
+        borders (Pauses or str): which word gets the frames between two words; see :func:`merge_words`.
+        posteriors (bool): whether words get a ``posterior``. Default: True.
+        batch_size (int): windows of a recording that the model gets at once. Default: 1.
+        dtype (torch.dtype): of the emissions of a whole recording; ``torch.float16`` takes half the memory. Default:
+            ``torch.float32``.
+        notes (list of str): what the last call has to say: a resampled recording, words that cannot be spelt.
+
+    Example::
+
+        aligner = Aligner.english()
+        alignment = aligner("talk.mp3", "What is said in it ...")
+        alignment.save("talk.srt")
+        alignment.words[3]  # Word(text='said', ..., start=0.61, end=0.84, ...)
+    """
+
+    def __init__(
+        self,
+        run: Callable[..., Any],
+        *,
+        labels: Sequence[str] | dict[str, int],
+        blank: int,
+        hop: int,
+        sample_rate: int,
+        **facts: Any,
+    ) -> None:
+        from torch_ctc_align.speech.models.callable import from_callable
+
+        self._set_model(from_callable(run, labels=labels, blank=blank, hop=hop, sample_rate=sample_rate, **facts))
+
+    def _set_model(self, model: AcousticModel) -> None:
+        self.model = model
+        self.borders: Any = Pauses()
+        self.posteriors = True
+        self.batch_size = 1
+        self.dtype = torch.float32
+        self.notes: list[str] = []
+
+    @classmethod
+    def from_model(cls, model: AcousticModel) -> "Aligner":
+        """Returns an aligner with a model whose facts are known."""
+        aligner = cls.__new__(cls)
+        aligner._set_model(model)
+        return aligner
+
+    @classmethod
+    def english(cls, device: str | torch.device = "cpu") -> "Aligner":
+        """Returns an aligner with the model that the extra ``speech`` brings: English, phonemes, 9 MB, Apache-2.0."""
+        from torch_ctc_align.speech.models.english import load_english
+
+        return cls.from_model(load_english(device))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_dir: str | os.PathLike[str],
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype | None = None,
+        language: str | None = None,
+    ) -> "Aligner":
+        """Returns an aligner with a CTC model of transformers: wav2vec 2.0, HuBERT, WavLM, MMS and others.
+
+        Args:
+            name_or_dir: name on the hub, or a directory.
+            device: where the model runs.
+            dtype: of the model's weights. Default: as they are saved.
+            language: for a model with an adapter for each language (MMS), the language, as ``"deu"``.
+
+        Raises:
+            SpeechError: the model cannot be loaded, or is not a CTC model.
+        """
+        from torch_ctc_align.speech.models.huggingface import load_pretrained
+
+        return cls.from_model(load_pretrained(name_or_dir, device=device, dtype=dtype, language=language))
+
+    @classmethod
+    def from_onnx(cls, path: str | os.PathLike[str], **facts: Any) -> "Aligner":
+        """Returns an aligner with an ONNX model from samples to log-probabilities or logits.
+
+        Args:
+            path: the file. What ``facts`` leave open comes from its metadata and from the files beside it.
+            facts: ``labels``, ``blank``, ``hop``, ``sample_rate``, ``separator``, ``receptive_field``,
+                ``frame_offset``, ``providers``.
+
+        Raises:
+            SpeechError: the file cannot be loaded, or a fact is missing.
+        """
+        from torch_ctc_align.speech.models.onnx import load_onnx
+
+        return cls.from_model(load_onnx(path, **facts))
+
+    def __call__(
+        self,
+        audio: Source,
+        text: str,
+        *,
+        star: Star | None = "ends",
+        unspoken: bool = False,
+        split: Split = "lines",
+        language: str | None = None,
+        offset: float = 0.0,
+        duration: float | None = None,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> SpeechAlignment:
+        """Aligns a recording with its text.
+
+        Args:
+            audio: a file, of any length; or samples and their rate in Hz, ``(samples, 16_000)``.
+            text: what is said in it. Its lines are the segments.
+            star: where the recording may hold more than the text: at both ``"ends"``, or between any two ``"words"``
+                as well. None: nowhere; all of the recording is the text's. Default: ``"ends"``.
+            unspoken: whether segments may be missing in the recording. Those are found and left out. Default: False.
+            split: what a segment is: one of the ``"lines"``, ``"sentences"`` or ``"words"`` of the text.
+            language: in which numbers are spelt out, as ``"en"`` or ``"eng"``. Default: that of the model.
+            offset: seconds at the beginning of the recording that are left out.
+            duration: seconds that are read from there on. Default: to the end.
+            progress: called as ``progress(what, done, total)``.
+
+        Returns:
+            SpeechAlignment: words, segments, tokens and what does not fit. Times count from the beginning of the
+            recording.
+
+        Raises:
+            SpeechError: the recording cannot be read, is silent or too short; the text has no words, cannot be spelt,
+                or is too long for the recording; no segment of it is in the recording.
+        """
+        if star not in (None, "ends", "words"):
+            raise SpeechError(f"star must be one of ends, words, None, found {star!r}")
+        model = self.model
+        transcript = read_transcript(text, model, split=split, language=language)
+        recording = open_audio(audio, model.sample_rate, offset=offset, duration=duration)
+        self.notes = [*recording.notes, *transcript.notes]
+        name = recording.path.name if recording.path else "the recording"
+        log_probs = self._listen(recording, name, progress)
+        scores = star_scores(log_probs[None])[0]
+        spoken = [True] * len(transcript.segments)
+        if unspoken:
+            spoken = _find_spoken(log_probs, transcript, model, scores, name)
+        kept = [word for word in range(len(transcript.words)) if spoken[transcript.words[word].segment]]
+        found = _align(log_probs, transcript, kept, model, scores, star, name)
+        return self._describe(found, transcript, kept, recording, scores, language or model.language)
+
+    def _listen(self, recording: Audio, name: str, progress: Callable[[str, int, int], None] | None) -> Tensor:
+        """Returns the (T, C) emissions of a recording."""
+        model = self.model
+        shortest = max(model.receptive_field, model.hop)
+        if recording.num_samples < shortest:
+            raise SpeechError(
+                f"{name} is too short: {recording.seconds:.3f} s, and a frame of the model takes "
+                f"{shortest / model.sample_rate:.3f} s"
+            )
+        window = int(model.window * model.sample_rate)
+        log_probs = run_windows(
+            model.run,
+            recording.blocks(),
+            num_samples=recording.num_samples,
+            hop=model.hop,
+            receptive_field=model.receptive_field,
+            window_frames=(window - shortest) // model.hop + 1,
+            context_frames=round(model.context * model.sample_rate / model.hop),
+            batch_size=self.batch_size,
+            dtype=self.dtype,
+            progress=None if progress is None else lambda done, total: progress("listening", done, total),
+        )
+        if recording.peak < SILENCE:
+            raise SpeechError(f"{name} is silent: no sample is above {SILENCE:g} of full scale; check the recording")
+        if not bool(log_probs[:, model.blank].isfinite().all()):
+            bad = int((~log_probs[:, model.blank].isfinite()).nonzero()[0])
+            raise SpeechError(
+                f"the model's log-probability of the blank is not finite at frame {bad} of {name}; use a wider dtype, "
+                "float32 for example, or check the model"
+            )
+        return log_probs
+
+    def _describe(
+        self,
+        found: "_Path",
+        transcript: Transcript,
+        kept: Sequence[int],
+        recording: Audio,
+        scores: Tensor,
+        language: str | None,
+    ) -> SpeechAlignment:
+        """Turns a path into words, segments and tokens with times."""
+        model = self.model
+        limit = recording.seconds
+
+        def seconds(frame: float) -> float:
+            return recording.offset + min(max((frame + model.frame_offset) * model.seconds_per_frame, 0.0), limit)
+
+        pieces = _find_unexplained(found, model)
+        spans = merge_tokens(found.path, found.scores, model.blank)
+        merged = merge_words(
+            spans,
+            [transcript.words[k].text for k in kept],
+            seconds_per_frame=model.seconds_per_frame,
+            separator=model.separator,
+            tokens_per_word=found.tokens_per_word,
+            borders=self.borders,
+            frame_offset=model.frame_offset,
+            recording_end=limit,
+            stars=pieces,
+        )
+        owners = _owners(found, kept, model.separator)
+        posteriors = found.posteriors(model.blank) if self.posteriors else None
+        spoken_words = dict(zip(kept, merged, strict=True))
+        of_words = _mean_posteriors(spans, owners, posteriors)
+        words = []
+        for k, word in enumerate(transcript.words):
+            span = spoken_words.get(k)
+            status: Status = "unspoken" if span is None else "inferred" if word.inferred else "spoken"
+            sure = status == "spoken"
+            words.append(
+                Word(
+                    word.text,
+                    word.begin,
+                    word.stop,
+                    word.segment,
+                    None if span is None else recording.offset + span.start,
+                    None if span is None else recording.offset + span.end,
+                    span.score if span is not None and sure else None,
+                    of_words.get(k) if sure else None,
+                    status,
+                )
+            )
+        classes = len(found.log_probs[0])
+        labels = [*model.labels, *[""] * (classes - len(model.labels)), "*"]
+        tokens = [
+            Token(labels[span.token], seconds(span.start), seconds(span.end), span.score, owner)
+            for span, owner in zip(spans, owners, strict=True)
+        ]
+        return SpeechAlignment(
+            text=transcript.text,
+            words=words,
+            segments=[_segment(segment, words) for segment in transcript.segments],
+            tokens=tokens,
+            unexplained=[Stretch(seconds(piece.start), seconds(piece.end)) for piece in pieces],
+            seconds=recording.offset + limit,
+            seconds_per_frame=model.seconds_per_frame,
+            score=float(found.scores.double().sum()),
+            model=model.name,
+            language=language,
+            audio=None if recording.path is None else Path(recording.path),
+            evidence=Evidence(
+                log_probs=found.log_probs,
+                path=found.path,
+                scores=found.scores,
+                targets=found.targets,
+                tokens_per_word=found.tokens_per_word,
+                star_scores=scores if found.wild is not None else None,
+                wild_gaps=found.wild,
+                model=model,
+                start=recording.offset,
+            ),
+        )
+
+
+class _Path:
+    """The best path of some words through the emissions, and what was asked."""
+
+    def __init__(
+        self, log_probs: Tensor, targets: Tensor, tokens_per_word: list[int], stars: Tensor | None, wild: Tensor | None
+    ) -> None:
+        self.log_probs, self.targets, self.tokens_per_word = log_probs, targets, tokens_per_word
+        self.stars, self.wild = stars, wild
+
+    def find(self, blank: int) -> None:
+        paths, scores = forced_align(
+            self.log_probs[None], self.targets[None], None, None, blank, strict=False, **self.options()
+        )
+        self.path, self.scores = paths[0], scores[0]
+
+    def options(self) -> dict[str, Tensor]:
+        if self.stars is None or self.wild is None:
+            return {}
+        return {"star_scores": self.stars[None], "wild_gaps": self.wild[None]}
+
+    def posteriors(self, blank: int) -> list[float]:
+        """The mean posterior of every label over its frames."""
+        starts, ends, _ = token_spans(self.path[None], self.scores[None], self.targets[None], blank)
+        found, _ = span_posteriors(
+            self.log_probs[None], self.targets[None], starts, ends, None, None, blank, **self.options()
+        )
+        return found[0].tolist()
+
+
+def _align(
+    log_probs: Tensor,
+    transcript: Transcript,
+    kept: Sequence[int],
+    model: AcousticModel,
+    stars: Tensor,
+    star: Star | None,
+    name: str,
+) -> _Path:
+    """Finds the best path of some words of the transcript."""
+    classes = log_probs.shape[1]
+    labels, counts = transcript.targets(star=classes, separator=model.separator, words=kept)
+    targets = torch.tensor(labels)
+    needed = int(min_frames(targets[None]))
+    if needed > len(log_probs):
+        seconds = len(log_probs) * model.seconds_per_frame
+        raise SpeechError(
+            f"the text is too long for {name}: its {len(kept)} words are {len(labels)} labels, which take {needed} "
+            f"frames of the model or more, and the recording has {len(log_probs)} ({seconds:.2f} s); pass the text of "
+            "this recording alone"
+        )
+    has_star_labels = classes in labels
+    wild = None
+    if star is not None:
+        how: dict[str, Any] = {}
+        if star == "words":
+            how = {"separator": model.separator, "tokens_per_word": [counts]}
+        wild = wild_gaps(targets[None], where=star, **how)[0]
+    elif has_star_labels:
+        wild = torch.zeros(len(labels) + 1, dtype=torch.bool)
+    if wild is not None and has_star_labels:
+        # What lies beside a star label is that label's, up to the words around it.
+        reach = 1 if model.separator is not None else 0
+        for place in (targets == classes).nonzero().flatten().tolist():
+            wild[max(place - reach, 0) : place + 2 + reach] = False
+    found = _Path(log_probs, targets, counts, stars if wild is not None else None, wild)
+    found.find(model.blank)
+    if len(found.path) and int(found.path[0]) == -1:
+        raise SpeechError(
+            f"the model's log-probabilities for {name} leave no path through the text: some are NaN or -inf; use a "
+            "wider dtype, float32 for example, or check the model"
+        )
+    return found
+
+
+def _find_spoken(
+    log_probs: Tensor, transcript: Transcript, model: AcousticModel, stars: Tensor, name: str
+) -> list[bool]:
+    """Finds which segments are in the recording."""
+    everything = range(len(transcript.words))
+    labels, counts = transcript.targets(star=log_probs.shape[1], separator=model.separator, words=everything)
+    targets = torch.tensor(labels)
+    if int(min_frames(targets[None])) > len(log_probs):
+        _align(log_probs, transcript, everything, model, stars, None, name)  # says so
+    blocks = [sum(counts[k] for k in segment.words) for segment in transcript.segments]
+    found = find_unspoken(
+        log_probs, targets, blocks, blank=model.blank, separator=model.separator, star_scores=stars
+    ).unspoken.tolist()
+
+    def total(unspoken: Sequence[bool]) -> float:
+        kept = [k for k in everything if not unspoken[transcript.words[k].segment]]
+        if not kept:
+            return float(torch.maximum(log_probs[:, model.blank], stars).double().sum())
+        return float(_align(log_probs, transcript, kept, model, stars, "words", name).scores.double().sum())
+
+    # find_unspoken allows for other words between two segments alone. A segment of which only some words are missing in
+    # the text comes back where other words may stand anywhere.
+    for number in [k for k, missing in enumerate(found) if missing]:
+        restored = [missing and k != number for k, missing in enumerate(found)]
+        if total(found) - total(restored) < LEAST_GAIN:
+            found = restored
+    if all(found):
+        raise SpeechError(f"no segment of the text is in {name}; is it the text of another recording?")
+    return [not missing for missing in found]
+
+
+def _find_unexplained(found: _Path, model: AcousticModel) -> list[TokenSpan]:
+    """Finds the sound that the path leaves to the stars of gaps.
+
+    Pieces with a short silence between them are one. Separators that the model hears are not sound.
+    """
+    if found.wild is None or not bool(found.wild.any()):
+        return []
+    spf = model.seconds_per_frame
+    pieces: list[TokenSpan] = []
+    for star in merge_stars(found.path, found.scores):
+        if model.separator is not None:
+            heard = found.log_probs[star.start : star.end].argmax(-1)
+            if bool((heard == model.separator).all()):
+                continue
+        if pieces:
+            last = pieces[-1]
+            between = found.path[last.end : star.start]
+            silent = (between == model.blank) | (between == GAP_STAR)
+            if model.separator is not None:
+                silent |= between == model.separator
+            if bool(silent.all()) and len(between) * spf <= PAUSE:
+                score = float(found.scores[last.start : star.end].mean())
+                pieces[-1] = TokenSpan(GAP_STAR, last.start, star.end, score)
+                continue
+        pieces.append(star)
+    return [piece for piece in pieces if len(piece) * spf > LEAST_UNEXPLAINED - spf / 2]
+
+
+def _owners(found: _Path, kept: Sequence[int], separator: int | None) -> list[int]:
+    """Returns the word of every label; -1 for separators."""
+    ends = list(accumulate(found.tokens_per_word))
+    owners, place, seen = [], 0, 0
+    for label in found.targets.tolist():
+        if label == separator:
+            owners.append(-1)
+            continue
+        while seen >= ends[place]:
+            place += 1
+        owners.append(kept[place])
+        seen += 1
+    return owners
+
+
+def _mean_posteriors(
+    spans: Sequence[TokenSpan], owners: Sequence[int], posteriors: Sequence[float] | None
+) -> dict[int, float]:
+    """Returns the mean posterior of every word over the frames of its labels."""
+    if posteriors is None:
+        return {}
+    sums: dict[int, float] = {}
+    frames: dict[int, int] = {}
+    for span, owner, posterior in zip(spans, owners, posteriors, strict=True):
+        sums[owner] = sums.get(owner, 0.0) + len(span) * posterior
+        frames[owner] = frames.get(owner, 0) + len(span)
+    return {owner: sums[owner] / frames[owner] for owner in sums}
+
+
+def _segment(segment: Any, words: Sequence[Word]) -> Segment:
+    timed = [words[k] for k in segment.words if words[k].start is not None]
+    spoken = [word for word in timed if word.status == "spoken"]
+
+    def mean(values: Iterator[float | None]) -> float | None:
+        """Weighted by duration."""
+        pairs = [(_duration(word), value) for word, value in zip(spoken, values, strict=True) if value is not None]
+        total = math.fsum(weight for weight, _ in pairs)
+        if not pairs:
+            return None
+        if total == 0:
+            return math.fsum(value for _, value in pairs) / len(pairs)
+        return math.fsum(weight * value for weight, value in pairs) / total
+
+    confidences = [word.confidence for word in spoken if word.confidence is not None]
+    return Segment(
+        segment.text,
+        segment.begin,
+        segment.stop,
+        segment.words,
+        timed[0].start if timed else None,
+        timed[-1].end if timed else None,
+        mean(word.confidence for word in spoken),
+        min(confidences, default=None),
+        mean(word.posterior for word in spoken),
+    )
+
+
+def _duration(word: Word) -> float:
+    return (word.end or 0.0) - (word.start or 0.0)

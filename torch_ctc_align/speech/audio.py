@@ -5,17 +5,28 @@ from __future__ import annotations
 import math
 import os
 import shlex
-from collections.abc import Iterator
-from contextlib import suppress
+import stat
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
+from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Union
+from typing import TYPE_CHECKING, Any, Union
 
 import torch
 from torch import Tensor
 
 from torch_ctc_align.speech.errors import SpeechError, require
+from torch_ctc_align.speech.readers import (
+    ArrayReader,
+    AvReader,
+    Reader,
+    SoundfileReader,
+    TorchcodecReader,
+    Unreadable,
+    describe_shortfall,
+    show,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,21 +35,9 @@ __all__ = ["Audio", "open_audio", "read_samples"]
 
 Source = Union[str, "os.PathLike[str]", tuple[Union[Tensor, "np.ndarray[Any, Any]"], int]]
 
-BLOCK_FRAMES = 1 << 16  # of the source, read at once
-MAX_FRAMES = 1 << 48  # what libsndfile says where it does not know the length is above it
+LOUDEST = 256.0  # 48 dB above full scale: what is louder holds integers
+LEAST_CLIPPED = 1.5  # lossy formats go a little above 1, and that is not worth a word
 LEAST_SHORTFALL = 0.1  # seconds; a recording that ends so much before its header says is not trusted
-
-
-class Reader(Protocol):
-    """What can be read as sound; ``frames`` is None where only reading tells how many there are."""
-
-    rate: int
-    channels: int
-    frames: int | None
-
-    def read(self, begin: int) -> Iterator[Tensor]:
-        """Yields (n,) float32, the mean of all channels, from frame ``begin`` on."""
-        ...
 
 
 @dataclass
@@ -100,27 +99,34 @@ class Audio:
 
     def _source_blocks(self) -> Iterator[Tensor]:
         """Yields the part of the recording that is wanted, checked."""
-        left = self.frames
-        for block in self.reader.read(self.begin):
+        rate, left, loudest = self.reader.rate, self.frames, 0.0
+        for block in self.reader.read(self.begin, self.frames):
             block = block[:left]
             finite = torch.isfinite(block)
             if not finite.all():
-                frame = self.begin + self.frames - left + int((~finite).int().argmax())
+                time = (self.begin + self.frames - left + int((~finite).int().argmax())) / rate
                 raise SpeechError(
-                    f"{self.name} has a sample that is not a finite number, {float(block[~finite][0])} at "
-                    f"{frame / self.reader.rate:.3f} s; repair the recording, or align the part before it with duration="
+                    f"{self.name} holds {float(block[~finite][0])} at {time:.3f} s, and samples must be finite; "
+                    f"repair it, or leave that place out with duration= or offset="
+                )
+            loudest = max(loudest, float(block.abs().max())) if len(block) else loudest
+            if loudest > LOUDEST:
+                raise SpeechError(
+                    f"{self.name} holds samples up to {loudest:g}, and they must lie in [-1, 1]; divide them by the "
+                    f"largest integer of their type, 32768 for 16 bits"
                 )
             left -= len(block)
             yield block
             if not left:
-                return
-        if left > LEAST_SHORTFALL * self.reader.rate:
-            end = (self.begin + self.frames - left) / self.reader.rate
-            said = (self.begin + self.frames) / self.reader.rate
-            raise SpeechError(
-                f"{self.name} ends after {end:.3f} s, though its header says {said:.3f} s; the file is cut short: get it "
-                f"again, or align what is there with duration={max(end - self.offset, 0):.3f}"
-            )
+                break
+        if left > LEAST_SHORTFALL * rate:
+            end, said = (self.begin + self.frames - left) / rate, (self.begin + self.frames) / rate
+            raise SpeechError(describe_shortfall(self.name, end, said, end - self.offset))
+        notes = [
+            *self.reader.notes,
+            *([f"samples up to {loudest:.2f} clipped to 1"] if loudest > LEAST_CLIPPED else []),
+        ]
+        self.notes += [note for note in notes if note not in self.notes]
 
 
 def open_audio(source: Source, sample_rate: int, *, offset: float = 0.0, duration: float | None = None) -> Audio:
@@ -139,17 +145,17 @@ def open_audio(source: Source, sample_rate: int, *, offset: float = 0.0, duratio
     Raises:
         SpeechError: there is no such file, it holds no sound or cannot be read, or an argument is out of range.
     """
-    if not isinstance(sample_rate, int) or sample_rate < 1:
+    if isinstance(sample_rate, bool) or not isinstance(sample_rate, int) or sample_rate < 1:
         raise SpeechError(f"sample_rate must be a whole number of Hz above 0, found {sample_rate!r}")
-    if not (math.isfinite(offset) and offset >= 0):
+    if not isinstance(offset, Real) or not 0 <= offset < math.inf:
         raise SpeechError(f"offset must be a number of seconds, 0 or above, found {offset!r}")
-    if duration is not None and not (math.isfinite(duration) and duration > 0):
+    if duration is not None and (not isinstance(duration, Real) or not 0 < duration < math.inf):
         raise SpeechError(f"duration must be a number of seconds above 0, found {duration!r}")
 
-    notes: list[str] = []
-    path = None
+    path, name = None, "the recording"
+    reader: Reader
     if isinstance(source, tuple):
-        reader, name = _read_array(source), "the recording"
+        reader = ArrayReader(source)
     elif isinstance(source, (str, bytes, os.PathLike)):
         path = Path(os.fsdecode(source))
         reader, name = _read_file(path, sample_rate), show(path)
@@ -170,6 +176,7 @@ def open_audio(source: Source, sample_rate: int, *, offset: float = 0.0, duratio
     num_samples = round(Fraction(frames * sample_rate, rate))
     if not num_samples:
         raise SpeechError(f"{name} is too short: {frames} samples at {rate} Hz are none at {sample_rate} Hz")
+    notes = list(reader.notes)
     if reader.channels > 1:
         notes.append(f"{reader.channels} channels mixed down to one")
     if rate != sample_rate:
@@ -189,66 +196,14 @@ def read_samples(source: Source, sample_rate: int, *, offset: float = 0.0, durat
     return samples
 
 
-def show(path: Path) -> str:
-    """Returns the path as text that can be printed: file names need not be valid text."""
-    return os.fspath(path).encode("utf-8", "backslashreplace").decode()
-
-
 def _count(reader: Reader, enough: int | None) -> int:
     """Decodes, without keeping anything, to learn how many frames there are; stops at ``enough``."""
     frames = 0
-    for block in reader.read(0):
+    for block in reader.read(0, enough):
         frames += len(block)
         if enough is not None and frames >= enough:
             return enough
     return frames
-
-
-# Samples in memory ---------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class ArrayReader:
-    """Samples in memory, (N,) or (channels, N)."""
-
-    samples: Tensor
-    rate: int
-
-    def __post_init__(self) -> None:
-        self.channels = self.samples.shape[0] if self.samples.ndim == 2 else 1
-        self.frames: int | None = self.samples.shape[-1]
-
-    def read(self, begin: int) -> Iterator[Tensor]:
-        for start in range(begin, self.samples.shape[-1], BLOCK_FRAMES):
-            block = self.samples[..., start : start + BLOCK_FRAMES].detach().cpu()
-            if block.dtype == torch.uint8:  # silence is 128
-                block = (block.float() - 128) / 128
-            elif not block.is_floating_point():
-                block = (block.double() / -torch.iinfo(block.dtype).min).float()
-            block = block.float()
-            yield block.mean(0) if block.ndim == 2 else block
-
-
-def _read_array(source: tuple[Any, ...]) -> Reader:
-    if len(source) != 2 or isinstance(source[1], bool) or not isinstance(source[1], int) or source[1] < 1:
-        raise SpeechError("samples come as a pair (samples, rate), rate a whole number of Hz above 0")
-    try:
-        samples = torch.as_tensor(source[0])
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise SpeechError(f"samples must be a tensor or an array of numbers: {error}") from None
-    integers = (torch.uint8, torch.int8, torch.int16, torch.int32)
-    if not (samples.is_floating_point() or samples.dtype in integers):
-        raise SpeechError(
-            f"samples must be floating point in [-1, 1] or integers of 8 to 32 bits, found {samples.dtype}"
-        )
-    if samples.ndim not in (1, 2):
-        raise SpeechError(f"samples must be (N,) or (channels, N), found the shape {tuple(samples.shape)}")
-    if samples.ndim == 2 and samples.shape[0] > samples.shape[1] > 0:
-        raise SpeechError(
-            f"samples must be (N,) or (channels, N), found the shape {tuple(samples.shape)}; if that is (N, channels), "
-            f"pass samples.T"
-        )
-    return ArrayReader(samples, source[1])
 
 
 # Files ---------------------------------------------------------------------------------------------------------------
@@ -257,28 +212,28 @@ def _read_array(source: tuple[Any, ...]) -> Reader:
 def _read_file(path: Path, sample_rate: int) -> Reader:
     name = show(path)
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            what = "a folder" if path.is_dir() else "not a regular file, so it cannot be read twice"
+            raise SpeechError(f"{name} is {what}; give the file of a recording")
         with open(path, "rb") as file:
-            head = file.read(1)
+            empty = not file.read(1)
     except FileNotFoundError:
         raise SpeechError(f"there is no file {name}") from None
-    except IsADirectoryError:
-        raise SpeechError(f"{name} is a folder, not a recording") from None
-    except (OSError, ValueError) as error:  # a null character in the name is a ValueError
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise SpeechError(f"{name} cannot be opened: {reason}") from None
-    if not head:
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        if isinstance(error, SpeechError):
+            raise
+        raise SpeechError(f"{name} cannot be opened: {getattr(error, 'strerror', None) or error}") from None
+    if empty:
         raise SpeechError(f"{name} is empty: it has 0 bytes")
 
     reasons = []
-    sound: Reader | None = None
-    for kind in (SoundfileReader, AvReader, TorchcodecReader):
+    kinds: list[Callable[[Path], Reader]] = [SoundfileReader, AvReader, TorchcodecReader]
+    for kind in kinds:
         try:
-            sound = kind(path)
+            return kind(path)
         except Unreadable as error:
             reasons.append(str(error))
-        else:
-            return sound
-    raise SpeechError(f"{name} cannot be read as a recording ({'; '.join(reasons)}); {_convert(path, sample_rate)}")
+    raise SpeechError(f"{name} cannot be read as sound ({', '.join(reasons)}); {_convert(path, sample_rate)}")
 
 
 def _convert(path: Path, sample_rate: int) -> str:
@@ -287,105 +242,3 @@ def _convert(path: Path, sample_rate: int) -> str:
     # A name that begins with a dash would be an option.
     source, result = (("./" if str(p).startswith("-") else "") + show(p) for p in (path, target))
     return f"convert it: ffmpeg -i {shlex.quote(source)} -ar {sample_rate} -ac 1 {shlex.quote(result)}"
-
-
-class Unreadable(Exception):
-    """A library cannot read a file; another one may."""
-
-
-@dataclass
-class SoundfileReader:
-    """WAV, FLAC, OGG, MP3, and what else libsndfile knows."""
-
-    path: Path
-
-    def __post_init__(self) -> None:
-        self.soundfile = require("soundfile", "reading audio")
-        with self.open() as file:
-            self.rate, self.channels = int(file.samplerate), int(file.channels)
-            self.frames: int | None = int(file.frames)
-            mp3 = file.format == "MP3" or file.subtype.startswith("MPEG")
-        if self.frames is None or self.frames > MAX_FRAMES:
-            raise Unreadable("its header does not say how long it is")
-        if mp3:
-            self.frames = None
-
-    def open(self) -> Any:
-        try:
-            return self.soundfile.SoundFile(os.fsencode(self.path))
-        except (self.soundfile.SoundFileError, TypeError, OSError) as error:
-            reason = getattr(error, "error_string", error)
-            raise Unreadable(f"soundfile: {str(reason).rstrip('.')}") from None
-
-    def read(self, begin: int) -> Iterator[Tensor]:
-        with self.open() as file:
-            try:
-                if begin:
-                    file.seek(begin)
-                while len(block := file.read(BLOCK_FRAMES, dtype="float32", always_2d=True)):
-                    yield torch.from_numpy(block.mean(axis=1) if self.channels > 1 else block[:, 0])
-            except self.soundfile.LibsndfileError as error:
-                raise SpeechError(f"{show(self.path)} is damaged: {error.error_string}") from None
-
-
-@dataclass
-class AvReader:
-    """What FFmpeg reads: M4A, MP4, MKV, WebM and many more."""
-
-    path: Path
-
-    def __post_init__(self) -> None:
-        try:
-            self.av = require("av", "reading this file")
-        except SpeechError as error:
-            raise Unreadable(str(error)) from None
-        self.frames: int | None = None
-        with self.open() as container:
-            if not container.streams.audio:
-                raise SpeechError(f"{show(self.path)} has no sound: there is no audio stream in it")
-            stream = container.streams.audio[0]
-            self.rate, self.channels = int(stream.codec_context.sample_rate), int(stream.codec_context.channels)
-
-    def open(self) -> Any:
-        # Only this file: a playlist may name others, or addresses.
-        try:
-            return self.av.open(f"file:{self.path}", options={"protocol_whitelist": "file"})
-        except (self.av.FFmpegError, ValueError, OSError) as error:
-            raise Unreadable(f"PyAV: {getattr(error, 'strerror', None) or error}") from None
-
-    def read(self, begin: int) -> Iterator[Tensor]:
-        resampler = self.av.AudioResampler(format="fltp")
-        with self.open() as container:
-            try:
-                for frame in container.decode(container.streams.audio[0]):
-                    for part in resampler.resample(frame):
-                        block = torch.from_numpy(part.to_ndarray())
-                        if begin >= block.shape[1]:
-                            begin -= block.shape[1]
-                            continue
-                        yield block[:, begin:].mean(0)
-                        begin = 0
-            except self.av.FFmpegError as error:
-                raise SpeechError(f"{show(self.path)} is damaged: {error.strerror}") from None
-
-
-@dataclass
-class TorchcodecReader:
-    """As :class:`AvReader`, through torchcodec."""
-
-    path: Path
-    SECONDS = 10  # decoded at once
-
-    def __post_init__(self) -> None:
-        with suppress(Exception):  # what it raises where its FFmpeg is missing differs between versions
-            from torchcodec.decoders import AudioDecoder
-
-            self.decoder = AudioDecoder
-            metadata = AudioDecoder(self.path).metadata
-            self.rate, self.channels = int(metadata.sample_rate), int(metadata.num_channels)
-            self.frames: int | None = None
-            return
-        raise Unreadable("torchcodec")
-
-    def read(self, begin: int) -> Iterator[Tensor]:
-        raise NotImplementedError

@@ -1,0 +1,264 @@
+"""Words as labels of a model: by its own ``spell`` or by characters; numbers as said, other scripts romanised."""
+
+from __future__ import annotations
+
+import functools
+import re
+import threading
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+from torch_ctc_align.speech.errors import SpeechError, require
+from torch_ctc_align.speech.models import STAR, AcousticModel
+from torch_ctc_align.speech.spoken_numbers import CURRENCIES, Numbers
+
+__all__ = ["APOSTROPHES", "Spelling", "letters_of", "plain"]
+
+APOSTROPHES = "'’‘ʼʻ`´＇\u02b9"
+# Letters that Unicode does not take apart into a base letter and marks.
+BASE_LETTERS = {"æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ß": "ss", "ı": "i", "ħ": "h"}
+DROPPED = "\u05f3\u05f4·"  # Hebrew geresh and gershayim, the point of Catalan "col·legi": within a word, not sounds
+SPOKEN_SIGNS = "&@%‰+=°§#" + "".join(CURRENCIES)
+
+_ROMANS = re.compile(r"[a-z]")
+_MARKS = ("Mn", "Mc", "Me")
+_APOSTROPHES = str.maketrans(dict.fromkeys(APOSTROPHES, "'"))
+_romanizing = threading.Lock()
+
+# (parts, labels of each part)
+Spelt = tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]
+
+
+def letters_of(model: AcousticModel) -> dict[str, int]:
+    """The labels that are single characters, letters and digits and marks and the apostrophe, in NFKC.
+
+    Names like ``<unk>`` and ``[PAD]``, the blank, the separator and punctuation are none.
+
+    Raises:
+        SpeechError: the labels are pieces of words or phonemes, which only ``AcousticModel.spell`` can choose from.
+    """
+    letters: dict[str, int] = {}
+    pieces = []
+    for index, label in enumerate(model.labels):
+        if index in (model.blank, model.separator) or not label or re.fullmatch(r"<.*>|\[.*\]|\|", label, re.DOTALL):
+            continue
+        name = unicodedata.normalize("NFC", label)
+        if len(name) > 1 and len(bare := unicodedata.normalize("NFKC", name)) == 1:
+            name = bare
+        if len(name) > 1 and all(unicodedata.category(mark) in _MARKS for mark in name[1:]):
+            continue  # a letter with marks: its characters may be labels of their own
+        if len(name) > 1:
+            pieces.append(label)
+        elif unicodedata.category(name)[0] in "LNM" or name in APOSTROPHES:
+            letters.setdefault(name, index)
+    if len(pieces) > 0.25 * len(model.labels) or any(re.match("▁.|##.|Ġ.", piece) for piece in pieces):
+        raise SpeechError(
+            f"the labels of {model.name} are pieces of words or phonemes ({', '.join(map(repr, pieces[:3]))}, ...), "
+            "and a text can be cut into them in many ways; pass spell=, a function from a word to labels"
+        )
+    for name in list(letters):  # labels that have a plainer form, full-width letters for example
+        bare = unicodedata.normalize("NFKC", name)
+        if len(bare) == 1:
+            letters.setdefault(bare, letters[name])
+    return letters
+
+
+def plain(word: str) -> str:
+    """NFKC, one kind of apostrophe and of digits, without invisible characters."""
+    if word.isascii():
+        return word.replace("`", "'")
+    word = unicodedata.normalize("NFKC", word.translate(_APOSTROPHES)).translate(_APOSTROPHES)
+    return "".join(
+        str(unicodedata.decimal(c)) if unicodedata.category(c) == "Nd" else c
+        for c in word
+        if unicodedata.category(c)[0] != "C" and c not in DROPPED and not "\ufe00" <= c <= "\ufe0f"
+    )
+
+
+@functools.cache
+def _load_uroman() -> Any:
+    # 3 s of loading on a laptop's core, then about 0.2 ms a word.
+    return require("uroman", "romanising words").Uroman()
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _romanize(word: str) -> str:
+    with _romanizing:
+        text: str = _load_uroman().romanize_string(word)
+    return text
+
+
+class Spelling:
+    """Spells words with a model's labels, each distinct word once.
+
+    Attributes:
+        notes: what the reader of a result should know, in sentences.
+    """
+
+    def __init__(self, model: AcousticModel, language: str | None, romanize: bool | None):
+        self.model = model
+        self.romanize = romanize
+        self.letters = {} if model.spell else letters_of(model)
+        self.has_digits = all(digit in self.letters for digit in "0123456789")
+        self.has_romans = sum(letter.lower() in self.letters or letter in self.letters for letter in "ETAOINSRHL") >= 8
+        self.scripts = {_script(letter) for letter in self.letters}
+        self.numbers = Numbers(language)
+        self.starred_numbers = 0
+        self.uroman_missing: str | None = None
+        self._words: dict[tuple[str, str], Spelt] = {}
+        self._parts: dict[str, tuple[int, ...]] = {}
+
+    def spell(self, word: str, number: str = "") -> Spelt:
+        """Spells a word.
+
+        Args:
+            word: as the text has it.
+            number: for a sign that stands apart, "€" in "5 €": the number before it.
+
+        Returns:
+            What is said, part by part, and the labels of each part; ``STAR`` for what cannot be spelt.
+        """
+        if (word, number) not in self._words:
+            self._words[word, number] = self._spell(word, number)
+        return self._words[word, number]
+
+    def _spell(self, word: str, number: str) -> Spelt:
+        parts: list[str] = []
+        labels: list[tuple[int, ...]] = []
+        for part, readable in self._parts_of(plain(word), plain(number)):
+            spelt = self._spell_part(part) if readable else (STAR,)
+            if not spelt:
+                continue
+            if spelt == (STAR,) and labels and labels[-1] == (STAR,):
+                parts[-1] += part
+                continue
+            parts.append(part)
+            labels.append(spelt)
+        if not labels:
+            return (word,), ((STAR,),)
+        return tuple(parts), tuple(labels)
+
+    def _parts_of(self, word: str, number: str) -> list[tuple[str, bool]]:
+        """What is said of a word, part by part, and whether it can be read as letters."""
+        if word in SPOKEN_SIGNS:
+            said = self.numbers.say_sign(word, self.numbers.value(number) if number else None)
+            return [(part, True) for part in said] if said else [(word, False)]
+        if re.search(r"\d", word) is None:
+            return self._split(word)
+        if self.has_digits:
+            return self._split(re.sub(r"(?<=\d)[,.' ](?=\d{3}(?!\d))", "", word))
+        if said := self._say(word):
+            return said
+        # Digits among other things: "mp3", "B2B", "12:30", "555-1234", "+49".
+        telephone = re.fullmatch(r"\+?\d[\d ()/.-]*", word) and (
+            word[0] == "+" or sum(map(str.isdigit, word)) > 9 or re.fullmatch(r"\d{3}-\d{4}", word)
+        )
+        pieces: list[tuple[str, bool]] = []
+        for match in re.finditer(r"(?:(?<=\d)[.,](?=\d)|\d)+(?:st|nd|rd|th)?(?![^\W\d])|\d+|\D+", word):
+            piece = match.group()
+            if not piece[0].isdigit():
+                pieces += self._split(piece)
+            elif telephone:
+                for digit in piece:
+                    pieces += self._say(digit) or [(digit, False)] if digit.isdigit() else []
+            else:
+                for figures in [piece] if self._say(piece) else re.findall(r"\d+", piece):
+                    pieces += self._say(figures) or self._raw(figures)
+        return pieces
+
+    def _say(self, written: str) -> list[tuple[str, bool]] | None:
+        said = self.numbers.say(written)
+        return None if said is None else [(word, True) for word in said]
+
+    def _raw(self, figures: str) -> list[tuple[str, bool]]:
+        if self.model.spell is None:
+            self.starred_numbers += 1
+        return [(figures, self.model.spell is not None)]
+
+    def _split(self, word: str) -> list[tuple[str, bool]]:
+        """Splits at everything that is not a letter: "hang-up", "and/or", "U.S.A."."""
+        pieces: list[tuple[str, bool]] = []
+        letters = ""
+        for c in word:
+            if unicodedata.category(c)[0] in "LNM" or c == "'":
+                letters += c
+                continue
+            if letters.strip("'"):
+                pieces.append((letters, True))
+            letters = ""
+            if c in SPOKEN_SIGNS:
+                said = self.numbers.say_sign(c)
+                pieces += [(part, True) for part in said] if said else [(c, False)]
+        if letters.strip("'"):
+            pieces.append((letters, True))
+        return pieces
+
+    def _spell_part(self, part: str) -> tuple[int, ...]:
+        if part not in self._parts:
+            self._parts[part] = self._by_model(part) if self.model.spell else self._by_characters(part)
+        return self._parts[part]
+
+    def _by_model(self, part: str) -> tuple[int, ...]:
+        assert self.model.spell is not None
+        if self.romanize and not part.isascii():
+            part = self._try_romanize(part) or part
+        labels = self.model.spell(part.lower())
+        if not labels:
+            return (STAR,)
+        for label in labels:
+            if not 0 <= label < len(self.model.labels) or label == self.model.blank:
+                raise SpeechError(
+                    f"spell({part.lower()!r}) of {self.model.name} gave the label {label}; expected labels from 0 to "
+                    f"{len(self.model.labels) - 1} without the blank, {self.model.blank}"
+                )
+        return tuple(int(label) for label in labels)
+
+    def _by_characters(self, part: str) -> tuple[int, ...]:
+        if self.romanize and not part.isascii():
+            part = self._try_romanize(part) or part
+        labels, strange = self._look_up(part)
+        if strange and self.romanize is None and self.has_romans:
+            scripts = {_script(c) for c in strange if unicodedata.category(c)[0] == "L"}
+            if scripts - self.scripts and (romans := self._try_romanize(part)):
+                labels, _ = self._look_up(romans)
+        return tuple(labels)
+
+    def _look_up(self, part: str) -> tuple[list[int], str]:
+        """The labels of characters, and the characters that have none."""
+        labels: list[int] = []
+        strange = ""
+        for c in part:
+            found = self._character(c)
+            if found is None:
+                strange += c
+                found = [STAR]
+            if found != [STAR] or labels[-1:] != [STAR]:
+                labels += found
+        return labels, strange
+
+    def _character(self, c: str) -> Sequence[int] | None:
+        base = "".join(b for b in unicodedata.normalize("NFKD", c) if not unicodedata.combining(b))
+        taken_apart = unicodedata.normalize("NFD", c)
+        for form in (c, taken_apart, base, BASE_LETTERS.get(c.lower(), c)):
+            for spelling in (form, form.lower(), form.upper()):
+                labels = [self.letters.get(letter) for letter in spelling]
+                if spelling and None not in labels:
+                    return [label for label in labels if label is not None]
+        if c == "'":
+            other = [self.letters[a] for a in APOSTROPHES if a in self.letters]
+            return other[:1]
+        return [] if unicodedata.combining(c) else None  # marks that are no sounds: accents, vowel points
+
+    def _try_romanize(self, part: str) -> str | None:
+        try:
+            romans = _romanize(part)
+        except SpeechError as error:
+            self.uroman_missing = str(error)
+            return None
+        return "".join(c for c in romans if c.isalpha() or c == "'") or None
+
+
+@functools.lru_cache(maxsize=4096)
+def _script(c: str) -> str:
+    return unicodedata.name(c, "").partition(" ")[0]

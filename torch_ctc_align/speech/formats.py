@@ -4,18 +4,19 @@ Times are rounded to the millisecond once, by ``round_alignment``, before any fo
 Rounding keeps the order of times, so that words that do not overlap still do not.
 """
 
+import errno
 import inspect
 import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch_ctc_align.speech.alignment import Evidence, SpeechAlignment, Stretch
+from torch_ctc_align.speech.alignment import Evidence, Segment, SpeechAlignment, Stretch, Token, Word
 from torch_ctc_align.speech.errors import SpeechError, require
 from torch_ctc_align.speech.jsonfile import DIGITS, VERSION, load, to_json
 from torch_ctc_align.speech.subtitles import ass_text, srt_text, vtt_text
@@ -72,9 +73,10 @@ def save(alignment: SpeechAlignment, path: Path, format: str | None = None, **op
         if option not in chosen.options:
             known = f"its options are {', '.join(chosen.options)}" if chosen.options else "it has none"
             raise SpeechError(f"the format {chosen.name} has no option {option}; {known}")
-    check_times(alignment)
+    rounded = round_alignment(alignment)
+    check_times(rounded)
     with appear_whole(path, chosen.suffix) as temporary:
-        chosen.write(round_alignment(alignment), temporary, **options)
+        chosen.write(rounded, temporary, **options)
     return path
 
 
@@ -96,7 +98,9 @@ def format_of(path: Path, format: str | None = None) -> Format:
 
 def check_times(alignment: SpeechAlignment) -> None:
     """Raises SpeechError if a word, token or segment ends before it begins, or begins before the last one has ended."""
-    for what, items in {"word": alignment.words, "token": alignment.tokens, "segment": alignment.segments}.items():
+    every: dict[str, Sequence[Word | Token | Segment]]
+    every = {"word": alignment.words, "token": alignment.tokens, "segment": alignment.segments}
+    for what, items in every.items():
         last = 0.0
         for index, item in enumerate(items):
             if item.start is None or item.end is None:
@@ -110,10 +114,14 @@ def check_times(alignment: SpeechAlignment) -> None:
 
 
 def round_alignment(alignment: SpeechAlignment) -> SpeechAlignment:
-    """Times to the millisecond, scores to the sixth decimal; the evidence stays as it is."""
+    """Times to the millisecond, scores to the sixth decimal; the evidence stays as it is.
+
+    Times that end with half a millisecond are common (wav2vec 2.0 begins at 2.5 ms). They all go up, whatever the last
+    bit of the number is: a word's end and the next one's start must not part.
+    """
 
     def time(seconds: float | None) -> Any:
-        return None if seconds is None else round(seconds, 3)
+        return None if seconds is None else round(seconds + 1e-9, 3)
 
     def number(value: float | None) -> Any:
         return None if value is None else round(value, DIGITS)
@@ -147,7 +155,7 @@ def appear_whole(path: Path, suffix: str) -> Iterator[Path]:
     Its name has the format's suffix, because libraries look at it.
     """
     if path.is_dir():
-        raise IsADirectoryError(21, "Is a folder, where a file is to be written", os.fspath(path))
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
     special = path.exists() and not path.is_file()
     target = path.resolve() if path.is_symlink() else path
     if not special:
@@ -177,7 +185,7 @@ def text_writer(make: Callable[..., str]) -> Callable[..., None]:
     """From a function that makes a text, with options, to one that writes it."""
 
     def write(alignment: SpeechAlignment, path: Path, **options: Any) -> None:
-        # Half of a surrogate pair, from the name of a file that is not UTF-8, becomes a question mark.
+        # What UTF-8 cannot write, from the name of a file for example, is a question mark.
         path.write_bytes(make(alignment, **options).encode("utf-8", "replace"))
 
     parameters = list(inspect.signature(make).parameters.values())

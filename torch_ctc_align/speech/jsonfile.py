@@ -1,8 +1,10 @@
-"""The JSON of an alignment, which holds all that is known of it, and how to read it again. ``schema.json`` describes it."""
+"""The JSON of an alignment, which holds all that is known of it, and how to read it. ``schema.json`` describes it."""
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from torch_ctc_align.speech.alignment import Segment, SpeechAlignment, Stretch, Token, Word
@@ -12,6 +14,15 @@ __all__ = ["DIGITS", "VERSION", "load", "to_json"]
 
 VERSION = 1
 DIGITS = 6  # decimals of scores, confidences and posteriors
+
+# What the fields hold, for the check of what is read. bool is an int in Python, but not here.
+KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("text", "model", "status", "label"), (str,)),
+    **dict.fromkeys(("language", "audio"), (str, NoneType)),
+    **dict.fromkeys(("begin", "stop", "segment", "word"), (int,)),
+    **dict.fromkeys(("seconds", "seconds_per_frame"), (int, float)),
+    **dict.fromkeys(("start", "end", "score", "posterior", "confidence", "weakest"), (int, float, NoneType)),
+}
 
 
 def to_json(alignment: SpeechAlignment) -> str:
@@ -115,30 +126,74 @@ def load(path: str | os.PathLike[str]) -> SpeechAlignment:
         )
     try:
         return _from_json(data)
-    except KeyError as error:
-        raise SpeechError(f"{path} is not a whole alignment: a field {error} is missing") from None
-    except (TypeError, ValueError, AttributeError) as error:
-        raise SpeechError(f"{path} is not an alignment as docs/formats.md describes it: {error}") from None
+    except _NotSo as error:
+        raise SpeechError(f"{path} is not the JSON of an alignment as schema.json describes it: {error}") from None
+
+
+class _NotSo(Exception):
+    """What is wrong with a field."""
 
 
 def _from_json(data: dict[str, Any]) -> SpeechAlignment:
-    def fields(item: dict[str, Any], *names: str) -> dict[str, Any]:
-        return {name: item[name] for name in names}
+    def items(name: str) -> list[dict[str, Any]]:
+        if not isinstance(data.get(name), list):
+            raise _NotSo(f"{name} must be a list")
+        for index, item in enumerate(data[name]):
+            if not isinstance(item, dict):
+                raise _NotSo(f"{name}[{index}] must be an object, found {item!r:.40}")
+        return list(data[name])
 
-    return SpeechAlignment(
-        **fields(data, "text", "seconds", "seconds_per_frame", "score", "model", "language"),
-        words=[
-            Word(**fields(word, "text", "begin", "stop", "segment", "start", "end", "score", "posterior", "status"))
-            for word in data["words"]
-        ],
-        segments=[
-            Segment(
-                **fields(segment, "text", "begin", "stop", "start", "end", "confidence", "weakest", "posterior"),
-                words=range(*segment["words"]),
-            )
-            for segment in data["segments"]
-        ],
-        tokens=[Token(**fields(token, "label", "start", "end", "score", "word")) for token in data["tokens"]],
-        unexplained=[Stretch(**fields(stretch, "start", "end")) for stretch in data["unexplained"]],
-        audio=None if data["audio"] is None else Path(data["audio"]),
-    )
+    def fields(item: dict[str, Any], names: str) -> dict[str, Any]:
+        for name in names.split():
+            if name not in item:
+                raise _NotSo(f"{name} is missing in {item!r:.80}")
+            if not isinstance(item[name], KINDS[name]) or isinstance(item[name], bool):
+                raise _NotSo(f"{name} must not be {item[name]!r:.40}")
+        return {name: item[name] for name in names.split()}
+
+    def times(item: dict[str, Any], names: str) -> dict[str, Any]:
+        if item.get("start") is None or item.get("end") is None:
+            raise _NotSo(f"start and end must be numbers in {item!r:.80}")
+        return fields(item, f"start end {names}")
+
+    words = [
+        Word(**fields(item, "text begin stop segment start end score posterior status")) for item in items("words")
+    ]
+    segments = [
+        Segment(
+            **fields(item, "text begin stop start end confidence weakest posterior"),
+            words=_range(item.get("words"), len(words)),
+        )
+        for item in items("segments")
+    ]
+    tokens = [Token(**times(item, "label score word")) for item in items("tokens")]
+    for token in tokens:
+        if token.score is None or not -1 <= token.word < len(words):
+            raise _NotSo(f"a token must have a score and the index of a word, or -1, found {token}")
+    for word in words:
+        if word.status not in ("spoken", "inferred", "unspoken"):
+            raise _NotSo(f"status must be spoken, inferred or unspoken, found {word.status!r}")
+        if (word.status == "unspoken") != (word.start is None) or (word.start is None) != (word.end is None):
+            raise _NotSo(f"a word has a start and an end unless it is unspoken, found {word}")
+        if not 0 <= word.segment < len(segments):
+            raise _NotSo(f"segment must be one of {len(segments)}, found {word}")
+    head = fields(data, "text seconds seconds_per_frame score model language audio")
+    if head["score"] is None:
+        raise _NotSo("score must not be None")
+    head["audio"] = None if head["audio"] is None else Path(head["audio"])
+    unexplained = [Stretch(**times(item, "")) for item in items("unexplained")]
+    return SpeechAlignment(**head, words=words, segments=segments, tokens=tokens, unexplained=unexplained)
+
+
+def _range(words: Any, count: int) -> range:
+    """The words of a segment."""
+    if (
+        not isinstance(words, Sequence)
+        or len(words) != 2
+        or not all(type(index) is int for index in words)
+        or not 0 <= words[0] <= words[1] <= count
+    ):
+        raise _NotSo(
+            f"words of a segment must be [first, stop] with 0 <= first <= stop <= {count}, found {words!r:.40}"
+        )
+    return range(*words)

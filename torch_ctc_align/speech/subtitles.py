@@ -60,19 +60,21 @@ class Cue:
 
 def make_cues(alignment: SpeechAlignment) -> list[Cue]:
     """The cues of all segments, in order. Words without times are not shown."""
+    recording = round(alignment.seconds * 1000)
     groups: list[list[Piece]] = []
     for segment in alignment.segments:
-        pieces = pieces_of(alignment, segment)
-        for group in cut(pieces):
-            # A cue must last. One that would not is shown together with the one before it, or else the one after it.
-            if groups and (group[0].start == group[-1].end or groups[-1][0].start == groups[-1][-1].end):
+        for group in cut(pieces_of(alignment, segment)):
+            # Words that got no time and have no room are shown with those that begin there ...
+            if groups and groups[-1][0].start == groups[-1][-1].end == group[0].start:
                 groups[-1].extend(group)
             else:
                 groups.append(group)
+    if len(groups) > 1 and groups[-2][-1].end == groups[-1][0].start == groups[-1][-1].end >= recording:
+        groups[-2].extend(groups.pop())  # ... and, at the end of the recording, with those before them
     cues = []
     for index, group in enumerate(groups):
         start, end = group[0].start, group[-1].end
-        room = groups[index + 1][0].start if index + 1 < len(groups) else round(alignment.seconds * 1000)
+        room = groups[index + 1][0].start if index + 1 < len(groups) else recording
         end = max(end, min(start + SHORTEST, room), start + 1)
         cues.append(Cue(break_lines(group), start, end))
     return cues
@@ -117,9 +119,17 @@ def columns(text: str) -> int:
     )
 
 
-def width(pieces: Sequence[Piece]) -> int:
-    """Columns of a line."""
-    return columns(join(pieces))
+def edges_of(pieces: Sequence[Piece]) -> list[int]:
+    """Where each word ends if all are on one line, in columns; [0] is where the line begins."""
+    edges = [0]
+    for index, piece in enumerate(pieces):
+        edges.append(edges[-1] + columns(piece.text) + (piece.space and index > 0))
+    return edges
+
+
+def width(pieces: Sequence[Piece], edges: Sequence[int], first: int, stop: int) -> int:
+    """Columns of the line that has the words [first, stop)."""
+    return edges[stop] - edges[first] - (pieces[first].space and first > 0)
 
 
 def join(pieces: Sequence[Piece]) -> str:
@@ -135,50 +145,47 @@ def cost_after(piece: Piece) -> float:
 
 def cut(pieces: Sequence[Piece]) -> list[list[Piece]]:
     """Cuts the words of a segment into cues, at the least cost."""
-    count = len(pieces)
+    count, edges = len(pieces), edges_of(pieces)
     best = [0.0] + [float("inf")] * count  # best[k]: the least cost of the first k words
-    last = [0] * (count + 1)  # where the cue that ends with word k - 1 begins
+    begin = [0] * (count + 1)  # begin[k]: the first word of the cue that ends before word k
     for first in range(count):
+        lower = first  # the first word of the second line, if the first line takes as many words as it can
         for stop in range(first + 1, count + 1):
-            group = pieces[first:stop]
-            if len(group) > 1 and not fits(group):
+            duration = pieces[stop - 1].end - pieces[first].start
+            if width(pieces, edges, first, stop) <= LINE:
+                lower = stop
+            fits = lower > first and (lower == stop or width(pieces, edges, lower, stop) <= LINE)
+            if stop > first + 1 and not (fits and duration <= LONGEST):
                 break
-            cost = best[first] + 1 + emptiness(group)
+            cost = best[first] + cost_of_cue(width(pieces, edges, first, stop), duration)
             if stop < count:
-                pause = min(max(pieces[stop].start - pieces[stop - 1].end, 0), 1000) / 1000
-                cost += cost_after(pieces[stop - 1]) - pause
+                cost += cost_after(pieces[stop - 1]) - min(pieces[stop].start - pieces[stop - 1].end, 1000) / 1000
             if cost < best[stop]:
-                best[stop], last[stop] = cost, first
+                best[stop], begin[stop] = cost, first
     groups: list[list[Piece]] = []
     stop = count
     while stop:
-        groups.insert(0, list(pieces[last[stop] : stop]))
-        stop = last[stop]
-    return groups
+        groups.append(list(pieces[begin[stop] : stop]))
+        stop = begin[stop]
+    return groups[::-1]
 
 
-def fits(group: Sequence[Piece]) -> bool:
-    """Whether a cue may hold these words."""
-    if group[-1].end - group[0].start > LONGEST:
-        return False
-    return max(width(line) for line in break_lines(group)) <= LINE
-
-
-def emptiness(group: Sequence[Piece]) -> float:
-    """0 for a full cue, 1 for an empty one, squared so that cues of about the same length are preferred."""
-    full = max(width(group) / (2 * LINE), (group[-1].end - group[0].start) / LONGEST)
-    return max(0.0, 1 - full) ** 2
+def cost_of_cue(columns: int, duration: int) -> float:
+    """2 for an empty cue, 1 for a full one; squared, so that cues of about the same size are preferred."""
+    full = min(1.0, max(columns / (2 * LINE), duration / LONGEST))
+    return 1 + (1 - full) ** 2
 
 
 def break_lines(group: Sequence[Piece]) -> list[list[Piece]]:
     """One line if it is short enough, else two: of those that fit, the ones that are most alike in width, where a
     break behind punctuation makes up for a difference of up to a quarter of a line.
     """
-    if width(group) <= LINE or len(group) == 1:
+    edges = edges_of(group)
+    if edges[-1] <= LINE or len(group) == 1:
         return [list(group)]
 
     def badness(at: int) -> float:
-        upper, lower = width(group[:at]), width(group[at:])
+        upper, lower = width(group, edges, 0, at), width(group, edges, at, len(group))
         excess = max(0, upper - LINE) + max(0, lower - LINE)
         return 1000 * excess + abs(upper - lower) + LINE / 4 * cost_after(group[at - 1])
 

@@ -39,12 +39,17 @@ def rows(alignment: SpeechAlignment, level: Level) -> list[Row]:
     found = []
     for item in items:
         if item.start is not None and item.end is not None:
-            text = " ".join((item.label if isinstance(item, Token) else item.text).split())
+            text = clean(item.label if isinstance(item, Token) else item.text)
             status = item.status if isinstance(item, Word) else "spoken"
             if isinstance(item, Segment) and item.confidence is None:
                 status = "inferred"
             found.append(Row(round(item.start * 1000), round(item.end * 1000), text, item.confidence, status))
     return found
+
+
+def clean(text: str) -> str:
+    """On one line, without tabs; what UTF-8 cannot write, from the name of a file for example, is a question mark."""
+    return " ".join(text.split()).encode("utf-8", "replace").decode()
 
 
 def seconds(milliseconds: int) -> str:
@@ -74,7 +79,7 @@ def to_ctm(alignment: SpeechAlignment, level: Level = "words") -> str:
     def field(text: str) -> str:
         return "<space>".join(text.split(" ")) or "<empty>"
 
-    name = field(" ".join(alignment.audio.stem.split()) if alignment.audio else "recording")
+    name = field(clean(alignment.audio.stem) if alignment.audio else "recording")
     name = "_" + name[1:] if name.startswith(";") else name  # ;; begins a comment
     lines = []
     for row in rows(alignment, level):

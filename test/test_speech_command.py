@@ -1,0 +1,350 @@
+"""The command ctc-align: what it takes, prints, writes and exits with. No model: see harness/stand_in.py."""
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from harness.stand_in import StandIn, alignment_of
+
+import torch_ctc_align
+from torch_ctc_align.speech import command
+
+ROOT = Path(__file__).parents[1]
+PROGRAM = ROOT / "test/harness/stand_in.py"
+
+
+class Runner:
+    """run("talk.mp3", ...) runs the command in an empty folder; then .status, .out, .err, .aligners."""
+
+    def __init__(self, capsys, monkeypatch):
+        self.capsys, self.aligners = capsys, []
+        monkeypatch.setattr(command, "load_aligner", self.load)
+
+    def load(self, arguments):
+        self.arguments = arguments
+        self.aligners.append(StandIn())
+        return self.aligners[-1]
+
+    def __call__(self, *arguments):
+        self.aligners.clear()
+        self.status = command.main(list(arguments))
+        self.out, self.err = self.capsys.readouterr()
+        return self.status
+
+    @property
+    def calls(self):
+        return [call for aligner in self.aligners for call in aligner.calls]
+
+
+@pytest.fixture
+def run(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    return Runner(capsys, monkeypatch)
+
+
+def put(**texts):
+    for name, text in texts.items():
+        path = Path(name.replace("__", "/").replace("_", "."))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def files(folder="."):
+    return sorted(str(path.relative_to(folder)) for path in Path(folder).rglob("[!.]*") if path.is_file())
+
+
+# One recording --------------------------------------------------------------------------------------------------------
+
+TABLE = """\
+talk.mp3: 4.00 s, 6 words
+
+word         start       end  confidence
+Good          0.00      0.50        0.90
+evening       0.50      1.00        0.90
+NOT              -         -    unspoken
+SAID             -         -    unspoken
+18th          1.00      1.50    inferred
+applause      1.50      2.00        0.90
+
+in the recording, not in the text:
+  2.00 to 3.25 s (1.25 s)
+in the text, not in the recording:
+  NOT SAID
+
+mean confidence 0.90
+wrote talk.json, talk.srt
+"""
+
+
+def test_the_table_of_one_recording(run):
+    put(talk_mp3="", talk_txt="Good evening\nNOT  SAID\n18th applause\n")
+    assert run("talk.mp3", "talk.txt") == 0
+    assert run.out == TABLE
+    assert run.err == ""
+    assert files() == ["talk.json", "talk.mp3", "talk.srt", "talk.txt"]
+    assert json.loads(Path("talk.json").read_text())["words"][0]["text"] == "Good"
+
+
+@pytest.mark.parametrize("suffix", ["txt", "lab"])
+def test_the_text_beside_the_recording(run, suffix):
+    put(talk_mp3="", **{f"talk_{suffix}": "Good evening"})
+    assert run("talk.mp3") == 0
+    assert run.calls[0][:2] == ("talk.mp3", "Good evening")
+
+
+def test_the_text_on_the_command_line(run):
+    put(talk_mp3="")
+    assert run("talk.mp3", "--text", "Good evening") == 0
+    assert run.calls[0][1] == "Good evening"
+
+
+def test_the_text_from_standard_input(run, monkeypatch):
+    put(talk_mp3="")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\ufeffGuten Abend, Jürgen".encode())))
+    assert run("talk.mp3", "-") == 0
+    assert run.calls[0][1] == "Guten Abend, Jürgen"
+
+
+def test_options_may_stand_between_the_recording_and_its_text(run):
+    put(talk_mp3="", words_txt="Good evening")
+    assert run("talk.mp3", "--format", "SRT", "words.txt", "--out-dir", "x/y") == 0
+    assert files("x") == ["y/talk.srt"]
+
+
+def test_options_reach_the_aligner(run):
+    put(talk_mp3="", talk_txt="Good evening")
+    assert run("talk.mp3") == 0
+    assert run.calls[0][4] == {"star": "ends", "unspoken": False, "split": "lines", "language": None}
+    assert run("talk.mp3", *["--star", "none", "--unspoken", "--split", "words", "--language", "de"]) == 0
+    assert run.calls[0][4] == {"star": None, "unspoken": True, "split": "words", "language": "de"}
+
+
+def test_a_named_recording_is_aligned_each_time(run):
+    put(talk_mp3="", talk_txt="Good evening")
+    assert (run("talk.mp3"), run("talk.mp3")) == (0, 0)
+    assert len(run.calls) == 1
+    assert "wrote talk.json" in run.out
+
+
+def test_an_unlikely_text_is_doubted(run):
+    put(talk_mp3="", talk_txt="unsure words")
+    assert run("talk.mp3") == 0
+    assert run.err == "ctc-align: talk.mp3: mean confidence is only 0.01: is this what is said in the recording?\n"
+
+
+def test_quiet_prints_warnings_alone(run):
+    put(talk_mp3="", talk_txt="unsure words")
+    assert run("talk.mp3", "--quiet") == 0
+    assert run.out == ""
+    assert "is this what is said" in run.err
+
+
+def test_notes_are_printed_beside_the_result(run):
+    put(talk_mp3="", talk_txt="resampled words")
+    run("talk.mp3")
+    assert run.err == "ctc-align: talk.mp3: resampled from 44100 Hz to 16000 Hz\n"
+
+
+def test_wide_letters_take_two_columns():
+    lines = list(command.word_table(alignment_of("你好 cafe\u0301 word")))
+    assert lines[1:] == [
+        "你好      0.00      0.50        0.90",
+        "cafe\u0301      0.50      1.00        0.90",
+        "word      1.00      1.50        0.90",
+    ]
+
+
+# What is refused ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ("", "the following arguments are required: RECORDING"),
+        ("talk.txt talk.mp3", "the recording comes first, then the text: ctc-align talk.mp3 talk.txt"),
+        ("talk.txt", "talk.txt is a text; give the recording before it"),
+        ("none.mp3", "none.mp3: no such file"),
+        ("none.mp3 talk.txt", "none.mp3: no such file"),
+        ("talk.mp3 none.txt", "none.txt"),
+        ("lone.wav", "lone.wav: has no text: there is no lone.txt or lone.lab beside it"),
+        ("talk.mp3 talk.txt --text t", "give the text once"),
+        ("folder talk.txt", "folder is a folder, which brings its texts"),
+        ("folder --text t", "folder is a folder, which brings its texts"),
+        ("folder", "no recording in folder"),
+        ("talk.mp3 talk.txt lone.wav", "talk.txt is among 3 files, but not a recording"),
+        ("talk.mp3 lone.wav --text t", "--text is the text of one recording"),
+        ("- talk.txt", "the recording cannot be read from standard input"),
+        ("talk.mp3 --format srt,docx", "must be some of json, srt, vtt, .* found 'docx'"),
+        ("talk.mp3 --format ,", "found none"),
+        ("talk.mp3 --batch-size 0", "must be a whole number of at least 1, found '0'"),
+        ("talk.mp3 --star sometimes", "invalid choice: 'sometimes'"),
+        ("talk.mp3 --model a --onnx b", "not allowed with"),
+        ("talk.mp3 --dtype float16", "--dtype is for a model that --model names"),
+        ("talk.mp3 --device gpu", "--device must be cpu, cuda or cuda:1, found 'gpu'"),
+        ("talk.mp3 --device cuda:99", "torch sees . such devices"),
+        ("talk.mp3 --out-dir talk.txt", "talk.txt is not a folder"),
+        ("empty.jsonl", "empty.jsonl has no lines"),
+        ("failures.jsonl", "failures.jsonl is where failures are listed"),
+    ],
+)
+def test_nothing_could_be_done(run, arguments, message):
+    put(talk_mp3="", talk_txt="t", lone_wav="", folder__readme="", empty_jsonl="\n", failures_jsonl="{}")
+    before = files()
+    assert run(*arguments.split()) == (3 if arguments == "talk.mp3 none.txt" else 2)
+    assert re.search(message, run.err), run.err
+    assert "Traceback" not in run.err
+    assert run.aligners == [], "a model was loaded"
+    assert files() == before
+
+
+def test_help_and_version_exit_with_0(run):
+    assert run("--help") == 0
+    assert "examples:" in run.out
+    assert run("--version") == 0
+    assert run.out == f"ctc-align {torch_ctc_align.__version__}\n"
+
+
+def test_a_model_that_cannot_be_loaded_ends_it(run, monkeypatch):
+    def load(arguments):
+        raise command.SpeechError("no model is called x")
+
+    monkeypatch.setattr(command, "load_aligner", load)
+    put(a_wav="", a_txt="a", b_wav="", b_txt="b")
+    assert run(".") == 2
+    assert run.err == "ctc-align: no model is called x\n"
+
+
+def test_a_recording_that_fails(run):
+    put(talk_mp3="", talk_txt="broken")
+    assert run("talk.mp3") == 3
+    assert run.err == "ctc-align: talk.mp3: talk.mp3 is broken\n"
+    assert files() == ["talk.mp3", "talk.txt"]
+
+
+def test_debug_shows_the_traceback(run):
+    put(talk_mp3="", talk_txt="bug")
+    assert run("talk.mp3") == 3
+    assert "Traceback" not in run.err
+    assert run("talk.mp3", "--debug") == 3
+    assert "Traceback" in run.err
+    assert 'raise RuntimeError("shapes' in run.err
+
+
+# Many recordings ------------------------------------------------------------------------------------------------------
+
+
+def test_the_table_of_many(run):
+    put(a_wav="", a_txt="one 2 THREE", x__b_mp3="", x__b_lab="four applause", c_wav="", d_txt="", e_wav="", e_txt="bug")
+    assert run(".", "--format", "json") == 3
+    lines = run.out.splitlines()
+    assert lines[:4] == [
+        "recording   seconds   words  confidence",
+        "a.wav           3.0       3        0.90  1 unspoken, 1 inferred",
+        "x/b.mp3         3.0       2        0.90  1.2 s not in the text",
+        "",
+    ]
+    assert re.fullmatch(
+        r"2 aligned, 0 finished before, 1 failed; 6 s of audio in \S+ s, \d+ times as fast as .*", lines[4]
+    )
+    assert run.err.splitlines() == [
+        "ctc-align: 1 recording without text: c.wav",
+        "ctc-align: 1 text without recording: d.txt",
+        "ctc-align: e.wav: RuntimeError: shapes differ (unexpected: please report it, with what --debug prints)",
+        "ctc-align: 1 failure, listed in failures.jsonl",
+    ]
+    assert len(run.aligners) == 1
+
+
+def test_a_second_run_does_what_is_left(run):
+    put(a_wav="", a_txt="one", b_wav="", b_txt="bug")
+    assert run(".") == 3
+    put(b_txt="mended")
+    assert run(".") == 0
+    assert [call[0] for call in run.calls] == ["b.wav"]
+    assert "1 aligned, 1 finished before, 0 failed" in run.out
+    assert "failures.jsonl" not in files()
+    assert run(".") == 0
+    assert run.aligners == []
+    assert run.out == "0 aligned, 2 finished before, 0 failed\n"
+
+
+def test_a_manifest(run):
+    put(x__a_wav="", x__b_wav="")
+    entries = [("x/a.wav", "one"), ("x/b.wav", "two"), ("x/none.wav", "three"), ("x/a.wav", "four")]
+    lines = [json.dumps({"audio_filepath": path, "text": text}) for path, text in entries]
+    Path("m.json").write_text("\n".join([*lines, "{"]))
+    assert run("m.json", "--out-dir", "out", "--format", "json") == 3
+    assert files("out") == ["failures.jsonl", "x/a-1.json", "x/a-2.json", "x/b.json"]
+    listed = [json.loads(line) for line in Path("out/failures.jsonl").read_text().splitlines()]
+    assert [(each["path"], each["reason"][:20]) for each in listed] == [
+        ("m.json:5", "is not JSON (Expecti"),
+        ("m.json:3", "x/none.wav: no such "),
+    ]
+
+
+def test_several_recordings_take_the_texts_beside_them(run):
+    put(a_wav="", a_txt="one", b_wav="", b_txt="two", c_wav="")
+    assert run("a.wav", "b.wav", "c.wav") == 3
+    assert [call[:2] for call in run.calls] == [("a.wav", "one"), ("b.wav", "two")]
+    assert "c.wav: has no text" in run.err
+
+
+def test_a_note_that_many_share_is_printed_once(run):
+    put(a_wav="", a_txt="resampled", b_wav="", b_txt="resampled")
+    run(".")
+    assert run.err == "ctc-align: 2 recordings: resampled from 44100 Hz to 16000 Hz\n"
+
+
+# Ends -----------------------------------------------------------------------------------------------------------------
+
+
+def start(*arguments, **options):
+    """The command in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, PROGRAM, *arguments],
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | options.pop("env", {}),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8", **options,
+    )  # fmt: skip
+
+
+def test_ctrl_c_keeps_what_is_done_and_the_next_run_goes_on(run):
+    put(a_wav="", a_txt="one", b_wav="", b_txt="signal", c_wav="", c_txt="three")
+    process = start(".", preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert err == "ctc-align: interrupted after 1 of 3; the same command goes on from here\n"
+    assert "a.wav" in out
+    put(b_txt="mended")
+    assert run(".") == 0
+    assert [call[0] for call in run.calls] == ["b.wav", "c.wav"]
+
+
+def test_a_reader_that_ends_is_no_failure(run):
+    put(**{f"a{number}_{suffix}": "one two" for number in range(20) for suffix in ("wav", "txt")})
+    process = start(".", "--format", "json")
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(timeout=60) == 0
+    assert len([name for name in files() if name.endswith(".json")]) == 20
+
+
+@pytest.mark.parametrize("text, status", [("one", 0), ("broken", 3), ("interrupt", 130)])
+def test_exit_status_of_the_process(run, text, status):
+    put(a_wav="", a_txt=text)
+    process = start("a.wav")
+    process.communicate(timeout=60)
+    assert process.returncode == status
+
+
+def test_letters_that_the_terminal_lacks_are_printed_as_numbers(run):
+    put(a_wav="", a_txt="naïve 你好")
+    process = start("a.wav", env={"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"})
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "na\\xefve" in out

@@ -71,7 +71,11 @@ def test_the_program_of_a_page_is_the_one_that_is_tested():
 
 
 PACKAGE = Path(torch_ctc_align.__file__).parent
-MODULES = [path.stem for path in sorted(PACKAGE.glob("*.py")) if re.search(r"^ *>>> ", path.read_text(), re.MULTILINE)]
+MODULES = [
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if re.search(r"^ *>>> ", path.read_text(), re.MULTILINE)
+]
 MODULES.remove("drop_in")  # its example needs torchaudio: see test_drop_in.py
 
 

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from torch_ctc_align.functional import forced_align, min_frames, span_posteriors
+from torch_ctc_align.spans import TokenSpan, merge_tokens, token_spans
 from torch_ctc_align.speech.alignment import Evidence, Segment, SpeechAlignment, Status, Stretch, Token, Word
 from torch_ctc_align.speech.audio import Audio, open_audio
 from torch_ctc_align.speech.errors import SpeechError
 from torch_ctc_align.speech.models import AcousticModel
 from torch_ctc_align.speech.transcript import Split, Transcript, read_transcript
-from torch_ctc_align.spans import TokenSpan, merge_tokens, token_spans
 from torch_ctc_align.stars import GAP_STAR, merge_stars, star_scores, wild_gaps
 from torch_ctc_align.unspoken import find_unspoken
 from torch_ctc_align.windows import run_windows

@@ -9,6 +9,7 @@ import pytest
 import torch
 from harness.speech import BLANK, HOP, LABELS, SAMPLE_RATE, loud_model, samples_of, say, silence, sound_of
 
+from torch_ctc_align import span_posteriors
 from torch_ctc_align.speech import Aligner, SpeechError
 
 SECONDS_PER_FRAME = HOP / SAMPLE_RATE
@@ -198,6 +199,36 @@ def test_a_model_without_a_separator(aligner):
     found = align(Aligner.from_model(loud_model(separator=None)), frames, "the cat sat", star="words")
     assert [token.label for token in found.tokens] == [*"thecatsat"]
     assert [word.status for word in found.words] == ["spoken"] * 3
+
+
+def test_posteriors_of_pieces_are_those_of_the_whole(aligner, monkeypatch):
+    """Pieces leave out the paths on which the labels beside them lie elsewhere: as many as their posteriors say."""
+    from torch_ctc_align.speech import aligner as module
+
+    text = "the cat sat on the mat"
+    frames = say(text)
+    for place in range(10, len(frames), 7):  # a doubtful frame here and there
+        frames[place] = LABELS.index("q")
+    whole = align(aligner, frames, text)
+    evidence = whole.evidence
+    starts = torch.tensor([[round(token.start / SECONDS_PER_FRAME) for token in whole.tokens]])
+    ends = torch.tensor([[round(token.end / SECONDS_PER_FRAME) for token in whole.tokens]])
+    stars = {"star_scores": evidence.star_scores[None], "wild_gaps": evidence.wild_gaps[None]}
+    exact, _ = span_posteriors(evidence.log_probs[None], evidence.targets[None], starts, ends, blank=BLANK, **stars)
+    lengths = (ends - starts)[0]
+    for k, word in enumerate(whole.words):
+        mine = torch.tensor([token.word == k for token in whole.tokens])
+        assert word.posterior == pytest.approx(float((exact[0] * lengths)[mine].sum() / lengths[mine].sum()), rel=1e-5)
+
+    monkeypatch.setattr(module, "POSTERIOR_CORE", 20 * SECONDS_PER_FRAME)
+    monkeypatch.setattr(module, "POSTERIOR_CONTEXT", 20 * SECONDS_PER_FRAME)
+    pieces = align(aligner, frames, text)
+    elsewhere = 2 * (1 - float(exact.min()))
+    assert [word.posterior for word in pieces.words] == [
+        pytest.approx(word.posterior, abs=elsewhere) for word in whole.words
+    ]
+    assert [word.posterior for word in pieces.words] != [word.posterior for word in whole.words]
+    assert min(word.posterior for word in whole.words) < 0.99
 
 
 def test_posteriors_can_be_left_out(aligner):

@@ -2,6 +2,7 @@
 
 import math
 import os
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from torch_ctc_align.functional import forced_align, min_frames, span_posteriors
-from torch_ctc_align.spans import TokenSpan, merge_tokens, token_spans
+from torch_ctc_align.spans import TokenSpan, merge_tokens
 from torch_ctc_align.speech.alignment import Evidence, Segment, SpeechAlignment, Status, Stretch, Token, Word
 from torch_ctc_align.speech.audio import Audio, open_audio
 from torch_ctc_align.speech.errors import SpeechError
@@ -33,6 +34,10 @@ SILENCE = 1e-4  # a recording whose loudest sample is below this, -80 dB, holds 
 # out, a star takes a frame or two, if any.
 LEAST_UNEXPLAINED = 0.1  # seconds; less is not reported
 PAUSE = 0.5  # seconds; a longer silence ends what is reported as one stretch
+
+# Posteriors compare the place of a word with others at most so far away. The sums of a recording of up to 40 s are
+# exact; those of an hour would otherwise take longer than the model.
+POSTERIOR_CORE, POSTERIOR_CONTEXT = 30.0, 10.0  # seconds
 
 # What a path must gain without a segment, where anything may be said between two words.
 LEAST_GAIN = 10.0  # nats
@@ -261,7 +266,10 @@ class Aligner:
             stars=pieces,
         )
         owners = _owners(found, kept, model.separator)
-        posteriors = found.posteriors(model.blank) if self.posteriors else None
+        posteriors = None
+        if self.posteriors:
+            core, context = (round(time / model.seconds_per_frame) for time in (POSTERIOR_CORE, POSTERIOR_CONTEXT))
+            posteriors = found.posteriors(spans, model.blank, max(core, 1), context)
         spoken_words = dict(zip(kept, merged, strict=True))
         of_words = _mean_posteriors(spans, owners, posteriors)
         words = []
@@ -325,22 +333,41 @@ class _Path:
 
     def find(self, blank: int) -> None:
         paths, scores = forced_align(
-            self.log_probs[None], self.targets[None], None, None, blank, strict=False, **self.options()
+            self.log_probs[None],
+            self.targets[None],
+            blank=blank,
+            strict=False,
+            star_scores=None if self.stars is None else self.stars[None],
+            wild_gaps=None if self.wild is None else self.wild[None],
         )
         self.path, self.scores = paths[0], scores[0]
 
-    def options(self) -> dict[str, Tensor]:
-        if self.stars is None or self.wild is None:
-            return {}
-        return {"star_scores": self.stars[None], "wild_gaps": self.wild[None]}
+    def posteriors(self, spans: Sequence[TokenSpan], blank: int, core: int, context: int) -> list[float]:
+        """Returns the mean posterior of every label over its frames, compared with other places nearby.
 
-    def posteriors(self, blank: int) -> list[float]:
-        """The mean posterior of every label over its frames."""
-        starts, ends, _ = token_spans(self.path[None], self.scores[None], self.targets[None], blank)
-        found, _ = span_posteriors(
-            self.log_probs[None], self.targets[None], starts, ends, None, None, blank, **self.options()
-        )
-        return found[0].tolist()
+        The sums over all paths of an hour would take as long as the model. So they are those of pieces: the labels that
+        begin within ``core`` frames, with those of ``context`` frames on both sides, between the labels beside them,
+        which stay where they are.
+        """
+        starts, ends = [span.start for span in spans], [span.end for span in spans]
+        frames = len(self.path)
+        found: list[float] = []
+        while len(found) < len(spans):
+            first = len(found)
+            begin = starts[first] if first else 0
+            last = bisect_left(starts, begin + core, first + 1)
+            left = bisect_left(starts, begin - context, 0, first)
+            right = bisect_left(starts, (starts[last] if last < len(spans) else frames) + context, last)
+            part = slice(ends[left - 1] if left else 0, starts[right] if right < len(spans) else frames)
+            options: dict[str, Any] = {}
+            if self.stars is not None and self.wild is not None:
+                options = {"star_scores": self.stars[None, part], "wild_gaps": self.wild[None, left : right + 1]}
+            begins, stops = torch.tensor([starts[left:right], ends[left:right]])[:, None] - part.start
+            here, _ = span_posteriors(
+                self.log_probs[None, part], self.targets[None, left:right], begins, stops, blank=blank, **options
+            )
+            found += here[0, first - left : last - left].tolist()
+        return found
 
 
 def _align(

@@ -53,7 +53,8 @@ class Word:
         start, end: seconds from the beginning of the recording; None for an unspoken word.
         score: mean natural-log probability over the frames of its tokens (nats); None unless it is spoken.
         posterior: how sure the model is of the word's place, in [0, 1]: the mean posterior of its tokens over their
-            frames (:func:`torch_ctc_align.span_posteriors`); None unless it is spoken, or where it was not asked for.
+            frames (:func:`torch_ctc_align.span_posteriors`), compared with other places within 10 s; None unless it
+            is spoken, or where it was not asked for.
         status: ``"spoken"``; ``"inferred"`` if it cannot be spelt with the model's labels, in part or at all, so its
             time is what the words around it leave; ``"unspoken"`` if it is not in the recording.
     """

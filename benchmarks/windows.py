@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Measures the seams of run_windows on real speech: what frames, best classes and words owe to the context.
 
-    .venv/bin/python benchmarks/windows.py [--out docs/measurements] [--minutes 6]
+    .venv/bin/python benchmarks/windows.py [--out docs/measurements] [--minutes 4]
 
-A recording is made of the prompts that the training examples learn from (examples/speech_data.py fetches them) and the
-two clips in examples/data, end to end. The acoustic model of examples/align_speech.py hears it in windows of several
-lengths and contexts. What it gives is compared with windows whose context is as long as the model allows. Writes
-windows.md, which holds nothing of the recording; takes three minutes on two cores.
+A recording is made of prompts that the training examples learn from (examples/speech_data.py fetches them) and the two
+clips in examples/data, end to end. The acoustic model of examples/align_speech.py hears it in windows of several
+lengths and contexts; what it gives is compared with windows whose context is as long as the model allows. Writes
+windows.md, which holds nothing of the recording; takes four minutes of one core.
 
 Needs examples/requirements.txt (make demo installs it), and apt-get to fetch the prompts the first time.
 """
@@ -34,27 +34,34 @@ from align_speech import HOP, SAMPLE_RATE, SECONDS_PER_FRAME, hama
 
 from torch_ctc_align import forced_align, merge_tokens, merge_words, plan_windows, run_windows
 
-LONGEST = (30, 14.5)  # seconds of a window, of its context: a second in the middle is kept
-OTHERS = [(30, 14), (30, 4), (30, 2), (30, 1), (30, 0.5), (30, 0), (10, 4), (10, 2), (10, 1), (10, 0.5)]
-HOURS = 1
+LONGEST = (30, 14)  # seconds of a window and of its context: two seconds in the middle are kept
+OTHERS = [(30, 13.5), (30, 4), (30, 2), (30, 1), (30, 0.5), (30, 0), (10, 4), (10, 2), (10, 1), (10, 0.5)]
+MEMORY = [(5, 1), (30, 1), (5, 4)]  # minutes, batch_size
+PAGE = "# Windows\n\n{}\n\n## The seam\n\n{}\n\n## Memory\n\n{}\n\n{}\n"
+MEANING = """Compared with a context of 14 s. "windows": with context each sample is heard so many times. "log p": \
+|difference| of log-probabilities over all frames and classes. "mass moved": half the sum over the classes of \
+|difference| of probabilities, mean over frames. "borders": starts and ends of words, by `forced_align` and \
+`merge_words(borders="drop")`; they move by whole frames. The two rows of longest contexts differ by nothing but where \
+windows begin: so much comes from the model, which scales its input by statistics of the whole window."""
+STREAM = """A stream of blocks of ten seconds, windows of 30 s with 2 s of context, a float32 result. "beyond it": \
+resident memory at its highest, less that before the call and the result."""
 
 
-def frames_of(seconds):
-    return round(seconds / SECONDS_PER_FRAME)
+def sizes_of(seconds, context):
+    return {"window_frames": round(seconds / SECONDS_PER_FRAME), "context_frames": round(context / SECONDS_PER_FRAME)}
 
 
 def make_recording(minutes):
-    """Samples (N,) and words: clips in an order that depends on their text, so that voices and topics change."""
-    clips = speech_data.read_corpus(speech_data.fetch_prompts()) + speech_data.read_corpus(speech_data.CLIPS)
-    clips.sort(key=lambda clip: (clip.path.parent != speech_data.CLIPS, zlib.crc32(" ".join(clip.words).encode())))
-    chosen, seconds = [], 0.0
+    """Samples (N,) and words: clips of both speakers, in an order that depends on their text."""
+    clips = speech_data.read_corpus(speech_data.fetch_prompts())
+    clips.sort(key=lambda clip: zlib.crc32(" ".join(clip.words).encode()))
+    chosen = speech_data.read_corpus(speech_data.CLIPS)
     for clip in clips:
-        if seconds < 60 * minutes and len(clip.words) > 1:
+        if len(clip.words) > 1 and sum(other.seconds for other in chosen) < 60 * minutes:
             chosen.append(clip)
-            seconds += clip.seconds
     chosen.sort(key=lambda clip: zlib.crc32(clip.path.name.encode()))
-    words = [word for clip in chosen for word in clip.words]
-    return torch.cat([speech_data.read_wav(clip.path) for clip in chosen]), words
+    samples = torch.cat([speech_data.read_wav(clip.path) for clip in chosen])
+    return samples, [word for clip in chosen for word in clip.words]
 
 
 def make_run(model):
@@ -65,102 +72,76 @@ def make_run(model):
     return run
 
 
-def listen(run, samples, seconds, context, **options):
-    began = time.perf_counter()
-    log_probs = run_windows(
-        run, samples, hop=HOP, window_frames=frames_of(seconds), context_frames=frames_of(context), **options
-    )
-    return log_probs, time.perf_counter() - began
-
-
 def find_borders(log_probs, transcript, blank, boundary):
     """Start and end of every word in frames, (W, 2)."""
     paths, scores = forced_align(log_probs[None], torch.tensor([transcript.targets]), blank=blank)
-    words = merge_words(
-        merge_tokens(paths[0], scores[0], blank),
-        transcript.words,
-        separator=boundary,
-        tokens_per_word=transcript.tokens_per_word,
-        borders="drop",
-        seconds_per_frame=SECONDS_PER_FRAME,
-    )
+    tokens = merge_tokens(paths[0], scores[0], blank)
+    how = {"separator": boundary, "tokens_per_word": transcript.tokens_per_word, "borders": "drop"}
+    words = merge_words(tokens, transcript.words, seconds_per_frame=SECONDS_PER_FRAME, **how)
     return torch.tensor([[word.start, word.end] for word in words]).div(SECONDS_PER_FRAME).round()
 
 
 def compare(log_probs, borders, longest, longest_borders):
-    """What differs: log-probabilities, probabilities, best classes, starts and ends of words."""
-    far = (log_probs - longest).abs()
-    likely = (log_probs.exp() - longest.exp()).abs()
-    changed = (log_probs.argmax(-1) != longest.argmax(-1)).double().mean().item()
-    moved = (borders - longest_borders).abs().flatten()
-    return [
-        f"{far.max():.2f}",
+    far, moved = (log_probs - longest).abs(), (borders - longest_borders).abs()
+    mass = (log_probs.exp() - longest.exp()).abs().sum(-1) / 2
+    changed = (log_probs.argmax(-1) != longest.argmax(-1)).double().mean()
+    shares = (
+        f"{far.max():.1f}",
         f"{far.mean():.3f}",
-        f"{likely.max():.3f}",
-        f"{likely.sum(-1).mean() / 2:.5f}",
+        f"{mass.max():.3f}",
+        f"{mass.mean():.5f}",
         f"{100 * changed:.2f} %",
-        int((moved > 0).sum()),
-        int((moved > 1).sum()),
-        f"{moved.max():.0f}",
-    ]
+    )
+    return *shares, int((moved > 0).sum()), int((moved > 1).sum()), f"{moved.max():.0f}"
 
 
-def measure_memory(run, samples, batch_size):
-    """A stream of blocks of ten seconds, an hour long: seconds, and resident MB at most beyond the result."""
-    total = int(HOURS * 3600 * SAMPLE_RATE)
+def measure_memory(run, samples, minutes, batch_size):
+    total = minutes * 60 * SAMPLE_RATE
+    options = {"hop": HOP, "batch_size": batch_size, **sizes_of(30, 2)}
+    run_windows(run, samples[: 120 * SAMPLE_RATE], **options)  # the model's own memory, once
     blocks = chain.from_iterable(repeat(samples.split(10 * SAMPLE_RATE)))
-    listen(run, samples[: 60 * SAMPLE_RATE], 30, 2, batch_size=batch_size)  # the model's own memory, once
-    before = forget_peak_memory()
-    log_probs, seconds = listen(run, blocks, 30, 2, num_samples=total, batch_size=batch_size)
+    before, began = forget_peak_memory(), time.process_time()
+    log_probs = run_windows(run, blocks, num_samples=total, **options)
     extra = memory_bytes("VmHWM") - before - log_probs.nbytes
-    return batch_size, f"{seconds:.0f} s", f"{log_probs.nbytes / 1e6:.0f} MB", f"{extra / 1e6:.0f} MB"
+    seconds = time.process_time() - began
+    return minutes, batch_size, f"{log_probs.nbytes / 1e6:.1f}", f"{extra / 1e6:.1f}", f"{seconds:.0f} s"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "measurements", help="(default: %(default)s)")
-    parser.add_argument("--minutes", type=float, default=6, help="of the recording (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=4, help="of the recording (default: %(default)s)")
     arguments = parser.parse_args()
 
     model = hama.ASRModel()
-    tokens, blank, run = model.decoder_tokens, model.blank_id, make_run(model)
-    boundary = tokens.index("<wb>")
+    names, blank, run = model.decoder_tokens, model.blank_id, make_run(model)
     samples, words = make_recording(arguments.minutes)
-    transcript = align_speech.pronounce(" ".join(words), tokens)
-    longest, _ = listen(run, samples, *LONGEST)
-    longest_borders = find_borders(longest, transcript, blank, boundary)
-    rows = []
-    for seconds, context in speech_data.show_progress(OTHERS, "listening"):
-        log_probs, took = listen(run, samples, seconds, context)
-        plan = plan_windows(len(samples), hop=HOP, window_frames=frames_of(seconds), context_frames=frames_of(context))
-        found = compare(log_probs, find_borders(log_probs, transcript, blank, boundary), longest, longest_borders)
-        rows.append([f"{seconds} s", f"{context:g} s", len(plan), *found, f"{took:.1f} s"])
-    memory = [measure_memory(run, samples, batch_size) for batch_size in (1, 4)]
+    transcript = align_speech.pronounce(" ".join(words), names)
+    rows, longest = [], ()
+    for seconds, context in speech_data.show_progress([LONGEST, *OTHERS], "listening"):
+        log_probs = run_windows(run, samples, hop=HOP, **sizes_of(seconds, context))
+        found = log_probs, find_borders(log_probs, transcript, blank, names.index("<wb>"))
+        longest = longest or found
+        plan = plan_windows(len(samples), hop=HOP, **sizes_of(seconds, context))
+        heard = sum(window.stop - window.start for window in plan) / len(samples)
+        rows.append([f"{seconds} s", f"{context:g} s", f"{len(plan)}: {heard:.2f}", *compare(*found, *longest)])
+    memory = [measure_memory(run, samples, *sizes) for sizes in MEMORY]
 
     made, processor = commit_and_date(), re.search(r"Model name: *(.+)", output_of("lscpu"))[1]
     introduction = (
         f"{made['date']}, package at {made['commit']}, torch {version('torch')}, {processor}; "
-        f"`python benchmarks/windows.py`. hama {version('hama')}, the model of the demo: {len(tokens)} classes, a "
-        f"frame every 20 ms. {len(samples) / SAMPLE_RATE / 60:.1f} minutes of speech: {len(longest):,} frames, "
+        f"`python benchmarks/windows.py`. hama {version('hama')}, the model of the demo: {len(names)} classes, a frame "
+        f"every 20 ms. {len(samples) / SAMPLE_RATE / 60:.1f} minutes of speech: {len(log_probs):,} frames, "
         f"{len(words):,} words with {2 * len(words):,} starts and ends."
     )
-    header = ["window", "context", "windows", "log p: max", "mean", "p: max", "mass moved, mean", "best class changes",
-              "borders moved", "by more than a frame", "most, frames", "time"]  # fmt: skip
+    header = ["window", "context", "windows", "log p: most", "mean", "mass moved: most", "mean", "best class changes",
+              "borders moved", "by more than a frame", "most, frames"]  # fmt: skip
+    columns = ["minutes", "batch_size", "result, MB", "beyond it, MB", "processor time"]
+    texts = [textwrap.fill(text, 118) for text in (f"{introduction} {MEANING}", STREAM)]
     page = arguments.out / "windows.md"
-    page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(PAGE.format(introduction=textwrap.fill(introduction, 118), seams=table(header, rows),
-                                memory=table(["batch_size", "time", "result", "beyond it"], memory)))  # fmt: skip
-    print(page.read_text())
+    page.write_text(PAGE.format(texts[0], table(header, rows[1:]), texts[1], table(columns, memory)), encoding="utf-8")
+    print(page.read_text(encoding="utf-8"))
 
-
-PAGE = """# Windows
-
-{introduction}
-
-{seams}
-
-{memory}
-"""
 
 if __name__ == "__main__":
     try:

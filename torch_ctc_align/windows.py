@@ -373,16 +373,22 @@ def _check_output(name: str, output: object, batch: list[Window]) -> Tensor:
             name, None, f"run must return float16, bfloat16, float32 or float64, found {dtype_name(log_probs)}"
         )
     there = log_probs.shape[1]
-    made = [there] * len(batch) if lengths is None else torch.as_tensor(lengths).tolist()
-    expected = batch[0].frames
-    for frames in made if len(made) == len(batch) else [len(made)]:
-        if frames != expected or frames > there:
-            samples = batch[0].stop - batch[0].start
+    made = [there] * len(batch) if lengths is None else torch.as_tensor(lengths).flatten().tolist()
+    if len(made) != len(batch):
+        raise refusal(
+            name,
+            None,
+            f"run must return the frames (B,) of each item with B = {len(batch)}, found {len(made)} numbers",
+        )
+    # Without lengths, all frames are said to be in use: one too many is as wrong as one too few.
+    for window, frames in zip(batch, made, strict=True):
+        if frames != window.frames or frames > there:
             raise refusal(
                 name,
                 None,
-                f"run must return a frame for every hop of its samples, expected {expected} for {samples} samples, "
-                f"found {min(frames, there)}; pass the model's own hop and receptive_field",
+                f"run must return a frame for every hop of its samples, expected {window.frames} for "
+                f"{window.stop - window.start} samples, found {min(frames, there)}; pass the model's own hop and "
+                "receptive_field",
             )
     return log_probs
 

@@ -1,0 +1,135 @@
+#!/usr/bin/env python3
+"""Measures what label priors do to the borders of words, if they are subtracted in the alignment alone.
+
+    .venv/bin/python benchmarks/priors.py [--out docs/measurements]
+
+The recordings, the model, the reference and the two halves of word_borders.py. The priors come from the first half; the
+page reports both. The parameters of Pauses are the default ones, and those that are best for the first half with these
+priors. Writes priors.md, which holds nothing of the recordings; takes six minutes on two cores.
+
+Needs examples/requirements.txt (make demo installs it), and apt-get to fetch the prompts the first time.
+"""
+
+import argparse
+import functools
+import re
+import sys
+import textwrap
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from machine import commit_and_date, output_of
+from page import table
+from processes import ROOT
+
+sys.path.insert(0, str(ROOT / "examples"))
+import align_speech
+import speech_data
+from align_speech import hama
+from word_borders import CENTRED, choose, columns_of, in_ms, make_half, measure, name_of
+
+from torch_ctc_align import Pauses, forced_align, label_priors, subtract_priors, token_spans
+
+SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def listen(model, clips, reference):
+    """(clip, transcript, log_probs, borders of pocketsphinx) of every clip that it can align."""
+    phonemizer = hama.G2PModel(max_output_len=128)
+    phonemizer.predict = functools.cache(phonemizer.predict)  # prompts repeat their words
+    hama.G2PModel = lambda **_: phonemizer
+    heard = []
+    for clip, theirs in speech_data.show_progress(list(zip(clips, reference, strict=True)), "listening"):
+        if theirs is not None:
+            transcript = align_speech.pronounce(" ".join(clip.words), model.decoder_tokens)
+            log_probs = align_speech.compute_log_probs(model, align_speech.read_audio(clip.path))
+            heard.append((clip, transcript, log_probs, torch.tensor(theirs, dtype=torch.float64)))
+    return heard
+
+
+def align_all(heard, log_priors, scale, blank, boundary):
+    """As in word_borders.py, with priors: rows for make_half, and the share of blanks on the paths."""
+    aligned, blanks, frames = [], 0, 0
+    for clip, transcript, log_probs, theirs in heard:
+        targets = torch.tensor([transcript.targets])
+        emissions = subtract_priors(log_probs, log_priors, scale).log_softmax(-1)
+        paths, scores = forced_align(emissions[None], targets, None, None, blank, strict=False)
+        if (paths < 0).any():
+            continue  # the name of one letter, with more phonemes than the clip has frames
+        blanks += int((paths == blank).sum())
+        frames += paths.numel()
+        words = torch.arange(len(transcript.words)).repeat_interleave(torch.tensor(transcript.tokens_per_word))
+        word_indices = torch.full_like(targets[0], -1)
+        word_indices[targets[0] != boundary] = words
+        aligned.append((clip, token_spans(paths, scores, targets, blank), word_indices, theirs))
+    return aligned, blanks / frames
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "measurements", help="(default: %(default)s)")
+    arguments = parser.parse_args()
+
+    prompts = speech_data.read_corpus(speech_data.fetch_prompts())
+    parts = speech_data.split(prompts, fold=1, folds=2)
+    model = hama.ASRModel()
+    tokens, blank = model.decoder_tokens, model.blank_id
+    heard = listen(model, prompts, speech_data.find_reference_borders(prompts))
+    in_first = {id(clip) for clip in parts[0]}
+    log_priors = label_priors(log_probs for clip, _, log_probs, _ in heard if id(clip) in in_first)
+    blank_alone = torch.zeros_like(log_priors).index_fill(0, torch.tensor(blank), float(log_priors[blank]))
+    kinds = [(f"{scale:g}", log_priors, scale) for scale in SCALES]
+    kinds += [(f"{scale:g}, the blank alone", blank_alone, scale) for scale in (0.5, 1.0)]
+    rows, medians = [], []
+    for name, priors, scale in kinds:
+        aligned, blanks = align_all(heard, priors, scale, blank, tokens.index("<wb>"))
+        halves = [make_half(aligned, part) for part in parts]
+        best = choose(halves[0], CENTRED)
+        for borders, shown in ((Pauses(), "`Pauses()`"), ("drop", "`drop`"), (best, f"best: {name_of(best)}")):
+            rows.append([name, shown, *columns_of(halves, borders, CENTRED)])
+        tight = measure(halves[1], "drop", CENTRED)
+        medians.append([name, f"{100 * blanks:.1f} %", *(in_ms(errors.median().item(), "+") for errors in tight)])
+
+    made, processor = commit_and_date(), re.search(r"Model name: *(.+)", output_of("lscpu"))[1]
+    introduction = (
+        f"{made['date']}, package at {made['commit']}, torch {version('torch')}, {processor}; "
+        f"`python benchmarks/priors.py`. hama {version('hama')}, the model of the demo: {len(tokens)} classes. The "
+        f"blank's prior is {float(log_priors[blank].exp()):.2f}. An error is a difference to pocketsphinx "
+        f"{version('pocketsphinx')}, which is not the truth. Recordings and halves are those of "
+        f"[word_borders.md](word_borders.md): {halves[0].clips} and {halves[1].clips} clips, {halves[0].words:,} and "
+        f"{halves[1].words:,} words, starts and ends between two words; `frame_offset=-0.5`."
+    )
+    both = ["first half: mean error, ms", "within 50 ms", "second half: mean error, ms", "within 50 ms"]
+    page = arguments.out / "priors.md"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(
+        PAGE.format(
+            introduction=textwrap.fill(introduction, 118, break_long_words=False, break_on_hyphens=False),
+            errors=table(["scale", "borders", *both], rows),
+            medians=table(["scale", "blanks on the paths", "starts", "ends"], medians),
+        ),
+        encoding="utf-8",
+    )
+    print(page.read_text(encoding="utf-8"))
+
+
+PAGE = """# Label priors in the alignment alone
+
+{introduction}
+
+The priors are those of the first half: `label_priors`. The emissions are `subtract_priors(log_probs, log_priors,
+scale).log_softmax(-1)`. `best` are the parameters of `Pauses` with the least mean error on the first half.
+
+{errors}
+
+Medians of the signed errors of `drop` on the second half; + means later than pocketsphinx:
+
+{medians}
+"""
+
+if __name__ == "__main__":
+    try:
+        main()
+    except speech_data.InputError as error:
+        sys.exit(f"priors: {error}")

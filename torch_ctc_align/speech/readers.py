@@ -171,8 +171,8 @@ class SoundfileReader:
             except self.soundfile.LibsndfileError as error:
                 times = f"{place / self.rate:.2f} and {(place + BLOCK_FRAMES) / self.rate:.2f} s"
                 raise SpeechError(
-                    f"{show(self.path)} is damaged between {times} ({error.error_string.rstrip('.')}); get it again, or "
-                    f"leave that place out with duration= or offset="
+                    f"{show(self.path)} is damaged between {times} ({error.error_string.rstrip('.')}); get it again, "
+                    f"or leave that place out with duration= or offset="
                 ) from None
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch_ctc_align.speech.errors import SpeechError, require
 from torch_ctc_align.speech.models import STAR, AcousticModel
-from torch_ctc_align.speech.spoken_numbers import CURRENCIES, Numbers
+from torch_ctc_align.speech.spoken_numbers import CURRENCIES, LONGEST_NUMBER, Numbers
 
 __all__ = ["APOSTROPHES", "Spelling", "letters_of", "plain"]
 
@@ -19,11 +19,24 @@ APOSTROPHES = "'’‘ʼʻ`´＇\u02b9"
 # Letters that Unicode does not take apart into a base letter and marks.
 BASE_LETTERS = {"æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ß": "ss", "ı": "i", "ħ": "h"}
 DROPPED = "\u05f3\u05f4·"  # Hebrew geresh and gershayim, the point of Catalan "col·legi": within a word, not sounds
-SPOKEN_SIGNS = "&@%‰+=°§#" + "".join(CURRENCIES)
+SPOKEN_SIGNS = "&@%‰+=°§" + "".join(CURRENCIES)
+# uroman makes figures of the Han numerals; alone they are not said so.
+HAN_NUMERALS = {
+    "零": "ling", "〇": "ling", "一": "yi", "二": "er", "三": "san", "四": "si", "五": "wu", "六": "liu", "七": "qi",
+    "八": "ba", "九": "jiu", "十": "shi", "百": "bai", "千": "qian",
+}  # fmt: skip
 
 _ROMANS = re.compile(r"[a-z]")
 _MARKS = ("Mn", "Mc", "Me")
 _APOSTROPHES = str.maketrans(dict.fromkeys(APOSTROPHES, "'"))
+_TELEPHONE = re.compile(r"\+?\d[\d().-]*\d")
+_SHORT_CALL = re.compile(r"\d{3}-\d{4}")
+_MONEY = "".join(CURRENCIES)
+_FIGURES = re.compile(
+    rf"(?P<number>[{_MONEY}]?\d+(?:[.,'\u00a0\u2009\u202f ]\d+)*[%°{_MONEY}]?)(?P<suffix>'s(?![^\W\d])|[^\W\d]+)?"
+    rf"|.+?(?=[{_MONEY}]?\d|$)",
+    re.DOTALL,
+)
 _romanizing = threading.Lock()
 
 # (parts, labels of each part)
@@ -84,8 +97,10 @@ def _load_uroman() -> Any:
 
 @functools.lru_cache(maxsize=1 << 16)
 def _romanize(word: str) -> str:
+    if word in HAN_NUMERALS:
+        return HAN_NUMERALS[word]
     with _romanizing:
-        text: str = _load_uroman().romanize_string(word)
+        text: str = _load_uroman().romanize_string(re.sub("(.)々", r"\1\1", word))
     return text
 
 
@@ -105,6 +120,7 @@ class Spelling:
         self.scripts = {_script(letter) for letter in self.letters}
         self.numbers = Numbers(language)
         self.starred_numbers = 0
+        self.years: list[str] = []  # numbers that may be years, which are said otherwise
         self.uroman_missing: str | None = None
         self._words: dict[tuple[str, str], Spelt] = {}
         self._parts: dict[str, tuple[int, ...]] = {}
@@ -147,25 +163,32 @@ class Spelling:
         if re.search(r"\d", word) is None:
             return self._split(word)
         if self.has_digits:
-            return self._split(re.sub(r"(?<=\d)[,.' ](?=\d{3}(?!\d))", "", word))
+            return self._split(re.sub(r"(?<=\d)[,.' \u00a0\u2009\u202f](?=\d{3}(?!\d))", "", word))
         if said := self._say(word):
+            if re.fullmatch("1[1-9][0-9][0-9]", word):
+                self.years.append(word)
             return said
         # Digits among other things: "mp3", "B2B", "12:30", "555-1234", "+49".
-        telephone = re.fullmatch(r"\+?\d[\d ()/.-]*", word) and (
-            word[0] == "+" or sum(map(str.isdigit, word)) > 9 or re.fullmatch(r"\d{3}-\d{4}", word)
-        )
+        if _TELEPHONE.fullmatch(word) and (
+            word[0] == "+" or len(re.findall(r"\d", word)) > LONGEST_NUMBER or _SHORT_CALL.fullmatch(word)
+        ):
+            return [part for digit in re.findall(r"\d", word) for part in self._say(digit) or self._raw(digit)]
         pieces: list[tuple[str, bool]] = []
-        for match in re.finditer(r"(?:(?<=\d)[.,](?=\d)|\d)+(?:st|nd|rd|th)?(?![^\W\d])|\d+|\D+", word):
-            piece = match.group()
-            if not piece[0].isdigit():
-                pieces += self._split(piece)
-            elif telephone:
-                for digit in piece:
-                    pieces += self._say(digit) or [(digit, False)] if digit.isdigit() else []
+        for piece in _FIGURES.finditer(word):
+            number, suffix = piece["number"], piece["suffix"] or ""
+            if number is None:
+                pieces += self._split(piece.group())
+            elif said := self._say(number + suffix):
+                pieces += said
             else:
-                for figures in [piece] if self._say(piece) else re.findall(r"\d+", piece):
-                    pieces += self._say(figures) or self._raw(figures)
+                pieces += self._say(number) or self._say_figures(number)
+                pieces += self._split(suffix)
         return pieces
+
+    def _say_figures(self, number: str) -> list[tuple[str, bool]]:
+        """Says what is no number of the language, "3.30" in German: its figures one after the other, signs last."""
+        pieces = [part for figures in re.findall(r"\d+", number) for part in self._say(figures) or self._raw(figures)]
+        return pieces + self._split("".join(re.findall(f"[{SPOKEN_SIGNS}]", number)))
 
     def _say(self, written: str) -> list[tuple[str, bool]] | None:
         said = self.numbers.say(written)
@@ -203,16 +226,15 @@ class Spelling:
         assert self.model.spell is not None
         if self.romanize and not part.isascii():
             part = self._try_romanize(part) or part
-        labels = self.model.spell(part.lower())
-        if not labels:
-            return (STAR,)
+        spelt = self.model.spell(part.lower())
+        labels = [] if spelt is None else [int(label) for label in spelt]
         for label in labels:
             if not 0 <= label < len(self.model.labels) or label == self.model.blank:
                 raise SpeechError(
                     f"spell({part.lower()!r}) of {self.model.name} gave the label {label}; expected labels from 0 to "
                     f"{len(self.model.labels) - 1} without the blank, {self.model.blank}"
                 )
-        return tuple(int(label) for label in labels)
+        return tuple(labels) or (STAR,)
 
     def _by_characters(self, part: str) -> tuple[int, ...]:
         if self.romanize and not part.isascii():
@@ -240,15 +262,16 @@ class Spelling:
     def _character(self, c: str) -> Sequence[int] | None:
         base = "".join(b for b in unicodedata.normalize("NFKD", c) if not unicodedata.combining(b))
         taken_apart = unicodedata.normalize("NFD", c)
-        for form in (c, taken_apart, base, BASE_LETTERS.get(c.lower(), c)):
-            for spelling in (form, form.lower(), form.upper()):
+        for form in (c, taken_apart, base, BASE_LETTERS.get(c.lower(), c), _other_kana(c)):
+            for spelling in (form, form.lower(), form.upper(), form.upper().lower()):  # the last for a final sigma
                 labels = [self.letters.get(letter) for letter in spelling]
                 if spelling and None not in labels:
                     return [label for label in labels if label is not None]
         if c == "'":
             other = [self.letters[a] for a in APOSTROPHES if a in self.letters]
             return other[:1]
-        return [] if unicodedata.combining(c) else None  # marks that are no sounds: accents, vowel points
+        # Marks that are no sounds: accents, vowel points, the frame of a keycap.
+        return [] if unicodedata.combining(c) or unicodedata.category(c) == "Me" else None
 
     def _try_romanize(self, part: str) -> str | None:
         try:
@@ -262,3 +285,10 @@ class Spelling:
 @functools.lru_cache(maxsize=4096)
 def _script(c: str) -> str:
     return unicodedata.name(c, "").partition(" ")[0]
+
+
+def _other_kana(c: str) -> str:
+    """Hiragana for Katakana and the other way round."""
+    if "ぁ" <= c <= "ゖ":
+        return chr(ord(c) + 0x60)
+    return chr(ord(c) - 0x60) if "ァ" <= c <= "ヶ" else c

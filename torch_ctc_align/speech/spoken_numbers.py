@@ -13,6 +13,8 @@ __all__ = ["CURRENCIES", "Numbers"]
 
 LONGEST_NUMBER = 9  # digits; a longer run is a telephone number or the like and is read digit by digit
 
+LONGEST_AMOUNT = 24  # digits, of a number that is grouped or has a fraction; num2words knows no names beyond
+
 CURRENCIES = {"$": "USD", "€": "EUR", "£": "GBP", "¥": "JPY", "₹": "INR", "₽": "RUB", "₩": "KRW", "₴": "UAH"}
 
 # Signs whose names num2words does not have. A word that changes with the number has the three forms of the Slavic
@@ -31,9 +33,10 @@ SIGNS: dict[str, dict[str, str | tuple[str, str, str]]] = {
         "tr": "ve", "uk": "і", "vi": "và",
     },
     "+": {"de": "plus", "en": "plus", "es": "más", "fr": "plus", "it": "più", "nl": "plus", "pt": "mais"},
+    "°": {"de": "Grad", "en": "degrees", "es": "grados", "fr": "degrés", "it": "gradi", "nl": "graden", "pt": "graus"},
     "=": {"de": "gleich", "en": "equals", "es": "igual a", "fr": "égale", "it": "uguale", "nl": "is", "pt": "igual a"},
 }  # fmt: skip
-SIGN_FIRST = {("%", "tr")}  # "%5" and "5%" are both said "yüzde beş"
+PERCENT_FIRST = {"tr"}  # "%5" and "5%" are both said "yüzde beş"
 
 # Languages whose decimal sign is a point and whose thousands are marked with a comma; all others have it the other way.
 DECIMAL_POINT = {"am", "ar", "bn", "cy", "en", "es_GT", "es_NI", "fa", "he", "ja", "kn", "ko", "te", "th"}
@@ -44,6 +47,8 @@ ORDINALS = {
     "nl": "e|de|ste", "pt": r"\.?[oa]",
 }  # fmt: skip
 
+POINTS = {"cy": "pwynt", "it": "virgola", "vi": "phẩy"}  # the word for the decimal sign that num2words lacks
+
 # Where num2words has a name of its own for a language.
 CONVERTER_NAMES = {"kk": "kz", "nb": "no"}
 
@@ -51,7 +56,7 @@ _SPACES = "\u00a0\u2009\u202f "
 _SIGNED = re.compile(
     rf"(?P<minus>[-\u2212])?(?P<before>[{''.join(CURRENCIES)}])?(?P<minus2>[-\u2212])?"
     rf"(?P<body>\.?\d+(?:[.,'{_SPACES}]\d+)*)"
-    rf"(?P<after>[%{''.join(CURRENCIES)}])?(?P<suffix>[^\W\d]+|\.[^\W\d]|'s)?"
+    rf"(?P<after>[%°{''.join(CURRENCIES)}])?(?P<suffix>[^\W\d]+|\.[^\W\d]|'s)?"
 )
 
 
@@ -68,6 +73,7 @@ class Numbers:
         self._loaded = False
         self._name = ""
         self._converter: Any = None
+        self._decimals: bool | None = None
 
     @property
     def known(self) -> bool:
@@ -129,8 +135,10 @@ class Numbers:
         body, suffix = found["body"], found["suffix"]
         digits = len(re.sub(r"\D", "", body))
         value = self.value(body)
+        if value is not None and digits > LONGEST_AMOUNT:
+            return None
         minus = bool(found["minus"] or found["minus2"])
-        currency = found["before"] or (found["after"] if found["after"] != "%" else None)
+        currency = found["before"] or (found["after"] if found["after"] in CURRENCIES else None)
         alone = body.isdigit() and not (minus or currency or found["after"] or suffix)
         if alone and (digits > LONGEST_NUMBER or (digits > 1 and body[0] == "0")):
             return self._say_digits(body)
@@ -140,31 +148,27 @@ class Numbers:
             if minus or currency or found["after"] or not body.isdigit():
                 return None
             return self._say_suffixed(value, suffix)
-        value = -value if minus else value
-        if currency:
-            return self._say_money(value, currency)
-        words = self._convert(value)
-        if words is not None and found["after"]:
-            percent = self.say_sign("%", value)
-            if percent is None:
+        words = self._say_money(value, currency) if currency else self._convert(value)
+        if words is not None and (after := found["after"]) and after in SIGNS:
+            name = self.say_sign(after, value)
+            if name is None:
                 return None
-            words = percent + words if ("%", self._name) in SIGN_FIRST else words + percent
-        return words
+            words = name + words if after == "%" and self._name in PERCENT_FIRST else words + name
+        return self._negate(words, value) if minus and words else words
 
     def say_sign(self, sign: str, value: Decimal | None = None) -> list[str] | None:
         """Says "%", "&", "+", "=" or a currency after a number; None if the language's word is not known."""
         if not self.known:
             return None
         if sign in CURRENCIES:
-            with_amount = self._say_money(value if value is not None else Decimal(2), sign)
-            amount = self._convert(value if value is not None else Decimal(2))
-            if with_amount is None or amount is None:
-                return None
-            return with_amount[len(amount) :] or None
+            value = Decimal(int(value)) if value is not None else Decimal(2)
+            money, amount = self._say_money(value, sign), self._convert(value)
+            return money[len(amount) :] or None if money and amount else None
         names = SIGNS.get(sign, {})
         name = names.get(self._name, names.get(self._name.partition("_")[0]))
-        if isinstance(name, tuple):
-            name = self._converter.pluralize(int(abs(value)), name) if value == (value or 0).__floor__() else name[1]
+        if isinstance(name, tuple):  # a fraction takes the form of a few: "3,5 процента"
+            whole = value is not None and value == int(value)
+            name = str(self._converter.pluralize(int(value or 0), name)) if value is None or whole else name[1]
         return _words(name) if name else None
 
     def _say_digits(self, digits: str) -> list[str] | None:
@@ -185,32 +189,46 @@ class Numbers:
         return None
 
     def _say_money(self, value: Decimal, sign: str) -> list[str] | None:
-        exact = value == value.quantize(Decimal("0.01"))
-        places = -int(value.as_tuple().exponent)
-        currency = CURRENCIES[sign]
-        whole = value if exact and places == 2 else Decimal(int(value))
-        # A mark apart from all words stands between the two units, so that "and no cents" can be left out.
-        text = self._call("to_currency", float(whole), currency=currency, separator=" \x1f ")
-        if text is None:
-            return None
-        units, mark, cents = text.partition("\x1f")
+        cents = value if -int(value.as_tuple().exponent) == 2 else Decimal(int(value))
+        # A mark that is in no word stands between the two units, so that "and no cents" can be left out.
+        text = self._call("to_currency", float(cents), currency=CURRENCIES[sign], separator=" \x1f ")
+        units, mark, rest = (text or "").partition("\x1f")
         if not mark:
             return None
         words = _words(units)
-        if whole != int(whole):
-            return words + _words(cents)
-        amount = self._convert(Decimal(int(value)))
-        if value != int(value):  # "$3.5": three point five dollars
-            said = self._convert(value)
-            if amount is None or said is None:
-                return None
-            return said + words[len(amount) :]
-        return words
+        if self._name.startswith("en") and words[-1:] == ["euro"] and int(value) != 1:
+            words[-1] = "euros"  # num2words has one form for both
+        if cents != int(cents):
+            return words + _words(rest)
+        if value == int(value):
+            return words
+        whole, said = self._convert(Decimal(int(value))), self._convert(value)  # "$3.5": three point five dollars
+        return None if whole is None or said is None else said + words[len(whole) :]
 
     def _convert(self, value: Decimal, to: str = "cardinal") -> list[str] | None:
-        number = int(value) if value == int(value) else value
-        text = self._call(f"to_{to}", number)
-        return None if text is None else _words(text) or None
+        """The words for a number that is not negative."""
+        if value == int(value):
+            return _words(self._call(f"to_{to}", int(value))) or None
+        whole, fraction = str(value).split(".")
+        point = getattr(self._converter, "pointword", None) or POINTS.get(self._name)
+        if self._has_decimals() and (fraction[-1] != "0" or not isinstance(point, str)):
+            return _words(self._call("to_cardinal", value)) or None
+        before, after = self._convert(Decimal(whole)), self._say_digits(fraction)  # num2words takes 3.30 for 3.3
+        return [*before, *_words(point), *after] if isinstance(point, str) and before and after else None
+
+    def _has_decimals(self) -> bool:
+        """Whether the converter tells fractions apart: some leave out the zero of 3.05, or all that follows the 3."""
+        if self._decimals is None:
+            said = [tuple(_words(self._call("to_cardinal", Decimal(v)))) for v in ("3", "3.5", "3.05", "3.25")]
+            self._decimals = len(set(said)) == len(said) and all(said)
+        return self._decimals
+
+    def _negate(self, words: list[str], value: Decimal) -> list[str] | None:
+        """Puts "minus" in front: the converter's word, or what its negative numbers have more than others."""
+        if minus := _words(getattr(self._converter, "negword", None)):
+            return minus + words
+        seven, less = (_words(self._call("to_cardinal", number)) for number in (7, -7))
+        return less[: -len(seven)] + words if len(less) > len(seven) and less[-len(seven) :] == seven else None
 
     def _call(self, method: str, number: Any, **options: Any) -> str | None:
         # Converters raise whatever they meet: NotImplementedError, OverflowError, KeyError, IndexError ...
@@ -240,6 +258,7 @@ def _candidates(language: str) -> list[str]:
     return found
 
 
-def _words(text: str) -> list[str]:
-    words = re.split(r"[^\w'’\u0300-\u036f\u0900-\u0dff\u0e00-\u0e7f]+", unicodedata.normalize("NFC", text))
-    return [word for word in words if word]
+def _words(text: str | None) -> list[str]:
+    """What stands between spaces, hyphens and the like."""
+    kept = (c if unicodedata.category(c)[0] in "LM" or c in "'’" else " " for c in text or "")
+    return "".join(kept).split()

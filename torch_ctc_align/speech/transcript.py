@@ -22,13 +22,27 @@ Split = Literal["lines", "sentences", "words"]
 
 LARGEST_FILE = 50_000_000  # bytes; a thousand hours of speech are 60 MB
 
-_CHUNK = re.compile(r"[^\s\x00-\x1f\x7f-\x9f\u200b]+")
+# What stands between spaces. A space that cannot break, between groups of digits, is part of a number; so is any space
+# in languages that set thousands apart with it.
+_CHARACTER = r"[^\s\x00-\x1f\x7f-\x9f\u200b]"
+_GROUPS = r"(?:(?<=\b\d)|(?<=\b\d\d)|(?<=\b\d\d\d))[{spaces}](?=\d\d\d\b)"
+_CHUNK, _CHUNK_OR_GROUPS = (
+    re.compile(f"(?:{_CHARACTER}|{_GROUPS.format(spaces=spaces)})+")
+    for spaces in ("\u00a0\u2009\u202f", "\u00a0\u2009\u202f ")
+)
 _DASH = re.compile("--+|[–—―⸺⸻]")
+_QUOTES = "\"'’”»›)\\]}」』）】〉》"
+_STOP = re.compile(rf"[.!?…]+[{_QUOTES}]*(?=\s)|[。！？｡؟۔।॥։።၊။]+[{_QUOTES}]*")
+# After these a full stop ends no sentence; nor does it after the initial of a name.
+_ABBREVIATIONS = set("Capt Col Dr Gen Hon Lt Messrs Mlle Mme Mr Mrs Ms Mt Prof Rev Sgt Sr St vs".split())  # noqa: SIM905
 _LINE = re.compile("[^\n\r\v\f\x85\u2028\u2029]+")
-# Han, Hiragana, Katakana: every character is a word, with the small kana and marks that change its sound.
+# Han, Hiragana, Katakana: every character is a word, with the small kana and marks that change its sound. A small tsu
+# doubles the consonant that follows it.
+_KANA = "\u3041-\u3062\u3064-\u3096\u309d-\u309f\u30a1-\u30c2\u30c4-\u30fa\u30ff\u31f0-\u31ff\uff66-\uff6e\uff71-\uff9d"
+_HAN = "\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _CJK = re.compile(
-    "[\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30ff"
-    "\u31f0-\u31ff\uff66-\uff9d][ぁぃぅぇぉっゃゅょゎァィゥェォッャュョヮヵヶーｧ-ｯｰﾞﾟ々ゝゞヽヾ\u3099\u309a\ufe00-\ufe0f]*"
+    rf"(?:[っッｯ]*[{_KANA}]|[{_HAN}]|[っッｯ])"
+    rf"(?:[ぁぃぅぇぉゃゅょゎァィゥェォャュョヮヵヶーｧ-ｮｰﾞﾟ々ゝゞヽヾ\u3099\u309a\ufe00-\ufe0f]|[っッｯ](?![{_KANA}]))*"
 )
 _NUMBER_START = re.compile(rf"(?:[-+\u2212]?[{''.join(CURRENCIES)}]?[-\u2212]?|(?<![.\d])\.)\Z")
 _NUMBER_STOP = re.compile(rf"[%‰°{''.join(CURRENCIES)}]")
@@ -126,11 +140,13 @@ def read_transcript(
     if split not in ("lines", "sentences", "words"):
         raise SpeechError(f"split must be 'lines', 'sentences' or 'words', found {split!r}")
     spelling = Spelling(model, language or model.language, romanize)
+    grouped = re.search(r"\d \d", text) and spelling.numbers.spaces_group
+    chunks = _CHUNK_OR_GROUPS if grouped else _CHUNK
     words: list[TranscriptWord] = []
     segments: list[TranscriptSegment] = []
     for begin, stop in _segments(text, split):
         first = len(words)
-        for word_begin, word_stop, number in _words(text, begin, stop):
+        for word_begin, word_stop, number in _words(text, begin, stop, chunks):
             word = text[word_begin:word_stop]
             parts, labels = spelling.spell(word, number)
             inferred = any(STAR in part for part in labels)
@@ -149,8 +165,10 @@ def read_transcript(
 
 
 def _segments(text: str, split: Split) -> Iterator[tuple[int, int]]:
+    """Lines or sentences, without the space around them; words are found in lines."""
+    cut = _sentences if split == "sentences" else lambda _, begin, stop: [(begin, stop)]
     for line in _LINE.finditer(text):
-        for begin, stop in [line.span()]:
+        for begin, stop in cut(text, *line.span()):
             while begin < stop and (text[begin].isspace() or text[begin] == "\ufeff"):
                 begin += 1
             while begin < stop and text[stop - 1].isspace():
@@ -159,10 +177,35 @@ def _segments(text: str, split: Split) -> Iterator[tuple[int, int]]:
                 yield begin, stop
 
 
-def _words(text: str, begin: int, stop: int) -> Iterator[tuple[int, int, str]]:
+def _sentences(text: str, begin: int, stop: int) -> Iterator[tuple[int, int]]:
+    for end in _STOP.finditer(text, begin, stop):
+        if _ends_sentence(text, begin, end, stop):
+            yield begin, end.end()
+            begin = end.end()
+    yield begin, stop
+
+
+def _ends_sentence(text: str, begin: int, end: re.Match[str], stop: int) -> bool:
+    """Whether a sentence ends here.
+
+    It does not if a small letter follows ("'No!' he said"), nor after "Mr.", the "J." of a name, or the "1." of a list.
+    """
+    follows = re.compile(r"[\W_]*").match(text, end.end(), stop)
+    if follows and follows.end() < stop and text[follows.end()].islower() and "." not in follows.group():
+        return False
+    if end.group() != ".":
+        return True
+    before = text[begin : end.start()].strip()
+    last = re.search(r"[^\W\d_]*\Z", before)
+    word = last.group() if last else ""
+    initial = len(word) == 1 and word.isupper() and word != "I"
+    return not (word in _ABBREVIATIONS or initial or before.isdigit())
+
+
+def _words(text: str, begin: int, stop: int, chunks: re.Pattern[str]) -> Iterator[tuple[int, int, str]]:
     """Begin and stop of every word, and for a sign that stands apart the number before it."""
     number = ""
-    for chunk in _CHUNK.finditer(text, begin, stop):
+    for chunk in chunks.finditer(text, begin, stop):
         start = chunk.start()
         found = _words_of_chunk(chunk.group())
         for first, last in found:
@@ -218,8 +261,12 @@ def _nothing_spelt(words: Sequence[str], model: AcousticModel, spelling: Spellin
 
 def _notes(strange: Sequence[str], spelling: Spelling) -> list[str]:
     notes = []
-    if spelling.starred_numbers and spelling.numbers.reason:
-        notes.append(f"numbers are not spelt: {spelling.numbers.reason}")
+    if spelling.starred_numbers:
+        notes.append(f"numbers are not spelt: {spelling.numbers.reason or 'num2words has no words for them'}")
+    if spelling.years:
+        year = spelling.years[0]
+        said = " ".join(spelling.spell(year)[0])
+        notes.append(f"years are spelt as other numbers are, {year} as {said!r}; write them as they are spoken")
     if spelling.uroman_missing:
         notes.append(spelling.uroman_missing)
     if strange:

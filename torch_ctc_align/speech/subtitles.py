@@ -8,9 +8,10 @@ of its own. It writes Advanced SubStation Alpha, with the styles that this has.
 """
 
 import itertools
+import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch_ctc_align.speech.alignment import Segment, SpeechAlignment
 from torch_ctc_align.speech.errors import SpeechError, require
@@ -22,9 +23,11 @@ LONGEST = 7000  # milliseconds that a cue lasts
 SHORTEST = 800  # ... if there is room
 LONGEST_ASS = 36_000_000  # pysubs2 and old players know one digit of hours
 
-# What a cut costs after a word that ends like this. A cut in mid-sentence costs as much as a cue that is nearly empty.
-SENTENCE, CLAUSE, NOWHERE = 0.0, 0.4, 1.0
+# What a cut costs after a word that ends like this, in cues: to cut in mid-sentence is worse than one cue more.
+SENTENCE, CLAUSE, NOWHERE = 0.0, 0.6, 1.5
 ENDS = {**dict.fromkeys(".!?…。！？؟۔।॥።", SENTENCE), **dict.fromkeys(",;:–—-、，；：،؛", CLAUSE)}
+MIXED = 1.25  # what it costs to show parts of two sentences at once
+VOWELS = set("aeiouy")
 CLOSING = "\"'”’»)]}）」』】》"
 
 
@@ -66,11 +69,12 @@ def make_cues(alignment: SpeechAlignment) -> list[Cue]:
         for group in cut(pieces_of(alignment, segment)):
             # Words that got no time and have no room are shown with those that begin there ...
             if groups and groups[-1][0].start == groups[-1][-1].end == group[0].start:
-                groups[-1].extend(group)
+                groups[-1].extend([replace(group[0], space=True), *group[1:]])
             else:
                 groups.append(group)
     if len(groups) > 1 and groups[-2][-1].end == groups[-1][0].start == groups[-1][-1].end >= recording:
-        groups[-2].extend(groups.pop())  # ... and, at the end of the recording, with those before them
+        group = groups.pop()  # ... and, at the end of the recording, with those before them
+        groups[-1].extend([replace(group[0], space=True), *group[1:]])
     cues = []
     for index, group in enumerate(groups):
         start, end = group[0].start, group[-1].end
@@ -140,15 +144,20 @@ def join(pieces: Sequence[Piece]) -> str:
 def cost_after(piece: Piece) -> float:
     """What it costs to cut behind a word."""
     text = piece.text.rstrip(CLOSING)
+    word = text[:-1]
+    if text.endswith(".") and word.isascii() and word.isalpha() and (len(word) == 1 or not VOWELS & set(word.lower())):
+        return NOWHERE  # "Mr.", "Dr.", "J."
     return ENDS.get(text[-1:], NOWHERE)
 
 
 def cut(pieces: Sequence[Piece]) -> list[list[Piece]]:
     """Cuts the words of a segment into cues, at the least cost."""
     count, edges = len(pieces), edges_of(pieces)
+    costs = [SENTENCE, *map(cost_after, pieces)]  # costs[k]: of a cut before word k
     best = [0.0] + [float("inf")] * count  # best[k]: the least cost of the first k words
     begin = [0] * (count + 1)  # begin[k]: the first word of the cue that ends before word k
     for first in range(count):
+        inside = False  # whether a sentence ends inside the cue
         lower = first  # the first word of the second line, if the first line takes as many words as it can
         for stop in range(first + 1, count + 1):
             duration = pieces[stop - 1].end - pieces[first].start
@@ -158,8 +167,11 @@ def cut(pieces: Sequence[Piece]) -> list[list[Piece]]:
             if stop > first + 1 and not (fits and duration <= LONGEST):
                 break
             cost = best[first] + cost_of_cue(width(pieces, edges, first, stop), duration)
+            if inside and max(costs[first], costs[stop]) > SENTENCE:
+                cost += MIXED
             if stop < count:
-                cost += cost_after(pieces[stop - 1]) - min(pieces[stop].start - pieces[stop - 1].end, 1000) / 1000
+                cost += costs[stop] - min(pieces[stop].start - pieces[stop - 1].end, 1000) / 1000
+            inside |= costs[stop] == SENTENCE
             if cost < best[stop]:
                 best[stop], begin[stop] = cost, first
     groups: list[list[Piece]] = []
@@ -170,15 +182,15 @@ def cut(pieces: Sequence[Piece]) -> list[list[Piece]]:
     return groups[::-1]
 
 
-def cost_of_cue(columns: int, duration: int) -> float:
+def cost_of_cue(used: int, duration: int) -> float:
     """2 for an empty cue, 1 for a full one; squared, so that cues of about the same size are preferred."""
-    full = min(1.0, max(columns / (2 * LINE), duration / LONGEST))
+    full = min(1.0, max(used / (2 * LINE), duration / LONGEST))
     return 1 + (1 - full) ** 2
 
 
 def break_lines(group: Sequence[Piece]) -> list[list[Piece]]:
     """One line if it is short enough, else two: of those that fit, the ones that are most alike in width, where a
-    break behind punctuation makes up for a difference of up to a quarter of a line.
+    break behind a sentence makes up for a difference of half a line.
     """
     edges = edges_of(group)
     if edges[-1] <= LINE or len(group) == 1:
@@ -187,7 +199,7 @@ def break_lines(group: Sequence[Piece]) -> list[list[Piece]]:
     def badness(at: int) -> float:
         upper, lower = width(group, edges, 0, at), width(group, edges, at, len(group))
         excess = max(0, upper - LINE) + max(0, lower - LINE)
-        return 1000 * excess + abs(upper - lower) + LINE / 4 * cost_after(group[at - 1])
+        return 1000 * excess + abs(upper - lower) + LINE / 2 / NOWHERE * cost_after(group[at - 1])
 
     at = min(range(1, len(group)), key=badness)
     return [list(group[:at]), list(group[at:])]
@@ -202,11 +214,18 @@ def clock(milliseconds: int, mark: str) -> str:
     return f"{second // 3600:02d}:{second // 60 % 60:02d}:{second % 60:02d}{mark}{milliseconds:03d}"
 
 
+def guard(text: str) -> str:
+    r"""Keeps players from reading codes of ASS, such as ``\N`` and ``{\an8}``, in any format, as FFmpeg does. None
+    of the formats can escape a backslash. A word joiner (U+2060), which nobody sees, is put behind it.
+    """
+    return re.sub(r"\\|{(?=\\)", "\\g<0>\u2060", text)
+
+
 def srt_text(alignment: SpeechAlignment) -> str:
-    """SubRip."""
+    """SubRip. It has tags and no way to escape them: a word joiner (U+2060) behind its first character breaks a tag."""
     blocks = []
     for number, cue in enumerate(make_cues(alignment), 1):
-        text = "\n".join(join(line) for line in cue.lines)
+        text = re.sub(r"<(?=\S)", "<\u2060", guard("\n".join(join(line) for line in cue.lines)))
         blocks.append(f"{number}\n{clock(cue.start, ',')} --> {clock(cue.end, ',')}\n{text}\n")
     return "\n".join(blocks)
 
@@ -215,7 +234,7 @@ def vtt_text(alignment: SpeechAlignment, words: bool = False) -> str:
     """WebVTT; with ``words``, the time of each word is in its cue, for pages that style what has been said."""
 
     def escape(text: str) -> str:
-        return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        return guard(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
     blocks = ["WEBVTT\n"]
     for cue in make_cues(alignment):
@@ -275,7 +294,5 @@ def centiseconds(milliseconds: int) -> int:
 
 
 def escape_ass(text: str) -> str:
-    r"""Braces with a backslash. A backslash would make a code of the next letter: a word joiner (U+2060) keeps them
-    apart.
-    """
-    return text.replace("\\", "\\\u2060").replace("{", r"\{").replace("}", r"\}")
+    """Braces get a backslash."""
+    return guard(text).replace("{", r"\{").replace("}", r"\}")

@@ -3,10 +3,11 @@
 The emissions of a recording have to be in one piece before they can be aligned. Each window gives frames near its ends
 that lack context; they are left to its neighbours::
 
-    recording   |--------------------------------------------|
-    window 0    [=============......]
-    window 1           [......========......]
-    window 2                         [..................=====]   = kept, . context
+    recording   |--------------------------------------------------|
+    window 0     ================....   = kept   . context
+    window 1                 ....============....
+    window 2                             ....=========.......
+    window 3                                   .......=============
 
 Frames are counted, never seconds: a window starts at a multiple of the hop, so that frame t of the recording is frame
 t - start / hop of the window. Every frame of the recording is kept exactly once. All windows are of one length.

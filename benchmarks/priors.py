@@ -85,9 +85,11 @@ def main():
     for name, priors, scale in kinds:
         aligned, blanks = align_all(heard, priors, scale, blank, tokens.index("<wb>"))
         halves = [make_half(aligned, part) for part in parts]
-        best = choose(halves[0], CENTRED)
-        for borders, shown in ((Pauses(), "`Pauses()`"), ("drop", "`drop`"), (best, f"best: {name_of(best)}")):
-            rows.append([name, shown, *columns_of(halves, borders, CENTRED)])
+        shown = {"`Pauses()`": Pauses(), "`drop`": "drop"}
+        if priors is log_priors:
+            best = choose(halves[0], CENTRED)
+            shown[f"best: {name_of(best)}"] = best
+        rows += [[name, text, *columns_of(halves, borders, CENTRED)] for text, borders in shown.items()]
         tight = measure(halves[1], "drop", CENTRED)
         medians.append([name, f"{100 * blanks:.1f} %", *(in_ms(errors.median().item(), "+") for errors in tight)])
 

@@ -12,13 +12,14 @@ Needs examples/requirements.txt (make demo installs it), and apt-get to fetch th
 """
 
 import argparse
+import math
 import re
 import sys
 import textwrap
 import time
 import zlib
 from importlib.metadata import version
-from itertools import chain, repeat
+from itertools import chain, pairwise, repeat
 from pathlib import Path
 
 import torch
@@ -35,14 +36,18 @@ from align_speech import HOP, SAMPLE_RATE, SECONDS_PER_FRAME, hama
 from torch_ctc_align import forced_align, merge_tokens, merge_words, plan_windows, run_windows
 
 LONGEST = (30, 14)  # seconds of a window and of its context: two seconds in the middle are kept
-OTHERS = [(30, 13.5), (30, 4), (30, 2), (30, 1), (30, 0.5), (30, 0), (10, 4), (10, 2), (10, 1), (10, 0.5)]
+OTHERS = [(30, 13.5), (30, 4), (30, 2), (30, 1), (30, 0.5), (10, 4), (10, 2), (10, 1), (10, 0.5)]
+CUT = [(30, 0), (10, 0)]  # without context, so that frames right beside a cut are kept
+NEAR = [0, 0.1, 0.2, 0.5, 1, 2, 5]  # seconds from a cut
 MEMORY = [(5, 1), (30, 1), (5, 4)]  # minutes, batch_size
-PAGE = "# Windows\n\n{}\n\n## The seam\n\n{}\n\n## Memory\n\n{}\n\n{}\n"
-MEANING = """Compared with a context of 14 s. "windows": with context each sample is heard so many times. "log p": \
+PAGE = "# Windows\n\n{}\n\n{}\n\n## At a cut\n\n{}\n\n{}\n\n## Memory\n\n{}\n\n{}\n"
+MEANING = """Compared with a context of 14 s. "windows": their number: how many times a sample is heard. "log p": \
 |difference| of log-probabilities over all frames and classes. "mass moved": half the sum over the classes of \
 |difference| of probabilities, mean over frames. "borders": starts and ends of words, by `forced_align` and \
-`merge_words(borders="drop")`; they move by whole frames. The two rows of longest contexts differ by nothing but where \
-windows begin: so much comes from the model, which scales its input by statistics of the whole window."""
+`merge_words(borders="drop")`; they move by whole frames. The context of the first row is as good as that of what it \
+is compared with: this much comes from where windows begin, since the model scales its input by statistics of the \
+whole window."""
+SEAM = """The same for windows without context, by the distance of a frame from the nearest cut."""
 STREAM = """A stream of blocks of ten seconds, windows of 30 s with 2 s of context, a float32 result. "beyond it": \
 resident memory at its highest, less that before the call and the result."""
 
@@ -83,16 +88,25 @@ def find_borders(log_probs, transcript, blank, boundary):
 
 def compare(log_probs, borders, longest, longest_borders):
     far, moved = (log_probs - longest).abs(), (borders - longest_borders).abs()
-    mass = (log_probs.exp() - longest.exp()).abs().sum(-1) / 2
-    changed = (log_probs.argmax(-1) != longest.argmax(-1)).double().mean()
-    shares = (
-        f"{far.max():.1f}",
-        f"{far.mean():.3f}",
-        f"{mass.max():.3f}",
-        f"{mass.mean():.5f}",
-        f"{100 * changed:.2f} %",
-    )
+    mass, changed = differences(log_probs, longest)
+    shares = f"{far.max():.1f}", f"{far.mean():.3f}", f"{mass.mean():.4f}", f"{100 * changed.mean():.2f} %"
     return *shares, int((moved > 0).sum()), int((moved > 1).sum()), f"{moved.max():.0f}"
+
+
+def differences(log_probs, longest):
+    """Of every frame: the probability that moves to other classes, and whether the best class changes."""
+    mass = (log_probs.exp() - longest.exp()).abs().sum(-1) / 2
+    return mass.double(), (log_probs.argmax(-1) != longest.argmax(-1)).double()
+
+
+def compare_near_cuts(log_probs, longest, plan):
+    cuts = torch.tensor([window.begin for window in plan[1:]])
+    frames = torch.arange(len(log_probs))[:, None]
+    seconds = torch.where(frames >= cuts, frames - cuts, cuts - 1 - frames).amin(1) * SECONDS_PER_FRAME
+    for low, high in pairwise([*NEAR, math.inf]):
+        near = (seconds >= low - 1e-9) & (seconds < high - 1e-9)
+        mass, changed = (values[near].mean() for values in differences(log_probs, longest))
+        yield f"{low:g} to {high:g} s", int(near.sum()), f"{mass:.4f}", f"{100 * changed:.2f} %"
 
 
 def measure_memory(run, samples, minutes, batch_size):
@@ -117,14 +131,16 @@ def main():
     names, blank, run = model.decoder_tokens, model.blank_id, make_run(model)
     samples, words = make_recording(arguments.minutes)
     transcript = align_speech.pronounce(" ".join(words), names)
-    rows, longest = [], ()
-    for seconds, context in speech_data.show_progress([LONGEST, *OTHERS], "listening"):
+    rows, near, longest = [], [], ()
+    for seconds, context in speech_data.show_progress([LONGEST, *OTHERS, *CUT], "listening"):
         log_probs = run_windows(run, samples, hop=HOP, **sizes_of(seconds, context))
         found = log_probs, find_borders(log_probs, transcript, blank, names.index("<wb>"))
         longest = longest or found
         plan = plan_windows(len(samples), hop=HOP, **sizes_of(seconds, context))
         heard = sum(window.stop - window.start for window in plan) / len(samples)
         rows.append([f"{seconds} s", f"{context:g} s", f"{len(plan)}: {heard:.2f}", *compare(*found, *longest)])
+        if context == 0:
+            near += [[f"{seconds} s", *row] for row in compare_near_cuts(log_probs, longest[0], plan)]
     memory = [measure_memory(run, samples, *sizes) for sizes in MEMORY]
 
     made, processor = commit_and_date(), re.search(r"Model name: *(.+)", output_of("lscpu"))[1]
@@ -134,12 +150,14 @@ def main():
         f"every 20 ms. {len(samples) / SAMPLE_RATE / 60:.1f} minutes of speech: {len(log_probs):,} frames, "
         f"{len(words):,} words with {2 * len(words):,} starts and ends."
     )
-    header = ["window", "context", "windows", "log p: most", "mean", "mass moved: most", "mean", "best class changes",
-              "borders moved", "by more than a frame", "most, frames"]  # fmt: skip
+    header = ["window", "context", "windows", "log p: most", "mean", "mass moved", "best class changes"]
+    header += ["borders moved", "by more than a frame", "most, frames"]
+    beside = ["window", "from a cut", "frames", "mass moved", "best class changes"]
     columns = ["minutes", "batch_size", "result, MB", "beyond it, MB", "processor time"]
-    texts = [textwrap.fill(text, 118) for text in (f"{introduction} {MEANING}", STREAM)]
+    texts = [textwrap.fill(text, 118) for text in (f"{introduction} {MEANING}", SEAM, STREAM)]
+    tables = table(header, rows[1:]), table(beside, near), table(columns, memory)
     page = arguments.out / "windows.md"
-    page.write_text(PAGE.format(texts[0], table(header, rows[1:]), texts[1], table(columns, memory)), encoding="utf-8")
+    page.write_text(PAGE.format(*chain.from_iterable(zip(texts, tables, strict=True))), encoding="utf-8")
     print(page.read_text(encoding="utf-8"))
 
 

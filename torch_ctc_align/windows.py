@@ -3,10 +3,11 @@
 The emissions of a recording have to be in one piece before they can be aligned. Each window gives frames near its ends
 that lack context; they are left to its neighbours::
 
-    recording   |--------------------------------------------|
-    window 0    [=============......]
-    window 1           [......========......]
-    window 2                         [..................=====]   = kept, . context
+    recording   |--------------------------------------------------|
+    window 0     ================....   = kept   . context
+    window 1                 ....============....
+    window 2                             ....=========.......
+    window 3                                   .......=============
 
 Frames are counted, never seconds: a window starts at a multiple of the hop, so that frame t of the recording is frame
 t - start / hop of the window. Every frame of the recording is kept exactly once. All windows are of one length.
@@ -109,7 +110,7 @@ def iter_windows(
             natural-log probabilities ``(B, T, C)``, alone or with the frames of each item ``(B,)``. It runs without
             gradients; it may write to its samples.
         samples (Tensor or iterable of Tensor): ``(N,)`` floating point, any stride; or blocks ``(n,)`` that follow each
-            other, of any lengths. Of these only what windows still need is kept.
+            other, of any lengths. Of these only what windows still need is kept, as a copy.
         windows (sequence of Window): of :func:`plan_windows`.
         batch_size (int): windows that the model gets at once, at most. Default: 1.
         device (torch.device, optional): where the model gets its input. Default: that of the samples.
@@ -265,14 +266,14 @@ def _iterate(
     if not callable(run):
         raise TypeError(f"{name}: run must be callable as run(samples, lengths), found {kind_of(run)}")
     size = _integer(name, "batch_size", batch_size, 1)
-    return _generate(name, run, _Stream(name, _blocks_of(name, samples)), _batches(windows, size), device)
+    return _generate(name, run, _Stream(name, samples), _batches(windows, size), device)
 
 
 def _generate(
     name: str, run: Run, stream: "_Stream", batches: Iterable[list[Window]], device: torch.device | str | None
 ) -> Iterator[tuple[int, Tensor]]:
     for batch in batches:
-        # A copy in any case, so the model may write to it.
+        # A copy in any case, so that the model may write to it.
         inputs = torch.stack([stream.take(window.start, window.stop) for window in batch])
         inputs = inputs.to(device, torch.float32)
         lengths = torch.full((len(batch),), inputs.shape[1], dtype=torch.int64, device=inputs.device)
@@ -296,11 +297,12 @@ def _batches(windows: Sequence[Window], size: int) -> Iterator[list[Window]]:
 
 
 class _Stream:
-    """Blocks of samples, of which only those are kept that later windows need."""
+    """Samples, of which only those blocks are kept that later windows need."""
 
-    def __init__(self, name: str, blocks: Iterator[Tensor]) -> None:
+    def __init__(self, name: str, samples: Samples) -> None:
         self.name = name
-        self.blocks = blocks
+        self.blocks = _blocks_of(name, samples)
+        self.may_change = not isinstance(samples, Tensor)  # a reader may use the memory of a block again
         self.kept: deque[tuple[int, Tensor]] = deque()  # the first sample of each block; without gaps
         self.read = 0
 
@@ -316,7 +318,7 @@ class _Stream:
                     f"{self.read} in all; pass the right num_samples",
                 )
             _check_block(self.name, block)
-            self.kept.append((self.read, block.detach()))
+            self.kept.append((self.read, block.detach().to(torch.float32, copy=True) if self.may_change else block))
             self.read += len(block)
             self._drop(start)
         self._drop(start)
@@ -343,7 +345,7 @@ def _integer(name: str, argument: str, value: object, least: int) -> int:
 def _blocks_of(name: str, samples: Samples) -> Iterator[Tensor]:
     if isinstance(samples, Tensor):
         _check_block(name, samples)
-        return iter([samples])
+        return iter([samples.detach()])
     if not isinstance(samples, Iterable) or hasattr(samples, "__array__"):
         check_tensor(name, "samples", samples, "(N,)")
     return iter(samples)

@@ -282,6 +282,22 @@ class AvReader:
 
     def read(self, begin: int, count: int | None = None) -> Iterator[Tensor]:
         """See :class:`Reader`."""
+        pending: list[Tensor] = []
+        frames, left = 0, math.inf if count is None else count
+        for block in self._read_frames():  # of some 1024 samples: too few for the work on each to pay
+            skipped, begin = min(begin, len(block)), max(begin - len(block), 0)
+            pending.append(block[skipped:])
+            frames += len(block) - skipped
+            if frames >= min(BLOCK_FRAMES, left):
+                yield torch.cat(pending)
+                left -= frames
+                if left <= 0:  # a file that is cut short has all that was asked for
+                    return
+                pending, frames = [], 0
+        if frames:
+            yield torch.cat(pending)
+
+    def _read_frames(self) -> Iterator[Tensor]:
         resamplers: dict[tuple[str, str, int], Any] = {}
         place = damaged = 0  # in frames, in packets
         with open(self.path, "rb") as file, self._open(file) as container:
@@ -293,16 +309,14 @@ class AvReader:
                 kind = (frame.format.name, frame.layout.name, frame.sample_rate)
                 if kind not in resamplers:
                     resamplers[kind] = self.av.AudioResampler(format="fltp", rate=self.rate)
-                blocks = [torch.from_numpy(part.to_ndarray()).mean(0) for part in resamplers[kind].resample(frame)]
+                blocks = [mix(torch.from_numpy(part.to_ndarray())) for part in resamplers[kind].resample(frame)]
                 if frame.pts is not None:
                     gap = round((float(frame.pts * frame.time_base) - zero) * self.rate) - place
                     if gap > (TIME_SLACK * self.rate if place else 0):
                         blocks[:0] = zeros(gap)
                 for block in blocks:
                     place += len(block)
-                    if begin < len(block):
-                        yield block[begin:]
-                    begin = max(begin - len(block), 0)
+                    yield block
             self._check_end(container, place, damaged)
 
     def _check_end(self, container: Any, place: int, damaged: int) -> None:
@@ -318,6 +332,11 @@ class AvReader:
         note = f"damaged packets left out: {damaged}"
         if damaged and note not in self.notes:
             self.notes.append(note)
+
+
+def mix(samples: Tensor) -> Tensor:
+    """Returns the mean of the channels, (channels, n) to (n,)."""
+    return samples[0] if len(samples) == 1 else samples.mean(0)
 
 
 def zeros(count: int) -> list[Tensor]:

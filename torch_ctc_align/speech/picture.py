@@ -38,7 +38,7 @@ def draw_picture(alignment: SpeechAlignment, path: Path, *, seconds: float = 10.
     """Draws the first seconds of an alignment.
 
     Every class that the path visits has a row, then the star, the separator and the blank. Sound that the text lacks is
-    hatched, words that cannot be spelt are in italics, and a dashed line stands where words of the text were not spoken.
+    hatched, words that cannot be spelt are in italics, and a dashed line stands where words were not spoken.
 
     Args:
         alignment: with its evidence, of a recording that is a file.
@@ -46,15 +46,15 @@ def draw_picture(alignment: SpeechAlignment, path: Path, *, seconds: float = 10.
         seconds: how much to draw, above 0 and at most 60.
 
     Raises:
-        SpeechError: the alignment was read from a file, or made of samples; the recording is gone; ``seconds`` is out of
-            range; or matplotlib is missing.
+        SpeechError: the alignment was read from a file, or made of samples; the recording is gone; ``seconds`` is out
+            of range; or matplotlib is missing.
     """
     if not isinstance(seconds, Real) or not 0 < seconds <= MAX_SECONDS:
         raise SpeechError(f"a picture shows above 0 and at most {MAX_SECONDS} seconds, found {seconds!r}")
     if alignment.evidence is None:
         raise SpeechError(
-            "a picture needs the model's emissions, and this alignment has none; draw it when you align, since files do "
-            "not keep them"
+            "a picture needs the model's emissions, and this alignment has none; draw it when you align, since a file "
+            "does not keep them"
         )
     if alignment.audio is None:
         raise SpeechError(
@@ -69,8 +69,10 @@ def draw_picture(alignment: SpeechAlignment, path: Path, *, seconds: float = 10.
 
     style = STYLE | {"font.family": find_fonts(view.text())}
     with matplotlib.rc_context(style), warnings.catch_warnings():
-        # What no font on this machine can draw is a box.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        # What no font of this machine has is a box, and letters that should join stand apart.
+        warnings.filterwarnings(
+            "ignore", message="Glyph .* missing from|Matplotlib currently does not support .* natively"
+        )
         figure = require("matplotlib.figure", "drawing a picture").Figure(
             figsize=(min(max(1.5 * (view.end - view.start), 7), MAX_INCHES), 1.9 + ROW * len(view.classes)),
             layout="constrained",
@@ -144,7 +146,7 @@ class View:
         """Yields the words of the text that are not spoken in one piece, and the time of the word before them."""
         words = self.alignment.words
         place = next((word.start for word in words if word.start is not None), self.start)
-        for (segment, unspoken), group in groupby(words, key=lambda word: (word.segment, word.status == "unspoken")):
+        for (_, unspoken), group in groupby(words, key=lambda word: (word.segment, word.status == "unspoken")):
             run: list[Word] = list(group)
             if unspoken:
                 yield place, " ".join(self.alignment.text[run[0].begin : run[-1].stop].split())

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 import wave
 from pathlib import Path
 from types import SimpleNamespace
@@ -385,6 +386,21 @@ def test_channels_come_first():
     assert refuse((samples.T, RATE), RATE) == (
         "samples must be (N,) or (channels, N), found the shape (6, 2); if that is (N, channels), pass samples.T"
     )
+
+
+def test_any_array_of_numpy_will_do(libraries):
+    samples = libraries.numpy.arange(-4, 4, dtype="int16") * 4096
+    expected = torch.tensor([-0.5, -0.375, -0.25, -0.125, 0, 0.125, 0.25, 0.375])
+    frozen = samples.copy()
+    frozen.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(read_samples((samples.astype(">i2"), RATE), RATE), expected)
+        assert torch.equal(read_samples((samples[::-1], RATE), RATE), expected.flip(0))
+        assert torch.equal(read_samples((frozen, RATE), RATE), expected)
+    # Strides do not change what a resampler makes of it.
+    sparse = torch.arange(2000.0).sin()[::2]
+    assert torch.equal(read_samples((sparse, 8000), RATE), read_samples((sparse.clone(), 8000), RATE))
 
 
 def test_too_loud_samples_are_clipped_and_said():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
@@ -34,7 +35,7 @@ LEGEND_ENTRIES = 6
 LEGEND_LETTERS = 60
 
 
-def draw_picture(alignment: SpeechAlignment, path: Path, *, seconds: float = 10.0) -> None:
+def draw_picture(alignment: SpeechAlignment, path: str | os.PathLike[str], *, seconds: float = 10.0) -> None:
     """Draws the first seconds of an alignment.
 
     Every class that the path visits has a row, then the star, the separator and the blank. Sound that the text lacks is
@@ -86,7 +87,7 @@ def draw_picture(alignment: SpeechAlignment, path: Path, *, seconds: float = 10.
         figure.align_ylabels()
         for axes in (top, bottom):
             axes.spines[["top", "right"]].set_visible(False)
-        suffix = path.suffix[1:].lower()
+        suffix = Path(path).suffix[1:].lower()
         figure.savefig(path, dpi=160, format=suffix if suffix in FORMATS else "png")
 
 

@@ -78,6 +78,11 @@ class ArrayReader:
         if self.rate < 1:
             raise SpeechError("samples come as a pair (samples, rate), the rate a whole number of Hz above 0")
         try:
+            if not isinstance(samples, Tensor) and hasattr(samples, "__array__"):
+                # torch takes no foreign byte order and no negative strides, and warns of arrays that are read-only.
+                numpy = require("numpy", "reading arrays")
+                samples = numpy.asarray(samples)
+                samples = numpy.require(samples, samples.dtype.newbyteorder("="), ["C", "W"])
             self.samples = torch.as_tensor(samples).detach()
         except (TypeError, ValueError, RuntimeError) as error:
             raise SpeechError(f"samples must be a tensor or an array of numbers: {error}") from None
@@ -100,8 +105,8 @@ class ArrayReader:
                 block = (block.float() - 128) / 128
             elif not block.is_floating_point():
                 block = block.double() / -torch.iinfo(block.dtype).min
-            block = block.float()
-            yield block.mean(0) if block.ndim == 2 else block
+            block = block.float().contiguous()
+            yield mix(block) if block.ndim == 2 else block
 
 
 @dataclass
@@ -130,7 +135,7 @@ class SoundfileReader:
 
     def _correct_length(self, file: Any) -> None:
         """Makes up for headers that libsndfile believes, and that are wrong."""
-        if file.subtype == "MPEG_LAYER_III":
+        if file.format == "MP3":
             tagged, concatenated = read_mp3_tag(self.path)
             if concatenated:
                 raise Unreadable("soundfile reads only the first of the MP3 files that were put together here")
@@ -282,10 +287,28 @@ class AvReader:
 
     def read(self, begin: int, count: int | None = None) -> Iterator[Tensor]:
         """See :class:`Reader`."""
+        pending: list[Tensor] = []
+        frames, left = 0, math.inf if count is None else count
+        for block in self._read_frames():  # of some 1024 samples: too few for the work on each to pay
+            skipped, begin = min(begin, len(block)), max(begin - len(block), 0)
+            pending.append(block[skipped:])
+            frames += len(block) - skipped
+            if frames >= min(BLOCK_FRAMES, left):
+                yield torch.cat(pending)
+                left -= frames
+                if left <= 0:  # a file that is cut short has all that was asked for
+                    return
+                pending, frames = [], 0
+        if frames:
+            yield torch.cat(pending)
+
+    def _read_frames(self) -> Iterator[Tensor]:
         resamplers: dict[tuple[str, str, int], Any] = {}
         place = damaged = 0  # in frames, in packets
         with open(self.path, "rb") as file, self._open(file) as container:
             zero = (container.start_time or 0) / 1_000_000
+            # A time stamp behind the end is wrong. The end may be rounded.
+            longest = math.inf if container.duration is None else (container.duration / 1_000_000 + 1) * self.rate
             for frame in self._decode(container):
                 if frame is None:
                     damaged += 1
@@ -293,16 +316,14 @@ class AvReader:
                 kind = (frame.format.name, frame.layout.name, frame.sample_rate)
                 if kind not in resamplers:
                     resamplers[kind] = self.av.AudioResampler(format="fltp", rate=self.rate)
-                blocks = [torch.from_numpy(part.to_ndarray()).mean(0) for part in resamplers[kind].resample(frame)]
+                blocks = [mix(torch.from_numpy(part.to_ndarray())) for part in resamplers[kind].resample(frame)]
                 if frame.pts is not None:
                     gap = round((float(frame.pts * frame.time_base) - zero) * self.rate) - place
-                    if gap > (TIME_SLACK * self.rate if place else 0):
+                    if (TIME_SLACK * self.rate if place else 0) < gap <= longest - place:
                         blocks[:0] = zeros(gap)
                 for block in blocks:
                     place += len(block)
-                    if begin < len(block):
-                        yield block[begin:]
-                    begin = max(begin - len(block), 0)
+                    yield block
             self._check_end(container, place, damaged)
 
     def _check_end(self, container: Any, place: int, damaged: int) -> None:
@@ -318,6 +339,11 @@ class AvReader:
         note = f"damaged packets left out: {damaged}"
         if damaged and note not in self.notes:
             self.notes.append(note)
+
+
+def mix(samples: Tensor) -> Tensor:
+    """Returns the mean of the channels, (channels, n) to (n,)."""
+    return samples[0] if len(samples) == 1 else samples.mean(0)
 
 
 def zeros(count: int) -> list[Tensor]:

@@ -182,7 +182,7 @@ class Numbers:
         if ending and re.fullmatch(ending, suffix.lower()):
             return self._convert(value, to="ordinal")
         if self._name.startswith("en") and suffix.lower() in ("s", "'s"):  # "the 1990s"
-            words = self._convert(value)
+            words = self._convert(value, to="year" if 1100 < value < 2100 else "cardinal")
             if words:
                 words[-1] = words[-1][:-1] + "ies" if words[-1].endswith("y") else words[-1] + "s"
             return words
@@ -196,8 +196,9 @@ class Numbers:
         if not mark:
             return None
         words = _words(units)
-        if self._name.startswith("en") and words[-1:] == ["euro"] and int(value) != 1:
-            words[-1] = "euros"  # num2words has one form for both
+        if self._name.startswith("en"):  # num2words says "5 euro" and "5 pounds sterling"
+            names = {"sterling": "", "euro": "euro" if int(value) == 1 else "euros"}
+            words = [name for word in words if (name := names.get(word, word))]
         if cents != int(cents):
             return words + _words(rest)
         if value == int(value):

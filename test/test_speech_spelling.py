@@ -211,6 +211,7 @@ def test_years_are_cardinals_and_a_note_says_so(text_libraries):
         "years are spelt as other numbers are, 1811 as 'one thousand eight hundred and eleven'; write them as they are "
         "spoken"
     ]
+    assert read_transcript("en 1811", loud_model(), language="fr").notes == []  # years are said as numbers
 
 
 @pytest.mark.parametrize("language", ["Klingon", "tlh", "zxx", "fil", "not a tag", "x", "tete"])
@@ -243,6 +244,21 @@ def test_a_missing_num2words_is_a_note(monkeypatch):
     assert transcript.words[1].labels == ((STAR,),)
     assert transcript.notes[0] == (
         "numbers are not spelt: saying numbers needs the package num2words, which is not installed; run: "
+        "pip install 'torch_ctc_align[text]'"
+    )
+
+
+def test_a_missing_num2words_is_a_note_where_the_model_spells(monkeypatch):
+    monkeypatch.setitem(sys.modules, "num2words", None)
+    model = model_of(["AH", "B"], spell=lambda part: [5] if part.isalpha() else None, language="en")
+    assert read_transcript("a 12", model).notes[0].startswith("numbers are not spelt: saying numbers needs the package")
+
+
+def test_a_missing_langcodes_matters_for_long_names_alone(monkeypatch, text_libraries):
+    monkeypatch.setitem(sys.modules, "langcodes", None)
+    assert spell("12", language="en") == ["twelve"]
+    assert read_transcript("a 12", loud_model(), language="eng").notes[0] == (
+        "numbers are not spelt: finding the language 'eng' needs the package langcodes, which is not installed; run: "
         "pip install 'torch_ctc_align[text]'"
     )
 

@@ -1,5 +1,6 @@
 """The text: words with their places in it, segments, targets, files, and what is said about them."""
 
+import doctest
 import random
 import time
 import unicodedata
@@ -9,7 +10,7 @@ from harness.speech import BLANK, LABELS, SEPARATOR, loud_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torch_ctc_align.speech import SpeechError
+from torch_ctc_align.speech import SpeechError, transcript
 from torch_ctc_align.speech.models import STAR
 from torch_ctc_align.speech.transcript import read_text_file, read_transcript
 
@@ -166,6 +167,16 @@ def test_sentences_end_with_their_marks_and_with_lines(text, sentences):
     assert segments_of(text, "sentences") == sentences
 
 
+def test_the_example_of_the_docstring_holds():
+    assert doctest.testmod(transcript).attempted == 6
+    assert doctest.testmod(transcript).failed == 0
+
+
+def test_a_text_is_a_string():
+    with pytest.raises(SpeechError, match="the text must be a string, found list"):
+        read_transcript(["a"], loud_model())
+
+
 def test_another_split_is_an_error():
     with pytest.raises(SpeechError, match="split must be 'lines', 'sentences' or 'words', found 'pages'"):
         read_transcript("a", loud_model(), split="pages")
@@ -231,15 +242,15 @@ def long_text():
 
 @pytest.mark.alone
 @pytest.mark.parametrize("split", ["lines", "sentences", "words"])
-def test_an_hour_of_speech_takes_a_tenth_of_a_second(split):
-    # Measured: 0.045 s; twice as much is left for a slower machine. The best of five, as the first one may have to wait
-    # for Python's collector to look at all of torch.
+def test_an_hour_of_speech_takes_less_than_a_quarter_of_a_second(split):
+    # Measured: 0.05 s, on a core that others use too; five times as much is left for slower ones. The best of five, as
+    # the first may have to wait for Python's collector to look at all of torch.
     seconds = []
     for _ in range(5):
         start = time.process_time()
         assert len(read_transcript(long_text_once, loud_model(), split=split).words) == 10_000
         seconds.append(time.process_time() - start)
-    assert min(seconds) < 0.1
+    assert min(seconds) < 0.25
 
 
 long_text_once = long_text()

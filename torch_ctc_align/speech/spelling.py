@@ -168,7 +168,7 @@ class Spelling:
         if self.has_digits:
             return self._split(re.sub(r"(?<=\d)[,.' \u00a0\u2009\u202f](?=\d{3}(?!\d))", "", word))
         if said := self._say(word):
-            if re.fullmatch("1[1-9][0-9][0-9]", word):
+            if re.fullmatch("1[1-9][0-9][0-9]", word) and self.numbers.years_differ:
                 self.years.append(word)
             return said
         # Digits among other things: "mp3", "B2B", "12:30", "555-1234", "+49".
@@ -198,9 +198,10 @@ class Spelling:
         return None if said is None else [(word, True) for word in said]
 
     def _raw(self, figures: str) -> list[tuple[str, bool]]:
-        if self.model.spell is None:
-            self.starred_numbers += 1
-        return [(figures, self.model.spell is not None)]
+        """Figures that cannot be said, which a model's own spell may know."""
+        readable = self.model.spell is not None and self._spell_part(figures) != (STAR,)
+        self.starred_numbers += not readable
+        return [(figures, readable)]
 
     def _split(self, word: str) -> list[tuple[str, bool]]:
         """Splits at everything that is not a letter: "hang-up", "and/or", "U.S.A."."""

@@ -41,6 +41,8 @@ PERCENT_FIRST = {"tr"}  # "%5" and "5%" are both said "yüzde beş"
 # Languages whose decimal sign is a point and whose thousands are marked with a comma; all others have it the other way.
 DECIMAL_POINT = {"am", "ar", "bn", "cy", "en", "es_GT", "es_NI", "fa", "he", "ja", "kn", "ko", "te", "th"}
 
+YEARS_DIFFER = {"da", "de", "en", "nl", "no", "sv"}
+
 # How an ordinal ends that is written with a figure.
 ORDINALS = {
     "ca": "r|n|t|è|a", "en": "st|nd|rd|th", "es": r"\.?[oa]", "fr": "er|re|ère|e|è|ème|nd|nde|d", "it": "[oa]",
@@ -92,7 +94,12 @@ class Numbers:
         except SpeechError as error:
             self.reason = str(error)
             return None
-        for name in _candidates(self.language):
+        try:
+            candidates = _candidates(self.language)
+        except SpeechError as error:
+            self.reason = str(error)
+            return None
+        for name in candidates:
             name = CONVERTER_NAMES.get(name, name)
             if name in classes:
                 self._name = name
@@ -106,6 +113,11 @@ class Numbers:
         if not self.known:
             return True
         return self._name in DECIMAL_POINT or self._name.partition("_")[0] in DECIMAL_POINT
+
+    @property
+    def years_differ(self) -> bool:
+        """Whether 1811 as a year is said otherwise than as a number: "eighteen eleven"."""
+        return self._name.partition("_")[0] in YEARS_DIFFER
 
     @property
     def spaces_group(self) -> bool:
@@ -242,11 +254,9 @@ class Numbers:
 
 def _candidates(language: str) -> list[str]:
     """Names that num2words may have for a language: "pt_BR", "pt"."""
-    try:
-        langcodes = require("langcodes", "telling languages apart")
-    except SpeechError:
-        parts = language.replace("_", "-").split("-")
-        return [f"{parts[0].lower()}_{parts[-1].upper()}", parts[0].lower()]
+    if re.fullmatch("[a-z][a-z]", language):  # most callers: no need of langcodes
+        return [language]
+    langcodes = require("langcodes", f"finding the language {language!r}")
     found = []
     for macro in (False, True):
         try:

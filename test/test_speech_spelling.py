@@ -99,7 +99,17 @@ def test_a_vocabulary_of_another_script_is_used_as_it_is(text_libraries):
     assert spell("नमस्ते", model_of("नमसतेा्")) == ["नमस्ते"]
     assert spell("한국", model_of("한국")) == ["한국"]
     assert spell("שָׁלוֹם", model_of("שלום")) == ["שלום"]  # vowel points are left out
-    assert spell("مَرحبا", model_of("مرحبا")) == ["مرحبا"]
+    assert spell("مَرحــبا", model_of("مرحبا")) == ["مرحبا"]
+    assert spell("کی", model_of("كي")) == ["كي"]  # the Persian letters for the Arabic ones
+
+
+def test_labels_may_be_letters_that_unicode_takes_apart():
+    assert spell("น้ำ", model_of("น\u0e49\u0e33")) == ["น\u0e49\u0e33"]  # NFKC makes two of the last one
+    assert spell("ड\u093cक", model_of(["\u0921", "\u095c", "\u0915"])) == ["\u095c\u0915"]
+    assert spell("ड\u093cक", model_of(["\u0921", "\u0921\u093c", "\u0915"])) == ["\u0921\u093c\u0915"]
+    assert spell("한국", model_of("ㅎㅏㄴㄱㅜ")) == ["ㅎㅏㄴㄱㅜㄱ"]
+    assert spell("한국", model_of("\u1112\u1161\u11ab\u1100\u116e\u11a8")) == ["\u1112\u1161\u11ab\u1100\u116e\u11a8"]
+    assert spell("é", model_of(["e", "e\u0301"])) == ["e\u0301"]
 
 
 # ---- numbers ----

@@ -2,6 +2,7 @@
 
 import doctest
 import random
+import re
 import time
 import unicodedata
 
@@ -113,6 +114,15 @@ def test_words_and_what_lies_between_them_give_the_text_back(text, split):
     assert len(targets) == sum(counts)
     assert BLANK not in targets
     assert min(counts) >= 1
+
+
+@settings(max_examples=1000, deadline=None)
+@given(text=st.text("abYZ'’-.,!?_/()\"@ \n\t", max_size=40))
+def test_english_words_are_those_of_two_regular_expressions(text):
+    text = "a " + text
+    chunks = re.split(r"\s+|--+", text)
+    expected = [word for word in (re.sub(r"^[\W_]+|[\W_]+$", "", chunk) for chunk in chunks) if word]
+    assert words_of(text) == expected
 
 
 LETTERS = st.text("abcdefghijklmnopqrstuvwxyzABCXYZ", min_size=1, max_size=9)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 import threading
@@ -16,8 +17,10 @@ __all__ = ["APOSTROPHES", "Spelling", "letters_of", "plain"]
 
 APOSTROPHES = "'’‘ʼʻ`´＇\u02b9"
 # Letters that Unicode does not take apart into a base letter and marks.
-BASE_LETTERS = {"æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ß": "ss", "ı": "i", "ħ": "h"}
-DROPPED = "\u05f3\u05f4·"  # Hebrew geresh and gershayim, the point of Catalan "col·legi": within a word, not sounds
+BASE_LETTERS = {"æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ß": "ss", "ı": "i", "ħ": "h",
+                "ی": "ي", "ي": "ی", "ک": "ك", "ك": "ک"}  # fmt: skip
+# Within a word, no sounds: Hebrew geresh and gershayim, the point of Catalan "col·legi", Arabic's stretching line.
+DROPPED = "\u05f3\u05f4·\u0640"
 SPOKEN_SIGNS = "&@%‰+=°§" + "".join(CURRENCIES)
 # uroman makes figures of the Han numerals; alone they are not said so.
 HAN_NUMERALS = {
@@ -43,7 +46,7 @@ Spelt = tuple[tuple[str, ...], tuple[tuple[int, ...], ...], bool]
 
 
 def letters_of(model: AcousticModel) -> dict[str, int]:
-    """The labels that are single characters, letters and digits and marks and the apostrophe, in NFKC.
+    """The labels that are letters, digits, marks or the apostrophe, in NFKC, some of them a letter with its marks.
 
     Names like ``<unk>`` and ``[PAD]``, the blank, the separator and punctuation are none.
 
@@ -55,24 +58,24 @@ def letters_of(model: AcousticModel) -> dict[str, int]:
     for index, label in enumerate(model.labels):
         if index in (model.blank, model.separator) or not label or re.fullmatch(r"<.*>|\[.*\]|\|", label, re.DOTALL):
             continue
-        name = unicodedata.normalize("NFC", label)
-        if len(name) > 1 and len(bare := unicodedata.normalize("NFKC", name)) == 1:
-            name = bare
-        if len(name) > 1 and all(unicodedata.category(mark) in _MARKS for mark in name[1:]):
-            continue  # a letter with marks: its characters may be labels of their own
-        if len(name) > 1:
+        name = unicodedata.normalize("NFKC", label)
+        one = len(label) == 1 or all(unicodedata.category(mark) in _MARKS for mark in name[1:])
+        if not one and len(name) > 1:
             pieces.append(label)
-        elif unicodedata.category(name)[0] in "LNM" or name in APOSTROPHES:
-            letters.setdefault(name, index)
+        elif unicodedata.category(name[0])[0] in "LNM" or name in APOSTROPHES:
+            letters.setdefault(unicodedata.normalize("NFC", label), index)
     if len(pieces) > 0.25 * (len(pieces) + len(letters)) or any(re.match("▁.|##.|Ġ.", piece) for piece in pieces):
         raise SpeechError(
             f"the labels of {model.name} are pieces of words or phonemes ({', '.join(map(repr, pieces[:3]))}, ...), "
             "and a text can be cut into them in many ways; pass spell=, a function from a word to labels"
         )
-    for name in list(letters):  # labels that have a plainer form, full-width letters for example
-        bare = unicodedata.normalize("NFKC", name)
-        if len(bare) == 1:
-            letters.setdefault(bare, letters[name])
+    for name, index in list(letters.items()):
+        letters.setdefault(unicodedata.normalize("NFKC", name), index)  # as `plain` writes it
+        if unicodedata.name(name[0], "").startswith("HANGUL LETTER"):  # in a syllable it has other code points
+            for place in ("CHOSEONG", "JUNGSEONG", "JONGSEONG"):
+                with contextlib.suppress(KeyError):
+                    jamo = unicodedata.lookup(unicodedata.name(name[0]).replace("LETTER", place))
+                    letters.setdefault(jamo, index)
     return letters
 
 
@@ -116,7 +119,9 @@ class Spelling:
         self.letters = {} if model.spell else letters_of(model)
         self.has_digits = all(digit in self.letters for digit in "0123456789")
         self.has_romans = sum(letter.lower() in self.letters or letter in self.letters for letter in "ETAOINSRHL") >= 8
-        self.scripts = {_script(letter) for letter in self.letters}
+        self.scripts = {_script(letter[0]) for letter in self.letters}
+        longer = sorted((letter for letter in self.letters if len(letter) > 1), key=len, reverse=True)
+        self._units = re.compile("|".join([*map(re.escape, longer), "."]), re.DOTALL)
         self.numbers = Numbers(language)
         self.starred_numbers = 0
         self.years: list[str] = []  # numbers that may be years, which are said otherwise
@@ -256,9 +261,9 @@ class Spelling:
         """The labels of characters, and the characters that have none."""
         labels: list[int] = []
         strange = ""
-        for c in part:
+        for c in self._units.findall(part):
             if c not in self._characters:
-                self._characters[c] = self._character(c)
+                self._characters[c] = [self.letters[c]] if c in self.letters else self._character(c)
             found = self._characters[c]
             if found is None:
                 strange += c

@@ -4,6 +4,8 @@ import sys
 
 import pytest
 from harness.speech import hear, loud_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from torch_ctc_align.speech import AcousticModel, SpeechError, spelling
 from torch_ctc_align.speech.models import STAR
@@ -246,6 +248,23 @@ def test_numbers_of_an_unknown_language_are_stars():
 @pytest.mark.parametrize("language", ["en", "de", "ru", "ja", "am", "vi"])
 def test_no_number_is_too_large(text_libraries, number, language):
     assert len(read_transcript(f"a {number}", loud_model(), language=language, romanize=False).words) == 2
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    text=st.text("0123456789.,-+$€£¥%°'stndrhe oaeº½²:/&=\u2212\u00a0", max_size=14),
+    language=st.sampled_from(
+        ["am", "ar", "bn", "ce", "cs", "cy", "en", "fa", "fr", "he", "it", "ja", "kk", "ro", "ru", "tr"]
+    ),
+)
+def test_nothing_that_looks_like_a_number_is_an_error(text, language):
+    read_transcript(f"a {text}", loud_model(), language=language, romanize=False, split="sentences")
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=st.text(st.characters(categories=["L", "N", "M", "S", "Cs", "Cf"]), max_size=14), romanize=st.booleans())
+def test_no_character_is_an_error(text, romanize):
+    read_transcript(f"a {text}", loud_model(language=None), romanize=romanize or None)
 
 
 def test_a_missing_num2words_is_a_note(monkeypatch):

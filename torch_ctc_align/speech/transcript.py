@@ -232,11 +232,10 @@ def _words(text: str, begin: int, stop: int, chunks: re.Pattern[str]) -> Iterato
         found = _words_of_chunk(chunk.group())
         for first, last in found:
             yield start + first, start + last, ""
-        if found:
-            first, last = found[-1]
-            number = chunk.group()[first:last] if chunk.group()[last - 1].isdigit() else ""
-        elif (sign := _SIGN_ALONE.fullmatch(chunk.group())) and (number or sign[1] in "&§"):
+        if not found and (sign := _SIGN_ALONE.fullmatch(chunk.group())) and (number or sign[1] in "&§"):
             yield start + sign.start(1), start + sign.end(1), number
+        first, last = found[-1] if found else (0, 0)
+        number = chunk.group()[first:last] if last and chunk.group()[last - 1].isdigit() else ""
 
 
 @functools.lru_cache(maxsize=1 << 16)

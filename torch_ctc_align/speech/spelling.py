@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 import threading
 import unicodedata
-from collections.abc import Sequence
 from typing import Any
 
 from torch_ctc_align.speech.errors import SpeechError, require
@@ -17,8 +17,10 @@ __all__ = ["APOSTROPHES", "Spelling", "letters_of", "plain"]
 
 APOSTROPHES = "'’‘ʼʻ`´＇\u02b9"
 # Letters that Unicode does not take apart into a base letter and marks.
-BASE_LETTERS = {"æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ß": "ss", "ı": "i", "ħ": "h"}
-DROPPED = "\u05f3\u05f4·"  # Hebrew geresh and gershayim, the point of Catalan "col·legi": within a word, not sounds
+BASE_LETTERS = {"æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ß": "ss", "ı": "i", "ħ": "h",
+                "ی": "ي", "ي": "ی", "ک": "ك", "ك": "ک"}  # fmt: skip
+# Within a word, no sounds: Hebrew geresh and gershayim, the point of Catalan "col·legi", Arabic's stretching line.
+DROPPED = "\u05f3\u05f4·\u0640"
 SPOKEN_SIGNS = "&@%‰+=°§" + "".join(CURRENCIES)
 # uroman makes figures of the Han numerals; alone they are not said so.
 HAN_NUMERALS = {
@@ -39,12 +41,12 @@ _FIGURES = re.compile(
 )
 _romanizing = threading.Lock()
 
-# (parts, labels of each part)
-Spelt = tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]
+# (parts, labels of each part, whether there is a STAR among them)
+Spelt = tuple[tuple[str, ...], tuple[tuple[int, ...], ...], bool]
 
 
 def letters_of(model: AcousticModel) -> dict[str, int]:
-    """The labels that are single characters, letters and digits and marks and the apostrophe, in NFKC.
+    """The labels that are letters, digits, marks or the apostrophe, in NFKC, some of them a letter with its marks.
 
     Names like ``<unk>`` and ``[PAD]``, the blank, the separator and punctuation are none.
 
@@ -56,24 +58,24 @@ def letters_of(model: AcousticModel) -> dict[str, int]:
     for index, label in enumerate(model.labels):
         if index in (model.blank, model.separator) or not label or re.fullmatch(r"<.*>|\[.*\]|\|", label, re.DOTALL):
             continue
-        name = unicodedata.normalize("NFC", label)
-        if len(name) > 1 and len(bare := unicodedata.normalize("NFKC", name)) == 1:
-            name = bare
-        if len(name) > 1 and all(unicodedata.category(mark) in _MARKS for mark in name[1:]):
-            continue  # a letter with marks: its characters may be labels of their own
-        if len(name) > 1:
+        name = unicodedata.normalize("NFKC", label)
+        one = len(label) == 1 or all(unicodedata.category(mark) in _MARKS for mark in name[1:])
+        if not one and len(name) > 1:
             pieces.append(label)
-        elif unicodedata.category(name)[0] in "LNM" or name in APOSTROPHES:
-            letters.setdefault(name, index)
-    if len(pieces) > 0.25 * len(model.labels) or any(re.match("▁.|##.|Ġ.", piece) for piece in pieces):
+        elif unicodedata.category(name[0])[0] in "LNM" or name in APOSTROPHES:
+            letters.setdefault(unicodedata.normalize("NFC", label), index)
+    if len(pieces) > 0.25 * (len(pieces) + len(letters)) or any(re.match("▁.|##.|Ġ.", piece) for piece in pieces):
         raise SpeechError(
             f"the labels of {model.name} are pieces of words or phonemes ({', '.join(map(repr, pieces[:3]))}, ...), "
             "and a text can be cut into them in many ways; pass spell=, a function from a word to labels"
         )
-    for name in list(letters):  # labels that have a plainer form, full-width letters for example
-        bare = unicodedata.normalize("NFKC", name)
-        if len(bare) == 1:
-            letters.setdefault(bare, letters[name])
+    for name, index in list(letters.items()):
+        letters.setdefault(unicodedata.normalize("NFKC", name), index)  # as `plain` writes it
+        if unicodedata.name(name[0], "").startswith("HANGUL LETTER"):  # in a syllable it has other code points
+            for place in ("CHOSEONG", "JUNGSEONG", "JONGSEONG"):
+                with contextlib.suppress(KeyError):
+                    jamo = unicodedata.lookup(unicodedata.name(name[0]).replace("LETTER", place))
+                    letters.setdefault(jamo, index)
     return letters
 
 
@@ -117,12 +119,15 @@ class Spelling:
         self.letters = {} if model.spell else letters_of(model)
         self.has_digits = all(digit in self.letters for digit in "0123456789")
         self.has_romans = sum(letter.lower() in self.letters or letter in self.letters for letter in "ETAOINSRHL") >= 8
-        self.scripts = {_script(letter) for letter in self.letters}
+        self.scripts = {_script(letter[0]) for letter in self.letters}
+        longer = sorted((letter for letter in self.letters if len(letter) > 1), key=len, reverse=True)
+        self._units = re.compile("|".join([*map(re.escape, longer), "."]), re.DOTALL)
         self.numbers = Numbers(language)
         self.starred_numbers = 0
         self.years: list[str] = []  # numbers that may be years, which are said otherwise
         self.uroman_missing: str | None = None
         self._words: dict[tuple[str, str], Spelt] = {}
+        self._characters: dict[str, list[int] | None] = {}
         self._parts: dict[str, tuple[int, ...]] = {}
 
     def spell(self, word: str, number: str = "") -> Spelt:
@@ -133,11 +138,12 @@ class Spelling:
             number: for a sign that stands apart, "€" in "5 €": the number before it.
 
         Returns:
-            What is said, part by part, and the labels of each part; ``STAR`` for what cannot be spelt.
+            What is said, part by part; the labels of each part; whether there is a ``STAR`` among them, for what cannot
+            be spelt.
         """
-        if (word, number) not in self._words:
-            self._words[word, number] = self._spell(word, number)
-        return self._words[word, number]
+        if (spelt := self._words.get((word, number))) is None:
+            spelt = self._words[word, number] = self._spell(word, number)
+        return spelt
 
     def _spell(self, word: str, number: str) -> Spelt:
         parts: list[str] = []
@@ -152,11 +158,13 @@ class Spelling:
             parts.append(part)
             labels.append(spelt)
         if not labels:
-            return (word,), ((STAR,),)
-        return tuple(parts), tuple(labels)
+            return (word,), ((STAR,),), True
+        return tuple(parts), tuple(labels), any(STAR in part for part in labels)
 
     def _parts_of(self, word: str, number: str) -> list[tuple[str, bool]]:
         """What is said of a word, part by part, and whether it can be read as letters."""
+        if word.isascii() and word.isalpha():  # what follows would say the same, ten times slower
+            return [(word, True)]
         if word in SPOKEN_SIGNS:
             said = self.numbers.say_sign(word, self.numbers.value(number) if number else None)
             return [(part, True) for part in said] if said else [(word, False)]
@@ -165,7 +173,7 @@ class Spelling:
         if self.has_digits:
             return self._split(re.sub(r"(?<=\d)[,.' \u00a0\u2009\u202f](?=\d{3}(?!\d))", "", word))
         if said := self._say(word):
-            if re.fullmatch("1[1-9][0-9][0-9]", word):
+            if re.fullmatch("1[1-9][0-9][0-9]", word) and self.numbers.years_differ:
                 self.years.append(word)
             return said
         # Digits among other things: "mp3", "B2B", "12:30", "555-1234", "+49".
@@ -195,9 +203,10 @@ class Spelling:
         return None if said is None else [(word, True) for word in said]
 
     def _raw(self, figures: str) -> list[tuple[str, bool]]:
-        if self.model.spell is None:
-            self.starred_numbers += 1
-        return [(figures, self.model.spell is not None)]
+        """Figures that cannot be said, which a model's own spell may know."""
+        readable = self.model.spell is not None and self._spell_part(figures) != (STAR,)
+        self.starred_numbers += not readable
+        return [(figures, readable)]
 
     def _split(self, word: str) -> list[tuple[str, bool]]:
         """Splits at everything that is not a letter: "hang-up", "and/or", "U.S.A."."""
@@ -218,6 +227,8 @@ class Spelling:
         return pieces
 
     def _spell_part(self, part: str) -> tuple[int, ...]:
+        if self.model.spell:
+            part = part.lower()
         if part not in self._parts:
             self._parts[part] = self._by_model(part) if self.model.spell else self._by_characters(part)
         return self._parts[part]
@@ -225,13 +236,13 @@ class Spelling:
     def _by_model(self, part: str) -> tuple[int, ...]:
         assert self.model.spell is not None
         if self.romanize and not part.isascii():
-            part = self._try_romanize(part) or part
-        spelt = self.model.spell(part.lower())
+            part = (self._try_romanize(part) or part).lower()
+        spelt = self.model.spell(part)
         labels = [] if spelt is None else [int(label) for label in spelt]
         for label in labels:
             if not 0 <= label < len(self.model.labels) or label == self.model.blank:
                 raise SpeechError(
-                    f"spell({part.lower()!r}) of {self.model.name} gave the label {label}; expected labels from 0 to "
+                    f"spell({part!r}) of {self.model.name} gave the label {label}; expected labels from 0 to "
                     f"{len(self.model.labels) - 1} without the blank, {self.model.blank}"
                 )
         return tuple(labels) or (STAR,)
@@ -250,8 +261,10 @@ class Spelling:
         """The labels of characters, and the characters that have none."""
         labels: list[int] = []
         strange = ""
-        for c in part:
-            found = self._character(c)
+        for c in self._units.findall(part):
+            if c not in self._characters:
+                self._characters[c] = [self.letters[c]] if c in self.letters else self._character(c)
+            found = self._characters[c]
             if found is None:
                 strange += c
                 found = [STAR]
@@ -259,7 +272,7 @@ class Spelling:
                 labels += found
         return labels, strange
 
-    def _character(self, c: str) -> Sequence[int] | None:
+    def _character(self, c: str) -> list[int] | None:
         base = "".join(b for b in unicodedata.normalize("NFKD", c) if not unicodedata.combining(b))
         taken_apart = unicodedata.normalize("NFD", c)
         for form in (c, taken_apart, base, BASE_LETTERS.get(c.lower(), c), _other_kana(c)):

@@ -41,6 +41,8 @@ PERCENT_FIRST = {"tr"}  # "%5" and "5%" are both said "yüzde beş"
 # Languages whose decimal sign is a point and whose thousands are marked with a comma; all others have it the other way.
 DECIMAL_POINT = {"am", "ar", "bn", "cy", "en", "es_GT", "es_NI", "fa", "he", "ja", "kn", "ko", "te", "th"}
 
+YEARS_DIFFER = {"da", "de", "en", "nl", "no", "sv"}
+
 # How an ordinal ends that is written with a figure.
 ORDINALS = {
     "ca": "r|n|t|è|a", "en": "st|nd|rd|th", "es": r"\.?[oa]", "fr": "er|re|ère|e|è|ème|nd|nde|d", "it": "[oa]",
@@ -92,7 +94,12 @@ class Numbers:
         except SpeechError as error:
             self.reason = str(error)
             return None
-        for name in _candidates(self.language):
+        try:
+            candidates = _candidates(self.language)
+        except SpeechError as error:
+            self.reason = str(error)
+            return None
+        for name in candidates:
             name = CONVERTER_NAMES.get(name, name)
             if name in classes:
                 self._name = name
@@ -106,6 +113,11 @@ class Numbers:
         if not self.known:
             return True
         return self._name in DECIMAL_POINT or self._name.partition("_")[0] in DECIMAL_POINT
+
+    @property
+    def years_differ(self) -> bool:
+        """Whether 1811 as a year is said otherwise than as a number: "eighteen eleven"."""
+        return self._name.partition("_")[0] in YEARS_DIFFER
 
     @property
     def spaces_group(self) -> bool:
@@ -182,7 +194,7 @@ class Numbers:
         if ending and re.fullmatch(ending, suffix.lower()):
             return self._convert(value, to="ordinal")
         if self._name.startswith("en") and suffix.lower() in ("s", "'s"):  # "the 1990s"
-            words = self._convert(value)
+            words = self._convert(value, to="year" if 1100 < value < 2100 else "cardinal")
             if words:
                 words[-1] = words[-1][:-1] + "ies" if words[-1].endswith("y") else words[-1] + "s"
             return words
@@ -196,8 +208,9 @@ class Numbers:
         if not mark:
             return None
         words = _words(units)
-        if self._name.startswith("en") and words[-1:] == ["euro"] and int(value) != 1:
-            words[-1] = "euros"  # num2words has one form for both
+        if self._name.startswith("en"):  # num2words says "5 euro" and "5 pounds sterling"
+            names = {"sterling": "", "euro": "euro" if int(value) == 1 else "euros"}
+            words = [name for word in words if (name := names.get(word, word))]
         if cents != int(cents):
             return words + _words(rest)
         if value == int(value):
@@ -241,11 +254,9 @@ class Numbers:
 
 def _candidates(language: str) -> list[str]:
     """Names that num2words may have for a language: "pt_BR", "pt"."""
-    try:
-        langcodes = require("langcodes", "telling languages apart")
-    except SpeechError:
-        parts = language.replace("_", "-").split("-")
-        return [f"{parts[0].lower()}_{parts[-1].upper()}", parts[0].lower()]
+    if re.fullmatch("[a-z][a-z]", language):  # most callers: no need of langcodes
+        return [language]
+    langcodes = require("langcodes", f"finding the language {language!r}")
     found = []
     for macro in (False, True):
         try:

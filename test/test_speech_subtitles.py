@@ -463,10 +463,15 @@ def squeeze(text):
 
 
 @hypothesis.seed(SEED)
-@hypothesis.settings(max_examples=150, deadline=None, database=None)
+@hypothesis.settings(
+    max_examples=150,
+    deadline=None,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],  # it is a function, the same for all
+)
 @hypothesis.given(alignment=alignments())
-def test_any_alignment_is_the_same_in_all_formats(alignment):
-    pytest.importorskip("praatio"), pytest.importorskip("pysubs2")
+def test_any_alignment_is_the_same_in_all_formats(library, alignment):
+    library("praatio"), library("pysubs2")
     shown = [word for word in alignment.words if word.start is not None]
     # Half a millisecond up; 1e-9 s is more than the error of a float of some hours, and less than what it could move.
     times = [tuple(int((time + 1e-9) * 1000 + 0.5) for time in (word.start, word.end)) for word in shown]

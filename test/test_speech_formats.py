@@ -1,5 +1,6 @@
-"""What the files of an alignment hold: JSON, tables, TextGrid, NumPy. Subtitles are in test_speech_subtitles.py, and what
-all files have in common in test_speech_saving.py.
+"""What the files of an alignment hold: JSON, tables, TextGrid, NumPy.
+
+Subtitles are in test_speech_subtitles.py, what all files have in common in test_speech_saving.py.
 """
 
 import csv
@@ -366,8 +367,8 @@ def test_a_textgrid_without_words_is_one_gap(tmp_path, library):
         assert [tuple(entry) for entry in tier.entries] == [(0, 2, "")]
 
 
-def test_npz_holds_the_inputs_of_the_aligner(tmp_path):
-    numpy = pytest.importorskip("numpy")
+def test_npz_holds_the_inputs_of_the_aligner(tmp_path, library):
+    numpy = library("numpy")
     alignment = with_evidence(small())
     with numpy.load(save(alignment, tmp_path / "talk.npz")) as data:
         assert sorted(data) == sorted(
@@ -381,8 +382,8 @@ def test_npz_holds_the_inputs_of_the_aligner(tmp_path):
         assert (data["blank"], data["separator"], data["seconds_per_frame"]) == (0, 1, 0.02)
 
 
-def test_npz_holds_stars(tmp_path):
-    numpy = pytest.importorskip("numpy")
+def test_npz_holds_stars(tmp_path, library):
+    numpy = library("numpy")
     alignment = with_evidence(
         small(),
         star_scores=torch.zeros(4, dtype=torch.bfloat16),

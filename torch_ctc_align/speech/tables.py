@@ -119,7 +119,7 @@ def lasting(tier: Sequence[Row], end: int) -> list[tuple[int, int, str]]:
             waiting.clear()
 
     for row in tier:
-        if row.start > at or not waiting:
+        if row.start > at:
             settle(row.start)
         if row.start == row.end and intervals and intervals[-1][1] == row.start:
             intervals[-1] = (*intervals[-1][:2], f"{intervals[-1][2]} {row.text}")

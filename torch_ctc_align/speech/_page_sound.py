@@ -13,16 +13,17 @@ from typing import NamedTuple
 from torch_ctc_align.speech.errors import SpeechError, require
 
 MEGABYTE = 1_000_000
-LARGEST_AS_IT_IS = 8 * MEGABYTE  # a file of WAV or FLAC; four minutes of 16 kHz WAV
+LARGEST_AS_IT_IS = 10 * MEGABYTE  # five minutes of WAV at 16 kHz
 LARGEST_EMBEDDED = 40 * MEGABYTE
 LONGEST_FLAC = 600.0  # seconds; about 1 MB a minute. Opus takes a quarter of that.
 OPUS_BYTES_A_SECOND = 4_500  # more than was measured (4,000), to foresee what is too large
 NUM_PEAKS = 2_000  # more than a screen has bars
 HIGH, LOW = 24_000, 16_000  # Hz; rates that FLAC and Opus both have
-# What browsers play, and seek in to the sample.
+# What browsers play, and seek in to a few milliseconds.
 PLAYED_EXACTLY = {
     **{("WAV", subtype): "audio/wav" for subtype in ("PCM_U8", "PCM_16", "PCM_24", "FLOAT")},
     **{("FLAC", subtype): "audio/flac" for subtype in ("PCM_S8", "PCM_16", "PCM_24")},
+    ("OGG", "OPUS"): "audio/ogg",
 }
 
 

@@ -26,15 +26,16 @@ from torch_ctc_align.speech.errors import SpeechError
 
 __all__ = ["make_page"]
 
+CLASSES = {"spoken": "w", "inferred": "w i", "unspoken": "w u"}
 LONGEST_QUOTE = 120  # characters of a stretch of text in the list of what is not in the recording
 
 
 def make_page(alignment: SpeechAlignment, *, embed: bool | None = None) -> str:
     """Makes an HTML page that plays the recording and lights its words.
 
-    A small recording that browsers play and seek exactly (WAV, FLAC) is embedded as it is; any other is read and
-    encoded anew, mono, as FLAC up to ten minutes and as Ogg Opus (15 MB an hour) beyond. MP3 is: browsers
-    estimate where a time lies in it, and miss by up to seconds.
+    A recording up to 10 MB in which browsers seek exactly (WAV, FLAC, Ogg Opus) is embedded as it is. Any other is
+    encoded anew, mono: as FLAC up to ten minutes, as Ogg Opus beyond (13 MB and two minutes of one core for an hour).
+    So is MP3: browsers estimate where a time lies in it, and miss by up to seconds.
 
     Args:
         alignment: its recording must be a file that is still there.
@@ -140,7 +141,7 @@ def _blocks(alignment: SpeechAlignment, chips: dict[int, list[int]]) -> Iterator
             yield _escape(text[place : word.begin])
             if k == 0:
                 yield _chips(alignment, chips.get(-1, ()))
-            yield f'<span class="w {word.status[0]}">{_escape(word.text)}</span>'
+            yield f'<span class="{CLASSES[word.status]}">{_escape(word.text)}</span>'
             place = word.stop
             if k in chips:  # behind the word and its punctuation
                 end = alignment.words[k + 1].begin if k + 1 < segment.words.stop else segment.stop
@@ -163,7 +164,7 @@ def _time_of(index: int, start: float | None) -> str:
     if start is None:
         return '<span class="t" aria-label="not in the recording">&ndash;</span>'
     time = _clock(start)
-    return f'<button class="t" type="button" data-from="{index}" aria-label="Play from {time}">{time}</button>'
+    return f'<button class="t" type="button" data-segment="{index}" aria-label="Play from {time}">{time}</button>'
 
 
 def _places_of_stretches(alignment: SpeechAlignment) -> dict[int, list[int]]:
@@ -184,7 +185,7 @@ def _chips(alignment: SpeechAlignment, indices: Sequence[int]) -> str:
         seconds = f"{stretch.end - stretch.start:.1f}"
         label = f"Play {seconds} seconds that are not in the text"
         chips.append(
-            f'<button class="gap" type="button" data-stretch="{index}" aria-label="{label}" title="{label}">'
+            f'<button class="gap" dir="ltr" type="button" data-stretch="{index}" aria-label="{label}" title="{label}">'
             f"{seconds} s</button>"
         )
     return "".join(chips)

@@ -1,15 +1,19 @@
 """The command ctc-align: what it takes, prints, writes and exits with. No model: see harness/stand_in.py."""
 
+import fcntl
 import importlib.util
 import io
 import json
 import os
 import pty
 import re
+import select
 import shlex
 import signal
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -462,8 +466,10 @@ def test_bars_are_shown_where_somebody_watches(run, watched, missing):
         assert start(".").communicate(timeout=60)[1] == ""
         return
     ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, 100, 0, 0))  # a terminal without width has no bars
     process = start(".", stderr=theirs)
     process.communicate(timeout=60)
+    assert select.select([ours], [], [], 1)[0], "nothing is shown"
     shown = os.read(ours, 10_000).decode()  # while `theirs` is open, what was written to it stays
     os.close(theirs)
     os.close(ours)

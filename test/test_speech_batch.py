@@ -2,11 +2,13 @@
 
 import json
 import os
+import sys
+from pathlib import Path
 
 import pytest
 from harness.stand_in import StandIn
 
-from torch_ctc_align.speech import SpeechError, batch
+from torch_ctc_align.speech import SpeechError, batch, inputs, ledger
 
 
 def put(folder, **texts):
@@ -26,7 +28,7 @@ def names(paths):
 
 def test_a_recording_belongs_to_the_text_with_its_name(tmp_path):
     put(tmp_path, a_wav="", a_txt="", b_MP3="", b_lab="", c_flac="", d_txt="", e_pdf="", _hidden_wav="")
-    work = batch.find_folder(tmp_path)
+    work = inputs.find_folder(tmp_path)
     assert [(item.name, item.text.name, item.output) for item in work.items] == [
         ("a.wav", "a.txt", tmp_path / "a"),
         ("b.MP3", "b.lab", tmp_path / "b"),
@@ -38,7 +40,7 @@ def test_a_recording_belongs_to_the_text_with_its_name(tmp_path):
 
 def test_the_same_name_in_another_folder_is_no_partner(tmp_path):
     put(tmp_path, x__a_wav="", y__a_txt="")
-    work = batch.find_folder(tmp_path)
+    work = inputs.find_folder(tmp_path)
     assert work.items == []
     assert names(work.without_text) == ["a.wav"]
     assert names(work.without_recording) == ["a.txt"]
@@ -46,14 +48,14 @@ def test_the_same_name_in_another_folder_is_no_partner(tmp_path):
 
 def test_folders_are_kept_below_the_output(tmp_path):
     put(tmp_path / "in", a_wav="", a_txt="", x__y__b_wav="", x__y__b_txt="")
-    work = batch.find_folder(tmp_path / "in", tmp_path / "out")
+    work = inputs.find_folder(tmp_path / "in", tmp_path / "out")
     assert [item.output for item in work.items] == [tmp_path / "out/a", tmp_path / "out/x/y/b"]
     assert work.root == tmp_path / "out"
 
 
 def test_what_was_written_into_the_folder_is_not_read_as_input(tmp_path):
     put(tmp_path, a_wav="", a_txt="", a_labels_txt="", out__a_txt="", out__b_wav="")
-    work = batch.find_folder(tmp_path, tmp_path / "out")
+    work = inputs.find_folder(tmp_path, tmp_path / "out")
     assert [item.name for item in work.items] == ["a.wav"]
     assert work.without_text == work.without_recording == []
 
@@ -61,13 +63,13 @@ def test_what_was_written_into_the_folder_is_not_read_as_input(tmp_path):
 def test_a_link_that_leads_in_a_circle_ends(tmp_path):
     put(tmp_path, x__a_wav="", x__a_txt="")
     (tmp_path / "x/again").symlink_to(tmp_path)
-    assert [item.name for item in batch.find_folder(tmp_path).items] == ["x/a.wav"]
+    assert [item.name for item in inputs.find_folder(tmp_path).items] == ["x/a.wav"]
 
 
 def test_two_recordings_with_one_name_are_both_refused(tmp_path):
     put(tmp_path, a_wav="", a_mp3="", a_txt="", b_wav="", b_txt="")
-    work = batch.find_folder(tmp_path)
-    batch.refuse_clashes(work, [".json"])
+    work = inputs.find_folder(tmp_path)
+    inputs.refuse_clashes(work, [".json"])
     assert [item.name for item in work.items] == ["b.wav"]
     assert sorted(failure.path for failure in work.failures) == [str(tmp_path / "a.mp3"), str(tmp_path / "a.wav")]
     assert all("would write the same files as a." in failure.reason for failure in work.failures)
@@ -89,7 +91,7 @@ def test_lines_of_a_manifest(tmp_path):
         "",
         {"audio_filepath": "x/a.wav", "text": "three", "offset": 9, "duration": None},
     ]
-    work = batch.read_manifest(manifest(tmp_path, *lines), tmp_path / "out")
+    work = inputs.read_manifest(manifest(tmp_path, *lines), tmp_path / "out")
     assert [(str(item.audio), item.text, item.offset, item.duration, item.output) for item in work.items] == [
         (f"{tmp_path}/x/a.wav", "one", 0.0, None, tmp_path / "out/x/a-1"),
         ("/far/b.wav", "two", 1.5, 2.0, tmp_path / "out/b"),
@@ -98,9 +100,30 @@ def test_lines_of_a_manifest(tmp_path):
     assert [item.source for item in work.items] == [f"{tmp_path}/m.jsonl:{number}" for number in (1, 2, 4)]
 
 
+def test_recordings_elsewhere_keep_the_folders_in_which_they_differ(tmp_path):
+    audios = ["/data/s1/x/001.wav", "/data/s2/001.wav", "../data/001.wav", "001.wav"]
+    path = manifest(tmp_path, *({"audio_filepath": audio, "text": "t"} for audio in audios[:2]), "")
+    assert [item.output for item in inputs.read_manifest(path, tmp_path / "out").items] == [
+        tmp_path / "out/s1/x/001",
+        tmp_path / "out/s2/001",
+    ]
+    path = manifest(tmp_path / "..", *({"audio_filepath": audio, "text": "t"} for audio in audios))
+    items = inputs.read_manifest(path, Path("out")).items
+    assert items[3].output == Path("out/001")
+    assert len({item.output for item in items}) == 4
+    beside = [item.output for item in inputs.read_manifest(path).items]
+    assert beside[:2] == [Path("/data/s1/x/001"), Path("/data/s2/001")]
+
+
+def test_json_that_is_no_manifest_is_one_mistake(tmp_path):
+    path = manifest(tmp_path, json.dumps({"words": [{"text": "a"}, {"text": "b"}]}, indent=2))
+    with pytest.raises(SpeechError, match=r"m\.jsonl is one JSON document, not a manifest"):
+        inputs.read_manifest(path)
+
+
 def test_output_never_leaves_its_folder(tmp_path):
     line = {"audio_filepath": "../../a.wav", "text": "one"}
-    (item,) = batch.read_manifest(manifest(tmp_path, line), tmp_path / "out").items
+    (item,) = inputs.read_manifest(manifest(tmp_path, line), tmp_path / "out").items
     assert item.output == tmp_path / "out/a"
 
 
@@ -128,7 +151,7 @@ def test_output_never_leaves_its_folder(tmp_path):
 )
 def test_a_bad_line_is_reported_with_its_number_and_the_others_stay(tmp_path, line, reason):
     good = {"audio_filepath": "b.wav", "text": "good"}
-    work = batch.read_manifest(manifest(tmp_path, good, line, good))
+    work = inputs.read_manifest(manifest(tmp_path, good, line, good))
     assert [item.text for item in work.items] == ["good", "good"]
     (failure,) = work.failures
     assert failure.path == f"{tmp_path}/m.jsonl:2"
@@ -138,8 +161,8 @@ def test_a_bad_line_is_reported_with_its_number_and_the_others_stay(tmp_path, li
 def test_a_manifest_is_never_overwritten(tmp_path):
     path = tmp_path / "a.json"
     path.write_text('{"audio_filepath": "a.wav", "text": "t"}')
-    work = batch.read_manifest(path)
-    batch.refuse_clashes(work, [".srt", ".json"])
+    work = inputs.read_manifest(path)
+    inputs.refuse_clashes(work, [".srt", ".json"])
     assert work.items == []
     assert work.failures[0].reason == f"would overwrite {path}, which is an input: give --out-dir"
 
@@ -163,7 +186,7 @@ def align(folder, formats="json", star="ends", loads=None, **options):
 
     suffixes = {name: {"json": ".json", "srt": ".srt"}[name] for name in formats.split(",")}
     call = {"star": star, "unspoken": False, "split": "lines", "language": None}
-    work = batch.find_folder(folder)
+    work = inputs.find_folder(folder)
     results = list(batch.align_all(work.items, load, suffixes, call, call=call, **options))
     became = ["skipped" if each.skipped else each.reason or "aligned" for each in results]
     assert len(loads) <= 1
@@ -234,7 +257,7 @@ def test_a_process_that_was_killed_between_two_files_is_taken_up(pairs, monkeypa
     def kill(path):
         raise Killed
 
-    monkeypatch.setattr(batch, "_digest", kill)
+    monkeypatch.setattr(batch, "digest_of", kill)
     with pytest.raises(Killed):
         align(pairs)
     monkeypatch.undo()
@@ -244,7 +267,7 @@ def test_a_process_that_was_killed_between_two_files_is_taken_up(pairs, monkeypa
 
 def test_a_torn_ledger_forgets_no_more_than_its_torn_line(pairs):
     align(pairs)
-    with (pairs / batch.LEDGER).open("a") as file:
+    with (pairs / ledger.LEDGER).open("a") as file:
         file.write('{"made_from": "x", "fil')
     assert align(pairs)[0] == ["skipped"] * 3
 
@@ -255,7 +278,7 @@ def test_a_torn_ledger_forgets_no_more_than_its_torn_line(pairs):
 def test_a_failure_of_any_kind_does_not_stop_the_others(tmp_path):
     put(tmp_path, a_wav="", a_txt="broken", b_wav="", b_txt="bug", c_wav="", c_txt="memory", d_wav="", d_txt="fine")
     put(tmp_path, e_wav="", e_txt=" ", g_wav="", g_txt="fine")
-    (tmp_path / "f.txt").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "f.txt").write_bytes(b"caf\xe9")
     (tmp_path / "f.wav").touch()
     became, _ = align(tmp_path)
     assert became[0] == f"{tmp_path}/a.wav is broken"
@@ -263,7 +286,7 @@ def test_a_failure_of_any_kind_does_not_stop_the_others(tmp_path):
     assert became[2] == "does not fit into memory; cut the recording, or use a machine with more"
     assert became[3] == became[6] == "aligned"
     assert became[4] == "the text has no words"
-    assert "UTF-8" in became[5]
+    assert "UTF-8" in became[5], became[5]
 
 
 def test_ctrl_c_comes_through(tmp_path):
@@ -273,18 +296,25 @@ def test_ctrl_c_comes_through(tmp_path):
 
 
 def test_the_list_of_failures_goes_when_nothing_fails(tmp_path):
-    work = batch.Work([], tmp_path)
     odd = os.fsdecode(b"a\xff.wav")  # a name that is not UTF-8
-    path = batch.write_failures(work, [batch.Failure(odd, "no such “file”")])
+    path = ledger.write_failures(tmp_path, [inputs.Failure(odd, "no such “file”")])
     assert json.loads(path.read_text(encoding="utf-8")) == {"path": odd, "reason": "no such “file”"}
-    assert batch.write_failures(work, []) is None
+    assert ledger.write_failures(tmp_path, []) is None
     assert not path.exists()
 
 
 def test_a_file_that_only_has_its_name_is_kept(tmp_path):
     (tmp_path / "failures.jsonl").write_text('{"audio_filepath": "a.wav", "text": "t"}\n')
-    batch.write_failures(batch.Work([], tmp_path), [])
+    ledger.write_failures(tmp_path, [])
     assert (tmp_path / "failures.jsonl").exists()
+
+
+def test_a_format_that_lacks_its_library_is_refused_before_the_model_runs(monkeypatch):
+    batch.refuse_formats({"json": ".json", "srt": ".srt"})
+    monkeypatch.setitem(sys.modules, "praatio", None)  # as if it were not installed
+    monkeypatch.setitem(sys.modules, "praatio.textgrid", None)
+    with pytest.raises(SpeechError, match=r"praatio.*pip install"):
+        batch.refuse_formats({"json": ".json", "textgrid": ".TextGrid"})
 
 
 def test_a_folder_without_permission_is_said(tmp_path, monkeypatch):

@@ -1,37 +1,25 @@
 """The command ``ctc-align``: its arguments, and what it prints. ``batch.py`` finds, names and skips."""
 
 import argparse
-import importlib
-import os
+import io
 import sys
-import time
 import traceback
-import unicodedata
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 
 import torch_ctc_align
-from torch_ctc_align.speech import batch
-from torch_ctc_align.speech.alignment import SpeechAlignment
-from torch_ctc_align.speech.batch import Failure, Item, Result, Work
+from torch_ctc_align.speech import batch, inputs
 from torch_ctc_align.speech.errors import SpeechError
+from torch_ctc_align.speech.inputs import Work
+from torch_ctc_align.speech.ledger import FAILURES
+from torch_ctc_align.speech.report import INTERRUPTED, USAGE, Progress, Report, warn
 
-__all__ = ["LOW_CONFIDENCE", "main"]
-
-LOW_CONFIDENCE = 0.3  # mean over words; a text that is what was said reaches about 0.9, a wrong one 0.01
-
-DONE, USAGE, FAILED, INTERRUPTED = 0, 2, 3, 130  # what the command exits with
+__all__ = ["main"]
 
 MANIFEST_SUFFIXES = (".jsonl", ".json", ".ndjson", ".manifest")
-NAME_WIDTH = 48  # columns of a recording's name in the table of many; a longer one loses its beginning
-SHOWN = 5  # of the files that have no partner
-TERMINAL_WORDS = 200  # on a terminal a longer table is cut, to its first and last words
-FIRST, LAST = 40, 10
-
 DESCRIPTION = "Finds when each word of a text is said in a recording."
 
 EXAMPLES = """\
@@ -150,16 +138,18 @@ def load_aligner(arguments: argparse.Namespace) -> Any:
     """The aligner that the arguments ask for."""
     from torch_ctc_align.speech.aligner import Aligner
 
-    device = arguments.device
-    if arguments.onnx is not None:
-        if device is None or device == "cpu":
-            return Aligner.from_onnx(arguments.onnx)
-        return Aligner.from_onnx(arguments.onnx, providers=["CUDAExecutionProvider", "CPUExecutionProvider"])
+    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if arguments.model is not None:
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = arguments.dtype and getattr(torch, arguments.dtype)
-        return Aligner.from_pretrained(arguments.model, device=device, dtype=dtype, language=arguments.language)
-    return Aligner.english() if device is None else Aligner.english(device=device)
+        aligner = Aligner.from_pretrained(arguments.model, device=device, dtype=dtype, language=arguments.language)
+    elif arguments.onnx is not None:
+        providers = ["CUDAExecutionProvider", "CPUExecutionProvider"][device == "cpu" :]
+        aligner = Aligner.from_onnx(arguments.onnx, providers=providers)
+    else:
+        aligner = Aligner.english(arguments.device or "cpu")
+    if arguments.batch_size is not None:
+        aligner.batch_size = arguments.batch_size
+    return aligner
 
 
 # What is to be done -----------------------------------------------------------------------------------------------
@@ -171,8 +161,8 @@ def find_work(arguments: argparse.Namespace) -> tuple[Work, bool]:
     Raises:
         SpeechError: it makes no sense.
     """
-    inputs = [Path(name) for name in arguments.input]
-    first, *rest = inputs
+    paths = [Path(name) for name in arguments.input]
+    first, *rest = paths
     out_dir = arguments.out_dir
     if "-" in arguments.input[:1]:
         raise SpeechError("the recording cannot be read from standard input; give a file (- stands for the text)")
@@ -181,37 +171,37 @@ def find_work(arguments: argparse.Namespace) -> tuple[Work, bool]:
         if rest or arguments.text is not None:
             raise SpeechError(f"{first} is a {kind}, which brings its texts; give no other text or recording")
         if kind == "folder":
-            work = batch.find_folder(first, out_dir)
+            work = inputs.find_folder(first, out_dir)
             if not (work.items or work.without_text or work.failures):
                 raise SpeechError(f"no recording in {first}: none of its files ends in .wav, .flac, .mp3, .m4a, ...")
             return work, False
-        if (first.parent.resolve(), first.name) == ((out_dir or first.parent).resolve(), batch.FAILURES):
+        if (first.parent.resolve(), first.name) == ((out_dir or first.parent).resolve(), FAILURES):
             raise SpeechError(f"{first} is where failures are listed; rename the manifest, or give --out-dir")
-        work = batch.read_manifest(first, out_dir)
+        work = inputs.read_manifest(first, out_dir)
         if not (work.items or work.failures):
             raise SpeechError(f"{first} has no lines")
         return work, False
 
-    if len(inputs) == 2 and (arguments.input[1] == "-" or not batch.is_audio(rest[0])):
-        audio, text = inputs
-        if batch.is_audio(text) or (batch.is_text(audio) and not batch.is_text(text)):
+    if len(paths) == 2 and (arguments.input[1] == "-" or not inputs.is_audio(rest[0])):
+        audio, text = paths
+        if inputs.is_audio(text) or (inputs.is_text(audio) and not inputs.is_text(text)):
             refuse_swapped(audio, text)
         if arguments.text is not None:
             raise SpeechError(f"give the text once: as the file {text}, or with --text")
-        return batch.take_recordings([audio], read_stdin() if str(text) == "-" else text, out_dir), True
-    if len(inputs) == 2 and batch.is_text(first):
-        refuse_swapped(*inputs)
+        return inputs.take_recordings([audio], read_stdin() if str(text) == "-" else text, out_dir), True
+    if len(paths) == 2 and inputs.is_text(first):
+        refuse_swapped(*paths)
     if "-" in arguments.input:
         raise SpeechError("- stands for the text of one recording; give that recording alone before it")
-    strange = [path for path in inputs if len(inputs) > 1 and not batch.is_audio(path)]
+    strange = [path for path in paths if len(paths) > 1 and not inputs.is_audio(path)]
     if strange:
-        raise SpeechError(f"{strange[0]} is among {len(inputs)} files, but not a recording; give a recording and its "
+        raise SpeechError(f"{strange[0]} is among {len(paths)} files, but not a recording; give a recording and its "
                           "text, or recordings whose texts are beside them, or a folder")  # fmt: skip
-    if arguments.text is not None and len(inputs) > 1:
+    if arguments.text is not None and len(paths) > 1:
         raise SpeechError("--text is the text of one recording; give one")
-    if batch.is_text(first):
+    if inputs.is_text(first):
         raise SpeechError(f"{first} is a text; give the recording before it: ctc-align RECORDING {first}")
-    return batch.take_recordings(inputs, arguments.text, out_dir), len(inputs) == 1
+    return inputs.take_recordings(paths, arguments.text, out_dir), len(paths) == 1
 
 
 def refuse_swapped(audio: Path, text: Path) -> NoReturn:
@@ -243,136 +233,6 @@ def check_arguments(arguments: argparse.Namespace) -> None:
                               "leave the option out to use the CPU")  # fmt: skip
 
 
-# Printing ---------------------------------------------------------------------------------------------------------
-
-
-class Printer:
-    """Writes to standard output. A reader that ends, ``head`` for example, does not end the work."""
-
-    def __init__(self, quiet: bool) -> None:
-        self.quiet = quiet
-
-    def say(self, line: str = "") -> None:
-        if self.quiet:
-            return
-        try:
-            print(line, flush=True)
-        except BrokenPipeError:
-            self.quiet = True
-            # The interpreter flushes once more at its end.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def warn(line: str) -> None:
-    """One line on standard error."""
-    print(f"ctc-align: {line}", file=sys.stderr, flush=True)
-
-
-def width(text: str) -> int:
-    """Columns on a terminal: wide characters take two, combining ones none."""
-    return sum(
-        0 if unicodedata.combining(character) else 2 if unicodedata.east_asian_width(character) in "WF" else 1
-        for character in text
-    )
-
-
-def pad(text: str, columns: int) -> str:
-    """Fills up with spaces."""
-    return text + " " * (columns - width(text))
-
-
-def number(value: float | None, columns: int, digits: int = 2) -> str:
-    """A number, or a hyphen."""
-    return f"{'-':>{columns}}" if value is None else f"{value:{columns}.{digits}f}"
-
-
-def word_table(alignment: SpeechAlignment) -> Iterator[str]:
-    """A line for every word."""
-    columns = max(map(width, ["word", *(word.text for word in alignment.words)]))
-    yield f"{pad('word', columns)}  {'start':>8}  {'end':>8}  confidence"
-    for word in alignment.words:
-        last = number(word.confidence, 10) if word.status == "spoken" else f"{word.status:>10}"
-        yield f"{pad(word.text, columns)}  {number(word.start, 8)}  {number(word.end, 8)}  {last}"
-
-
-def differences(alignment: SpeechAlignment) -> Iterator[str]:
-    """What the recording has and the text has not, and the reverse."""
-    yield "in the recording, not in the text:" + ("" if alignment.unexplained else " nothing")
-    for stretch in alignment.unexplained:
-        yield f"  {stretch.start:.2f} to {stretch.end:.2f} s ({stretch.end - stretch.start:.2f} s)"
-    yield "in the text, not in the recording:" + ("" if alignment.unspoken else " nothing")
-    for segment in alignment.unspoken:
-        yield f"  {' '.join(segment.text.split())}"
-
-
-def describe(alignment: SpeechAlignment) -> str:
-    """What is remarkable, for a row of the table of many."""
-    statuses = Counter(word.status for word in alignment.words)
-    remarks = []
-    if alignment.confidence is not None and alignment.confidence < LOW_CONFIDENCE:
-        remarks.append("is this the text?")
-    remarks += [f"{statuses[status]} {status}" for status in ("unspoken", "inferred") if statuses[status]]
-    unexplained = sum(stretch.end - stretch.start for stretch in alignment.unexplained)
-    if unexplained:
-        remarks.append(f"{unexplained:.1f} s not in the text")
-    return ", ".join(remarks)
-
-
-def print_one(result: Result, printer: Printer, star: str, unspoken: bool) -> None:
-    """The table of one recording, and where it was written."""
-    alignment = result.alignment
-    assert alignment is not None
-    printer.say(f"{result.item.name}: {alignment.seconds:.2f} s, {count(len(alignment.words), 'word')}\n")
-    lines = list(word_table(alignment))
-    if sys.stdout.isatty() and len(lines) > TERMINAL_WORDS:
-        left_out = len(lines) - FIRST - LAST
-        lines[FIRST:-LAST] = [f"... {left_out} more; for all of them: ctc-align ... | less"]
-    for line in lines:
-        printer.say(line)
-    if star != "none" or unspoken:
-        printer.say()
-        for line in differences(alignment):
-            printer.say(line)
-    if alignment.confidence is not None:
-        printer.say(f"\nmean confidence {alignment.confidence:.2f}")
-    printer.say("wrote " + ", ".join(map(str, result.files)))
-
-
-def count(number: int, what: str) -> str:
-    """``1 word``, ``2 words``."""
-    return f"{number} {what}" + ("" if number == 1 else "s")
-
-
-class Progress:
-    """Bars of tqdm on standard error, where somebody watches and tqdm is there."""
-
-    def __init__(self, names: bool, quiet: bool) -> None:
-        self.names, self.bar, self.now = names, None, ""  # type: tuple[bool, Any, str]
-        self.tqdm: Any = None
-        if sys.stderr.isatty() and not quiet:
-            try:
-                self.tqdm = importlib.import_module("tqdm").tqdm
-            except ImportError:
-                return
-
-    @property
-    def function(self) -> Callable[[Item, str, int, int], None] | None:
-        return None if self.tqdm is None else self.show
-
-    def show(self, item: Item, what: str, done: int, total: int) -> None:
-        title = f"{item.name}: {what}" if self.names else what
-        if self.bar is None or self.now != title:
-            self.clear()
-            self.bar, self.now = self.tqdm(total=total, desc=title, leave=False, unit="", dynamic_ncols=True), title
-        self.bar.update(done - self.bar.n)
-
-    def clear(self) -> None:
-        """Removes the bar, so that a line can be printed."""
-        if self.bar is not None:
-            self.bar.close()
-        self.bar = None
-
-
 # Doing it ---------------------------------------------------------------------------------------------------------
 
 
@@ -387,7 +247,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         3 some recordings failed, 130 interrupted.
     """
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a terminal that lacks a letter shows its number
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a letter shows its number
             stream.reconfigure(errors="backslashreplace")
     try:
         arguments = build_parser().parse_intermixed_args(argv)
@@ -395,14 +255,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return end.code if isinstance(end.code, int) else USAGE
     try:
         return run(arguments)
-    except (SpeechError, OSError) as error:
-        if arguments.debug:
-            traceback.print_exc()
-        warn(str(error))
-        return USAGE
     except KeyboardInterrupt:
         warn("interrupted")
         return INTERRUPTED
+    except Exception as error:
+        if arguments.debug:
+            traceback.print_exc()
+        warn(batch.explain(error))
+        return USAGE
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -410,128 +270,40 @@ def run(arguments: argparse.Namespace) -> int:
     check_arguments(arguments)
     formats = choose_formats(arguments.format)
     work, single = find_work(arguments)
+    inputs.refuse_clashes(work, list(formats.values()))
     if arguments.out_dir is not None:
         batch.refuse_folder(arguments.out_dir)
-    batch.refuse_clashes(work, list(formats.values()))
-    printer = Printer(arguments.quiet)
-    progress = Progress(names=not single, quiet=arguments.quiet)
+    batch.refuse_formats(formats)
+    progress = Progress(work.items, arguments.quiet)
     call = {
         "star": None if arguments.star == "none" else arguments.star,
         "unspoken": arguments.unspoken,
         "split": arguments.split,
         "language": arguments.language,
     }
-    options = call | {
-        "model": arguments.model or (arguments.onnx and arguments.onnx.name) or "english",
-        "dtype": arguments.dtype,
-    }
-    report_partners(work)
+    model = arguments.model or (arguments.onnx and arguments.onnx.name) or "english"
     results = batch.align_all(
         work.items,
         lambda: load_aligner(arguments),
         formats,
-        options,
+        {"model": model, "dtype": arguments.dtype, **call},
         call=call,
         force=arguments.force,
         resume=not single,
         progress=progress.function,
     )
-    return print_results(results, work, single, arguments, printer, progress)
-
-
-def report_partners(work: Work) -> None:
-    """Names the files of a folder that have no partner."""
-    for paths, kind, rest in (
-        (work.without_text, "recording", "without text"),
-        (work.without_recording, "text", "without recording"),
-    ):
-        if paths:
-            shown = ", ".join(map(str, paths[:SHOWN]))
-            more = f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
-            warn(f"{count(len(paths), kind)} {rest}: {shown}{more}")
-
-
-def print_results(
-    results: Iterator[Result],
-    work: Work,
-    single: bool,
-    arguments: argparse.Namespace,
-    printer: Printer,
-    progress: Progress,
-) -> int:
-    """Prints what comes, while it comes, and the summary; returns the exit status."""
-    failures = list(work.failures)
-    for failure in failures:
-        warn(f"{failure.path}: {failure.reason}")
-    notes: dict[str, list[str]] = {}
-    aligned = skipped = 0
-    seconds = 0.0
-    began = time.monotonic()
-    columns = min(max(map(width, ["recording", *(item.name for item in work.items)])), NAME_WIDTH)
+    report = Report(
+        work,
+        single=single,
+        quiet=arguments.quiet,
+        with_tracebacks=arguments.debug,
+        with_differences=arguments.star != "none" or arguments.unspoken,
+    )
     try:
         for result in results:
             progress.clear()
-            name = result.item.name
-            if result.skipped:
-                skipped += 1
-            elif result.reason is not None:
-                failures.append(Failure(result.item.source, result.reason))
-                warn(f"{result.item.source}: {result.reason}")
-                if arguments.debug and result.error is not None:
-                    traceback.print_exception(result.error)
-            elif result.alignment is not None:
-                for note in result.notes:
-                    notes.setdefault(note, []).append(name)
-                aligned += 1
-                seconds += result.alignment.seconds
-                if single:
-                    print_one(result, printer, arguments.star, arguments.unspoken)
-                else:
-                    if aligned == 1:
-                        printer.say(f"{pad('recording', columns)}  {'seconds':>8}  {'words':>6}  confidence")
-                    printer.say(row(name, result.alignment, columns))
-                warn_of_confidence(result)
-                result.alignment = None
+            report.add(result)
     except KeyboardInterrupt:
         progress.clear()
-        if not single:
-            batch.write_failures(work, failures)
-        rest = "" if single else f" after {aligned + skipped} of {len(work.items)}; the same command goes on from here"
-        warn(f"interrupted{rest}")
-        return INTERRUPTED
-    report_notes(notes)
-    if single:
-        return USAGE if not work.items else FAILED if failures else DONE
-    took = time.monotonic() - began
-    listed = batch.write_failures(work, failures)
-    summary = f"{aligned} aligned, {skipped} finished before, {len(failures)} failed"
-    if aligned:
-        speed = seconds / max(took, 1e-3)
-        summary += f"; {seconds:.0f} s of audio in {took:.1f} s, {speed:.0f} times as fast as it is said"
-    printer.say(("\n" if aligned else "") + summary)
-    if listed is not None:
-        warn(f"{count(len(failures), 'failure')}, listed in {listed}")
-        return FAILED
-    return DONE if work.items else USAGE
-
-
-def row(name: str, alignment: SpeechAlignment, columns: int) -> str:
-    """One recording in the table of many."""
-    while width(name) > columns:
-        name = "…" + name[2:]
-    numbers = f"{alignment.seconds:8.1f}  {len(alignment.words):6d}  {number(alignment.confidence, 10)}"
-    return f"{pad(name, columns)}  {numbers}  {describe(alignment)}".rstrip()
-
-
-def warn_of_confidence(result: Result) -> None:
-    """Doubts that the text is what was said."""
-    assert result.alignment is not None
-    mean = result.alignment.confidence
-    if mean is not None and mean < LOW_CONFIDENCE:
-        warn(f"{result.item.name}: mean confidence is only {mean:.2f}: is this what is said in the recording?")
-
-
-def report_notes(notes: dict[str, list[str]]) -> None:
-    """Each note once, with the recording or their number."""
-    for note, names in notes.items():
-        warn(f"{names[0] if len(names) == 1 else count(len(names), 'recording')}: {note}")
+        return report.interrupt()
+    return report.end()

@@ -288,7 +288,8 @@ def write_page(path: Path, sets, aligners: dict[str, Aligner], versions: dict[st
             f"{made['date']}, package at {made['commit']}, torch {version('torch')}; "
             f"`python benchmarks/speech_accuracy.py`. {processor[1] if processor else os.uname().machine}, "
             f"{config['cpu_in_use']}; {len(os.sched_getaffinity(0))} cores. "
-            f"Acoustic model: hama {version('hama')}, the English one of `torch_ctc_align.speech`, {len(model.labels)} classes: phonemes, and `<wb>` between words. "
+            f"Acoustic model: hama {version('hama')}, the English one of `torch_ctc_align.speech`, "
+            f"{len(model.labels)} classes: phonemes, and `<wb>` between words. "
             f"Reference: pocketsphinx {version('pocketsphinx')} with its English model; an error is a difference to "
             f"it, and it is not the truth. Other aligners: {names or 'none was there'}."
         ),

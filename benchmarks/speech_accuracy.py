@@ -4,7 +4,7 @@
     make test-clients                                                   # sets .clients up
     .venv/bin/python benchmarks/speech_accuracy.py [--clients .clients] [--out docs/measurements]
 
-The English model that comes with the package hama hears 100 prompts of a telephone exchange and two clips of another
+The English model of torch_ctc_align.speech hears 100 prompts of a telephone exchange and two clips of another
 speaker once. On these emissions four aligners find the words: ours with its default borders, ours with tight ones,
 ctc-forced-aligner and whisperX (speech_peers.py runs these two, in the environment of make test-clients). Each is
 compared with pocketsphinx, another model, of phonemes, which other people trained on other speech. The prompts come
@@ -15,7 +15,6 @@ Needs examples/requirements.txt (make demo installs it), and apt-get to fetch th
 """
 
 import argparse
-import functools
 import json
 import math
 import os
@@ -27,13 +26,14 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from english import join, read_and_listen, spell
 from machine import commit_and_date, configuration, output_of
 from page import table
 from processes import ROOT
@@ -41,11 +41,11 @@ from speech_peers import ROUNDS, SAMPLE_RATE
 from torch import Tensor
 
 sys.path.insert(0, str(ROOT / "examples"))
-import align_speech
 import speech_data
-from align_speech import FRAME_OFFSET, SECONDS_PER_FRAME, hama
 
 from torch_ctc_align import Pauses, forced_align, merge_tokens, merge_words, min_frames
+from torch_ctc_align.speech import AcousticModel, SpeechError
+from torch_ctc_align.speech.models.english import load_english
 
 PROMPTS = 100
 SEED = 0
@@ -68,15 +68,6 @@ class Clip(NamedTuple):
         return self.samples / SAMPLE_RATE
 
 
-class Model(NamedTuple):
-    about: str
-    blank: int
-    separator: int
-    labels: int
-    spell: Callable[[str], list[int]]
-    listen: Callable[[Path], Tensor]
-
-
 class Aligner(NamedTuple):
     """What an aligner found in all clips; None where it refused one."""
 
@@ -87,35 +78,15 @@ class Aligner(NamedTuple):
         return [self.borders[place] for place in places]
 
 
-def load_model() -> Model:
-    model = hama.ASRModel()
-    tokens = model.decoder_tokens
-    phonemizer = hama.G2PModel(max_output_len=128)
-    phonemizer.predict = functools.cache(phonemizer.predict)  # prompts repeat their words
-    hama.G2PModel = lambda **_: phonemizer
-    return Model(
-        f"hama {version('hama')}: {len(tokens)} classes, phonemes, `<wb>` between words",
-        model.blank_id,
-        tokens.index("<wb>"),
-        len(tokens),
-        lambda word: align_speech.pronounce(word, tokens).targets,
-        lambda path: align_speech.compute_log_probs(model, align_speech.read_audio(path)),
-    )
-
-
-def join(words: list[list[int]], separator: int) -> list[int]:
-    return [token for word in words for token in [separator, *word]][1:]
-
-
-def hear(clips: list[speech_data.Clip], model: Model) -> list[Clip]:
+def hear(clips: list[speech_data.Clip], model: AcousticModel) -> list[Clip]:
     """The clips that pocketsphinx can align and that have enough frames for their phonemes."""
     heard = []
     reference = speech_data.find_reference_borders(clips)
     for clip, theirs in speech_data.show_progress(list(zip(clips, reference, strict=True)), "listening"):
         if theirs is None:
             continue
-        words = [model.spell(word) for word in clip.words]
-        log_probs = model.listen(clip.path)
+        words = spell(clip.words, model)
+        log_probs = read_and_listen(clip.path, model)
         # One frame more: the first star of ctc-forced-aligner takes one.
         if int(min_frames(torch.tensor([join(words, model.separator)]))) < len(log_probs):
             heard.append(Clip(log_probs, words, theirs, round(clip.seconds * SAMPLE_RATE)))
@@ -125,22 +96,22 @@ def hear(clips: list[speech_data.Clip], model: Model) -> list[Clip]:
 # ------------------------------------------------------------------------------------------------------- aligners
 
 
-def align(clip: Clip, model: Model, borders) -> Times:
+def align(clip: Clip, model: AcousticModel, borders) -> Times:
     targets = torch.tensor([join(clip.words, model.separator)])
     paths, scores = forced_align(clip.log_probs[None], targets, blank=model.blank)
     words = merge_words(
         merge_tokens(paths[0], scores[0], model.blank),
         [""] * len(clip.words),
-        seconds_per_frame=SECONDS_PER_FRAME,
+        seconds_per_frame=model.seconds_per_frame,
         separator=model.separator,
         borders=borders,
-        frame_offset=FRAME_OFFSET,
+        frame_offset=model.frame_offset,
         recording_end=clip.seconds,
     )
     return [(word.start, word.end) for word in words]
 
 
-def align_ours(clips: list[Clip], model: Model, borders) -> Aligner:
+def align_ours(clips: list[Clip], model: AcousticModel, borders) -> Aligner:
     found, seconds = [], []
     for clip in clips:
         times = []
@@ -153,7 +124,9 @@ def align_ours(clips: list[Clip], model: Model, borders) -> Aligner:
     return Aligner(found, seconds)
 
 
-def align_theirs(clips: list[Clip], model: Model, environment: Path) -> tuple[dict[str, Aligner], dict[str, str]]:
+def align_theirs(
+    clips: list[Clip], model: AcousticModel, environment: Path
+) -> tuple[dict[str, Aligner], dict[str, str]]:
     """The aligners of speech_peers.py by name, and their versions; none where the environment is missing."""
     python = environment.absolute() / "bin" / "python"
     if not python.is_file():
@@ -168,7 +141,7 @@ def align_theirs(clips: list[Clip], model: Model, environment: Path) -> tuple[di
         emissions, results = Path(scratch, "emissions.pt"), Path(scratch, "results.json")
         torch.save(
             {
-                "labels": model.labels,
+                "labels": len(model.labels),
                 "blank": model.blank,
                 "separator": model.separator,
                 "clips": [
@@ -187,11 +160,11 @@ def align_theirs(clips: list[Clip], model: Model, environment: Path) -> tuple[di
     return {name: Aligner(**columns) for name, columns in found["aligners"].items()}, found["versions"]
 
 
-def half_a_frame_earlier(aligner: Aligner, clips: list[Clip]) -> Aligner:
+def half_a_frame_earlier(aligner: Aligner, clips: list[Clip], model: AcousticModel) -> Aligner:
     """What the aligner would say if it knew where the frames of the model lie."""
 
     def move(clip: Clip, words: Times | None) -> Times | None:
-        moved = FRAME_OFFSET * SECONDS_PER_FRAME
+        moved = model.frame_offset * model.seconds_per_frame
         return words and [[min(max(t + moved, 0.0), clip.seconds) for t in word] for word in words]
 
     return Aligner(list(map(move, clips, aligner.borders)), aligner.seconds)
@@ -300,7 +273,7 @@ def paragraph(text: str) -> str:
     return textwrap.fill(" ".join(text.split()), 118, break_long_words=False, break_on_hyphens=False)
 
 
-def write_page(path: Path, sets, aligners: dict[str, Aligner], versions: dict[str, str], model: Model) -> None:
+def write_page(path: Path, sets, aligners: dict[str, Aligner], versions: dict[str, str], model: AcousticModel) -> None:
     clips = list(chain.from_iterable(sets.values()))
     places, first = {}, 0
     for name, part in sets.items():
@@ -314,7 +287,9 @@ def write_page(path: Path, sets, aligners: dict[str, Aligner], versions: dict[st
         paragraph(
             f"{made['date']}, package at {made['commit']}, torch {version('torch')}; "
             f"`python benchmarks/speech_accuracy.py`. {processor[1] if processor else os.uname().machine}, "
-            f"{config['cpu_in_use']}; {len(os.sched_getaffinity(0))} cores. Acoustic model: {model.about}. "
+            f"{config['cpu_in_use']}; {len(os.sched_getaffinity(0))} cores. "
+            f"Acoustic model: hama {version('hama')}, the English one of `torch_ctc_align.speech`, "
+            f"{len(model.labels)} classes: phonemes, and `<wb>` between words. "
             f"Reference: pocketsphinx {version('pocketsphinx')} with its English model; an error is a difference to "
             f"it, and it is not the truth. Other aligners: {names or 'none was there'}."
         ),
@@ -353,7 +328,7 @@ def write_page(path: Path, sets, aligners: dict[str, Aligner], versions: dict[st
             ]
     others = [key for key in aligners if key not in (OURS, WITH_ENDS, TIGHT)]
     if others:
-        moved = {OURS: aligners[OURS]} | {key: half_a_frame_earlier(aligners[key], clips) for key in others}
+        moved = {OURS: aligners[OURS]} | {key: half_a_frame_earlier(aligners[key], clips, model) for key in others}
         columns = {key: measure(clips, found.borders, ALL).columns() for key, found in moved.items()}
         parts += [
             "## Half a frame earlier",
@@ -393,7 +368,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     torch.set_num_threads(1)
-    model = load_model()
+    model = load_english()
     _, second = speech_data.split(speech_data.read_corpus(speech_data.fetch_prompts()), fold=1, folds=2)
     prompts = hear(second, model)
     sets = {
@@ -414,5 +389,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except speech_data.InputError as error:
+    except (speech_data.InputError, SpeechError) as error:
         sys.exit(f"speech_accuracy: {error}")

@@ -3,11 +3,12 @@
 
     .venv/bin/python benchmarks/stars.py [--out docs/measurements] [--model trained/train_ctc.pt]
 
-Two models: the phoneme model of examples/align_speech.py, and the character model that examples/train_ctc.py leaves
-after its first phase, trained here if it is missing (ten minutes on one core). Recordings: the prompts that the
-training examples learn from (examples/speech_data.py fetches them; the character model is measured on those that it has
-not seen) and, for the phoneme model, the two clips in examples/data. What a star does to a clip is compared with the
-alignment of its right transcript without stars. Writes stars.md, which holds nothing of the recordings.
+Two models: the English model of torch_ctc_align.speech, which hears phonemes, and the character model that
+examples/train_ctc.py leaves after its first phase, trained here if it is missing (ten minutes on one core).
+Recordings: the prompts that the training examples learn from (examples/speech_data.py fetches them; the character model
+is measured on those that it has not seen) and, for the phoneme model, the two clips in examples/data. What a star does
+to a clip is compared with the alignment of its right transcript without stars. Writes stars.md, which holds nothing of
+the recordings.
 
 Needs examples/requirements.txt (make demo installs it), and apt-get to fetch the prompts the first time.
 """
@@ -15,7 +16,6 @@ Needs examples/requirements.txt (make demo installs it), and apt-get to fetch th
 import argparse
 import contextlib
 import functools
-import math
 import random
 import re
 import sys
@@ -23,23 +23,25 @@ import textwrap
 import time
 from collections.abc import Iterable
 from importlib.metadata import version
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from english import join, listen, spell
 from machine import commit_and_date, output_of
 from page import table
 from processes import ROOT
 from torch import Tensor
 
 sys.path.insert(0, str(ROOT / "examples"))
-import align_speech
 import speech_data
 import train_ctc
-from align_speech import hama
 
 from torch_ctc_align import find_unspoken, forced_align, min_frames, star_scores, token_spans, wild_gaps
+from torch_ctc_align.speech import SpeechError
+from torch_ctc_align.speech.audio import read_samples
+from torch_ctc_align.speech.models.english import load_english
 
 FAR = 5  # frames, 100 ms
 TEMPER = 0.35  # what the log-probabilities of the unsure model are multiplied by
@@ -78,31 +80,24 @@ def unsure(log_probs: Tensor) -> Tensor:
 
 
 def hear_phonemes(clips: list[speech_data.Clip], decibels: tuple[int, ...]) -> Model:
-    model = hama.ASRModel()
-    tokens, blank = model.decoder_tokens, model.blank_id
-    phonemizer = hama.G2PModel(max_output_len=128)
-    phonemizer.predict = functools.cache(phonemizer.predict)  # prompts repeat their words
-    hama.G2PModel = lambda **_: phonemizer
-    listen = functools.partial(align_speech.compute_log_probs, model)
+    model = load_english()
 
     def hear(clip: speech_data.Clip) -> Clip:
-        transcript = align_speech.pronounce(" ".join(clip.words), tokens)
-        rest = iter([token for token in transcript.targets if token != tokens.index("<wb>")])
-        words = [list(islice(rest, count)) for count in transcript.tokens_per_word]
-        samples = align_speech.read_audio(clip.path)
+        words = spell(clip.words, model)
+        samples = read_samples(clip.path, model.sample_rate)
         if len(words) < FEWEST_WORDS:
-            return Clip(listen(samples), words, torch.empty(0), {})
-        noise = torch.randn(len(samples), generator=torch.Generator().manual_seed(0)).numpy()
-        power = math.sqrt((samples**2).mean())
-        noisy = {db: listen((samples + power * 10 ** (-db / 20) * noise).astype(samples.dtype)) for db in decibels}
-        return Clip(listen(samples), words, listen(samples[::-1].copy()), noisy)
+            return Clip(listen(samples, model), words, torch.empty(0), {})
+        noise = torch.randn(len(samples), generator=torch.Generator().manual_seed(0))
+        power = samples.square().mean().sqrt().item()
+        noisy = {db: listen(samples + power * 10 ** (-db / 20) * noise, model) for db in decibels}
+        return Clip(listen(samples, model), words, listen(samples.flip(0), model), noisy)
 
     return make_model(
         "Phonemes",
-        blank,
-        tokens.index("<wb>"),
+        model.blank,
+        model.separator,
         [hear(clip) for clip in speech_data.show_progress(clips, "listening")],
-        f"hama {version('hama')}, the model of the demo: {len(tokens)} classes",
+        f"hama {version('hama')}, the English model of `torch_ctc_align.speech`: {len(model.labels)} classes",
     )
 
 
@@ -151,10 +146,6 @@ def make_model(name: str, blank: int, separator: int, clips: list[Clip], about: 
 
 def flatten(lists: Iterable[list]) -> list:
     return list(chain.from_iterable(lists))
-
-
-def join(words: list[list[int]], separator: int) -> list[int]:
-    return [token for word in words for token in [separator, *word]][1:]
 
 
 def fits(log_probs: Tensor, words: list[list[int]], separator: int) -> bool:
@@ -596,5 +587,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except speech_data.InputError as error:
+    except (speech_data.InputError, SpeechError) as error:
         sys.exit(f"stars: {error}")

@@ -3,8 +3,8 @@
 
     .venv/bin/python benchmarks/word_borders.py [--out docs/measurements]
 
-Aligns the prompts that the training examples learn from (examples/speech_data.py fetches them) with the acoustic model
-of examples/align_speech.py. Compares with pocketsphinx, another model, of phonemes, which other people trained on other
+Aligns the prompts that the training examples learn from (examples/speech_data.py fetches them) with the English model
+of torch_ctc_align.speech. Compares with pocketsphinx, another model, of phonemes, which other people trained on other
 speech. The prompts are split in two halves by their text. The first half chooses the parameters of Pauses; the page
 reports both halves, and the two clips of another speaker in examples/data. Writes word_borders.md, which holds nothing
 of the recordings; takes two minutes on two cores.
@@ -23,6 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
+import english
 import torch
 from page import table
 from processes import ROOT
@@ -30,12 +31,13 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 sys.path.insert(0, str(ROOT / "examples"))
-import align_speech
 import speech_data
-from align_speech import SECONDS_PER_FRAME, hama
 
 from torch_ctc_align import Pauses, TokenSpans, forced_align, token_spans, word_borders
+from torch_ctc_align.speech import SpeechError
+from torch_ctc_align.speech.models.english import load_english
 
+SECONDS_PER_FRAME = 0.02
 CENTRED = -0.5  # frame t of the model is centred on sample 320 t
 NEAR = 0.05  # seconds
 
@@ -76,26 +78,22 @@ class Errors(NamedTuple):
 
 def align_all(clips, reference):
     """The clips that both can align, with token spans, the word of each token and the borders of pocketsphinx."""
-    model = hama.ASRModel()
-    tokens, blank = model.decoder_tokens, model.blank_id
-    boundary = tokens.index("<wb>")
-    phonemizer = hama.G2PModel(max_output_len=128)
-    phonemizer.predict = functools.cache(phonemizer.predict)  # prompts repeat their words
-    hama.G2PModel = lambda **_: phonemizer
+    model = load_english()
+    assert (model.seconds_per_frame, model.frame_offset) == (SECONDS_PER_FRAME, CENTRED)
     aligned = []
     for clip, theirs in speech_data.show_progress(list(zip(clips, reference, strict=True)), "aligning"):
         if theirs is None:
             continue
-        transcript = align_speech.pronounce(" ".join(clip.words), tokens)
-        log_probs = align_speech.compute_log_probs(model, align_speech.read_audio(clip.path))
-        targets = torch.tensor([transcript.targets])
-        paths, scores = forced_align(log_probs[None], targets, None, None, blank, strict=False)
+        spelled = english.spell(clip.words, model)
+        log_probs = english.read_and_listen(clip.path, model)
+        targets = torch.tensor([english.join(spelled, model.separator)])
+        paths, scores = forced_align(log_probs[None], targets, None, None, model.blank, strict=False)
         if (paths < 0).any():
             continue  # the name of one letter, with more phonemes than the clip has frames
-        spans = token_spans(paths, scores, targets, blank)
-        words = torch.arange(len(transcript.words)).repeat_interleave(torch.tensor(transcript.tokens_per_word))
+        spans = token_spans(paths, scores, targets, model.blank)
+        words = torch.arange(len(spelled)).repeat_interleave(torch.tensor(list(map(len, spelled))))
         word_indices = torch.full_like(targets[0], -1)
-        word_indices[targets[0] != boundary] = words
+        word_indices[targets[0] != model.separator] = words
         aligned.append((clip, spans, word_indices, torch.tensor(theirs, dtype=torch.float64)))
     return aligned
 
@@ -145,10 +143,11 @@ def grid():
             yield Pauses(**pauses)
 
 
-def choose(half: Half, offset: float) -> Pauses:
+def choose(half: Half, offset: float, outer: bool = False) -> Pauses:
     """The parameters with the least mean error."""
     return min(
-        speech_data.show_progress(list(grid()), "choosing"), key=lambda pauses: measure(half, pauses, offset).mean
+        speech_data.show_progress(list(grid()), "choosing"),
+        key=lambda pauses: measure(half, pauses, offset, outer).mean,
     )
 
 
@@ -170,7 +169,7 @@ def columns_of(halves, borders, offset, outer=False):
         yield from (f"{1000 * errors.mean:.1f}", f"{100 * errors.near:.1f} %")
 
 
-def write_page(path: Path, halves, others: Half, chosen: dict[float, Pauses], left_out: str) -> None:
+def write_page(path: Path, halves, others: Half, chosen: dict[float, Pauses], with_ends: Pauses, left_out: str) -> None:
     first, second = halves
     offsets = {CENTRED: "-0.5", 0.0: "0"}
     best = chosen[CENTRED]
@@ -182,7 +181,7 @@ def write_page(path: Path, halves, others: Half, chosen: dict[float, Pauses], le
     both = ["first half: mean error, ms", "within 50 ms", "second half: mean error, ms", "within 50 ms"]
     header = ["borders", "frame_offset"]
 
-    def rows(parts, outer=False):
+    def rows(parts, outer=False, settings=settings):
         return [
             [name_of(borders), offsets[offset], *columns_of(parts, borders, offset, outer)]
             for borders, offset in settings
@@ -202,9 +201,9 @@ def write_page(path: Path, halves, others: Half, chosen: dict[float, Pauses], le
 
     paragraphs = [
         f"{datetime.date.today()}, `python benchmarks/word_borders.py`. torch {version('torch')}; hama "
-        f"{version('hama')}, the acoustic model of the demo: frames of 20 ms, frame t centred on sample 320 t; "
-        f"pocketsphinx {version('pocketsphinx')} with its English model. An error is a difference to pocketsphinx, "
-        "which is not the truth.",
+        f"{version('hama')}, the English model of `torch_ctc_align.speech`: frames of 20 ms, frame t centred on "
+        f"sample 320 t; pocketsphinx {version('pocketsphinx')} with its English model. An error is a difference to "
+        "pocketsphinx, which is not the truth.",
         "Recordings: the prompts of the Asterisk telephone exchange (one speaker, English; "
         "[more](../../examples/README.md#what-they-learn-from)), in two halves by a checksum of the text: "
         f"{first.clips} clips with {first.words:,} words, {second.clips} clips with {second.words:,} words. {left_out}",
@@ -238,6 +237,11 @@ rows worse for every choice. No parameter depends on them. `split`, `before` and
 of all words.
 
 {table([*header, *both], rows(halves, outer=True))}
+
+If these ends counted as well in the choice, the parameters would be others, for recordings that are cut as close to
+their speech as these prompts are:
+
+{table([*header, *both], rows(halves, outer=True, settings=[(with_ends, CENTRED)]))}
 
 ## Another speaker
 
@@ -274,9 +278,10 @@ def main() -> None:
     )
     halves = [make_half(aligned, part) for part in speech_data.split(prompts, fold=1, folds=2)]
     chosen = {offset: choose(halves[0], offset) for offset in (CENTRED, 0.0)}
+    with_ends = choose(halves[0], CENTRED, outer=True)
     arguments.out.mkdir(parents=True, exist_ok=True)
     page = arguments.out / "word_borders.md"
-    write_page(page, halves, make_half(aligned, others), chosen, left_out)
+    write_page(page, halves, make_half(aligned, others), chosen, with_ends, left_out)
     print(page.read_text(encoding="utf-8"))
     print(f"wrote {page}", file=sys.stderr)
     if chosen[CENTRED] != Pauses():
@@ -286,5 +291,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except speech_data.InputError as error:
+    except (speech_data.InputError, SpeechError) as error:
         sys.exit(f"word_borders: {error}")

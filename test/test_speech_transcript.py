@@ -161,6 +161,7 @@ SENTENCES = [
     ),
     ("A line\nNext. Last\r\nEnd", ["A line", "Next.", "Last", "End"]),
     ("It is 3.30. No, 3.5!", ["It is 3.30.", "No, 3.5!"]),
+    ("See p. 12 of No. 5. No. So", ["See p. 12 of No. 5.", "No.", "So"]),
     ("Mr. and Mrs. Fox, Dr. Ox, St. Ives. Next", ["Mr. and Mrs. Fox, Dr. Ox, St. Ives.", "Next"]),
     ("J. R. Tolkien wrote. So did I. Yes", ["J. R. Tolkien wrote.", "So did I.", "Yes"]),
     ("'No!' he said. e.g. this", ["'No!' he said. e.g. this"]),  # a small letter continues a sentence

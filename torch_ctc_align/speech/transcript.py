@@ -37,7 +37,11 @@ _DASH = re.compile("--+|[–—―⸺⸻]")
 _QUOTES = "\"'’”»›)\\]}」』）】〉》"
 _STOP = re.compile(rf"(?<![.!?…])[.!?…]+[{_QUOTES}]*(?=\s)|[。！？｡؟۔।॥։።၊။]+[{_QUOTES}]*")
 # After these a full stop ends no sentence; nor does it after the initial of a name.
-_ABBREVIATIONS = set("Capt Col Dr Gen Hon Lt Messrs Mlle Mme Mr Mrs Ms Mt Prof Rev Sgt Sr St vs".split())  # noqa: SIM905
+_ABBREVIATIONS = {
+    *("Capt", "Col", "Dr", "Gen", "Hon", "Lt", "Messrs", "Mlle", "Mme", "Mr", "Mrs", "Ms", "Mt", "Prof", "Rev", "Sgt"),
+    *("Sr", "St", "vs"),
+}
+_BEFORE_NUMBERS = {"art", "ch", "fig", "no", "nos", "nr", "p", "pp", "vol"}
 LONGEST_ABBREVIATION = max(map(len, _ABBREVIATIONS))
 _BETWEEN = re.compile(r"[\W_]{0,40}")
 _ONLY_DIGITS = re.compile(r"\s*\d+")
@@ -210,17 +214,22 @@ def _sentences(text: str, begin: int, stop: int) -> Iterator[tuple[int, int]]:
 def _ends_sentence(text: str, begin: int, end: re.Match[str], stop: int) -> bool:
     """Whether a sentence ends here.
 
-    It does not if a small letter follows ("'No!' he said"), nor after "Mr.", the "J." of a name, or the "1." of a list.
+    It does not if a small letter follows ("'No!' he said"), nor after "Mr.", the "p." of "p. 5", the "J." of a name or
+    the "1." of a list.
     """
     if end.group()[0] not in ".!?…":
         return True
     follows = _BETWEEN.match(text, end.end(), stop)
-    if follows and follows.end() < stop and text[follows.end()].islower() and "." not in follows.group():
+    if follows and follows.end() < stop and text[follows.end()].islower():
         return False
-    if end.group() != "." or _ONLY_DIGITS.fullmatch(text, begin, end.start()):
-        return end.group() != "."
+    if end.group() != ".":
+        return True
+    if _ONLY_DIGITS.fullmatch(text, begin, end.start()):
+        return False
     last = _LETTERS_AT_END.search(text[max(begin, end.start() - LONGEST_ABBREVIATION - 1) : end.start()])
     word = last.group() if last else ""
+    if word.lower() in _BEFORE_NUMBERS and follows and text[follows.end() : follows.end() + 1].isdigit():
+        return False
     return word not in _ABBREVIATIONS and not (len(word) == 1 and word.isupper() and word != "I")
 
 

@@ -298,7 +298,7 @@ class Report:
         summary = f"{self.aligned} aligned, {self.skipped} finished before, {len(self.failures)} failed"
         if self.aligned:
             speed = self.seconds / max(self.took, 1e-3)
-            summary = f"\n{summary}; {self.seconds:.0f} s of audio in {self.took:.1f} s, {speed:.0f} times real time"
+            summary = f"\n{summary}; {self.seconds:.0f} s of audio in {self.took:.1f} s, {speed:.3g} times real time"
         self.printer.say(summary)
         self.list_failures()
         if self.failures:

@@ -219,9 +219,10 @@ def _list_of_stretches(alignment: SpeechAlignment, chips: dict[int, list[int]]) 
         where = f"after {_bidi(alignment.words[k].text)}" if k >= 0 else "before the first word"
         for index in indices:
             stretch = alignment.unexplained[index]
+            times = " &ndash; ".join(_clock(round(time, 1), 1) for time in (stretch.start, stretch.end))
             rows.append(
-                f'<li><button type="button" data-stretch="{index}"><b>{_clock(stretch.start, 1)} &ndash; '
-                f"{_clock(stretch.end, 1)}</b><span>{stretch.end - stretch.start:.1f} s, {where}</span></button></li>"
+                f'<li><button type="button" data-stretch="{index}"><b>{times}</b>'
+                f"<span>{stretch.end - stretch.start:.1f} s, {where}</span></button></li>"
             )
     return _list("In the recording, not in the text", rows)
 

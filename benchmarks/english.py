@@ -8,7 +8,7 @@ from torch import Tensor
 from torch_ctc_align import run_windows
 from torch_ctc_align.speech import AcousticModel, SpeechError
 from torch_ctc_align.speech.audio import read_samples
-from torch_ctc_align.speech.transcript import read_transcript
+from torch_ctc_align.speech.text import read_transcript
 
 
 def spell(words: Sequence[str], model: AcousticModel) -> list[list[int]]:

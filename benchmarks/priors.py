@@ -5,7 +5,7 @@
 
 The recordings, the model, the reference and the two halves of word_borders.py. The priors come from the first half; the
 page reports both. The parameters of Pauses are the default ones, and those that are best for the first half with these
-priors. Writes priors.md, which holds nothing of the recordings; takes six minutes on two cores.
+priors. Writes priors.md, which holds nothing of the recordings; takes two minutes of one core.
 
 Needs examples/requirements.txt (make demo installs it), and apt-get to fetch the prompts the first time.
 """
@@ -78,20 +78,17 @@ def main():
     heard = listen(model, prompts, speech_data.find_reference_borders(prompts))
     in_first = {id(clip) for clip in parts[0]}
     log_priors = label_priors(log_probs for clip, _, log_probs, _ in heard if id(clip) in in_first)
-    blank_alone = torch.zeros_like(log_priors).index_fill(0, torch.tensor(blank), float(log_priors[blank]))
-    kinds = [(f"{scale:g}", log_priors, scale) for scale in SCALES]
-    kinds += [(f"{scale:g}, the blank alone", blank_alone, scale) for scale in (0.5, 1.0)]
     rows, medians = [], []
-    for name, priors, scale in kinds:
-        aligned, blanks = align_all(heard, priors, scale, blank, tokens.index("<wb>"))
+    for scale in SCALES:
+        aligned, blanks = align_all(heard, log_priors, scale, blank, tokens.index("<wb>"))
         halves = [make_half(aligned, part) for part in parts]
-        shown = {"`Pauses()`": Pauses(), "`drop`": "drop"}
-        if priors is log_priors:
-            best = choose(halves[0], CENTRED)
-            shown[f"best: {name_of(best)}"] = best
-        rows += [[name, text, *columns_of(halves, borders, CENTRED)] for text, borders in shown.items()]
+        best = choose(halves[0], CENTRED)
+        for borders, shown in ((Pauses(), "`Pauses()`"), ("drop", "`drop`"), (best, f"best: {name_of(best)}")):
+            rows.append([f"{scale:g}", shown, *columns_of(halves, borders, CENTRED)])
         tight = measure(halves[1], "drop", CENTRED)
-        medians.append([name, f"{100 * blanks:.1f} %", *(in_ms(errors.median().item(), "+") for errors in tight)])
+        medians.append(
+            [f"{scale:g}", f"{100 * blanks:.1f} %", *(in_ms(errors.median().item(), "+") for errors in tight)]
+        )
 
     made, processor = commit_and_date(), re.search(r"Model name: *(.+)", output_of("lscpu"))[1]
     introduction = (

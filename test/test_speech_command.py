@@ -21,7 +21,8 @@ import torch
 from harness.stand_in import StandIn, alignment_of
 
 import torch_ctc_align
-from torch_ctc_align.speech import command, report
+from torch_ctc_align.speech import command
+from torch_ctc_align.speech.command import report
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = ROOT / "test/harness/stand_in.py"

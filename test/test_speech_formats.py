@@ -25,7 +25,7 @@ from torch_ctc_align.speech import SpeechError
 from torch_ctc_align.speech.formats import FORMATS, load, round_alignment, save
 
 TEXTS = ["json", "srt", "vtt", "ass", "textgrid", "ctm", "tsv", "audacity"]
-SCHEMA = Path(torch_ctc_align.__file__).parent / "speech" / "schema.json"
+SCHEMA = Path(torch_ctc_align.__file__).parent / "speech" / "formats" / "schema.json"
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from torch_ctc_align.speech import Segment, SpeechAlignment, SpeechError, Stretch, Word, _page_sound
-from torch_ctc_align.speech.page import make_page
+from torch_ctc_align.speech import Segment, SpeechAlignment, SpeechError, Stretch, Word
+from torch_ctc_align.speech.formats import page_sound
+from torch_ctc_align.speech.formats.page import make_page
 
 ROOT = Path(__file__).parents[1]
 CLIP = ROOT / "examples/data/sense_and_sensibility_01_austen_64kb-0870.wav"
@@ -443,7 +444,7 @@ def test_what_is_encoded_anew_begins_when_the_recording_does(show, speech, monke
     """
     numpy, soundfile = speech
     if kind == "ogg":
-        monkeypatch.setattr(_page_sound, "LONGEST_FLAC", 0.0)
+        monkeypatch.setattr(page_sound, "LONGEST_FLAC", 0.0)
     clicks = numpy.zeros((44_100 * 6, 2), numpy.float32)
     for second in range(1, 6):
         clicks[44_100 * second : 44_100 * second + 44] = 0.8

@@ -27,7 +27,7 @@ def picture(missing, tmp_path):
         from harness import speech
     except ImportError as error:
         missing("speech", f"{error}; see requirements-dev.txt")
-    from torch_ctc_align.speech import picture
+    from torch_ctc_align.speech.formats import picture
 
     return SimpleNamespace(module=picture, numpy=numpy, soundfile=soundfile, speech=speech, matplotlib=matplotlib)
 

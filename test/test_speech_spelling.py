@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from torch_ctc_align.speech import AcousticModel, SpeechError, spelling
 from torch_ctc_align.speech.models import STAR
-from torch_ctc_align.speech.transcript import read_transcript
+from torch_ctc_align.speech.text import read_transcript
 
 ASCII = "abcdefghijklmnopqrstuvwxyz'"
 

@@ -25,7 +25,7 @@ from harness.alignments import aligned, small
 
 from torch_ctc_align.speech import Segment, SpeechAlignment, SpeechError, Word
 from torch_ctc_align.speech.formats import load, round_alignment, save
-from torch_ctc_align.speech.subtitles import ass_text, columns, make_cues, srt_text, vtt_text
+from torch_ctc_align.speech.formats.subtitles import ass_text, columns, make_cues, srt_text, vtt_text
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from torch_ctc_align.speech import SpeechError, transcript
 from torch_ctc_align.speech.models import STAR
-from torch_ctc_align.speech.transcript import read_text_file, read_transcript
+from torch_ctc_align.speech.text import read_text_file, read_transcript
 
 STAR_LABEL = len(LABELS)
 

@@ -17,7 +17,7 @@ from torch_ctc_align.speech.alignment import Evidence, Segment, SpeechAlignment,
 from torch_ctc_align.speech.audio import Audio, open_audio
 from torch_ctc_align.speech.errors import SpeechError
 from torch_ctc_align.speech.models import AcousticModel
-from torch_ctc_align.speech.transcript import Split, Transcript, read_transcript
+from torch_ctc_align.speech.text import Split, Transcript, read_transcript
 from torch_ctc_align.stars import GAP_STAR, merge_stars, star_scores, wild_gaps
 from torch_ctc_align.unspoken import find_unspoken
 from torch_ctc_align.windows import run_windows

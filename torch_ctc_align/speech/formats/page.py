@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from torch_ctc_align.speech._page_sound import listen
+from torch_ctc_align.speech.formats.page_sound import listen
 from torch_ctc_align.speech.alignment import SpeechAlignment, Word
 from torch_ctc_align.speech.errors import SpeechError
 
@@ -55,7 +55,7 @@ def make_page(alignment: SpeechAlignment, *, embed: bool | None = None) -> str:
         )
     path = Path(alignment.audio)
     sound = listen(path, alignment.seconds, embed)
-    template = files("torch_ctc_align.speech").joinpath("page.html").read_text("utf-8")
+    template = files("torch_ctc_align.speech.formats").joinpath("page.html").read_text("utf-8")
     [script] = re.findall(r"<script>(.*?)</script>", template, re.DOTALL)
     chips = _places_of_stretches(alignment)
     facts = _facts(alignment) | {

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from torch_ctc_align.speech.errors import SpeechError, require
-from torch_ctc_align.speech.readers import (
+from torch_ctc_align.speech.audio.readers import (
     ArrayReader,
     AvReader,
     Reader,

@@ -11,11 +11,11 @@ from typing import Any, NoReturn
 import torch
 
 import torch_ctc_align
-from torch_ctc_align.speech import batch, inputs
+from torch_ctc_align.speech.command import batch, inputs
 from torch_ctc_align.speech.errors import SpeechError
-from torch_ctc_align.speech.inputs import Work
-from torch_ctc_align.speech.ledger import FAILURES
-from torch_ctc_align.speech.report import INTERRUPTED, USAGE, Progress, Report, warn
+from torch_ctc_align.speech.command.inputs import Work
+from torch_ctc_align.speech.command.ledger import FAILURES
+from torch_ctc_align.speech.command.report import INTERRUPTED, USAGE, Progress, Report, warn
 
 __all__ = ["main"]
 

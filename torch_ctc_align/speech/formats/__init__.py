@@ -18,9 +18,9 @@ from typing import Any
 
 from torch_ctc_align.speech.alignment import Evidence, Segment, SpeechAlignment, Stretch, Token, Word
 from torch_ctc_align.speech.errors import SpeechError, require
-from torch_ctc_align.speech.jsonfile import DIGITS, VERSION, load, to_json
-from torch_ctc_align.speech.subtitles import ass_text, srt_text, vtt_text
-from torch_ctc_align.speech.tables import to_audacity, to_ctm, to_tsv, write_textgrid
+from torch_ctc_align.speech.formats.jsonfile import DIGITS, VERSION, load, to_json
+from torch_ctc_align.speech.formats.subtitles import ass_text, srt_text, vtt_text
+from torch_ctc_align.speech.formats.tables import to_audacity, to_ctm, to_tsv, write_textgrid
 
 __all__ = ["FORMATS", "VERSION", "Format", "format_of", "load", "round_alignment", "save"]
 
@@ -196,14 +196,14 @@ def text_writer(make: Callable[..., str]) -> Callable[..., None]:
 
 def write_html(alignment: SpeechAlignment, path: Path, embed: bool | None = None) -> None:
     """A page to read and listen to."""
-    from torch_ctc_align.speech.page import make_page
+    from torch_ctc_align.speech.formats.page import make_page
 
     path.write_bytes(make_page(alignment, embed=embed).encode("utf-8", "replace"))
 
 
 def write_png(alignment: SpeechAlignment, path: Path, seconds: float = 10.0) -> None:
     """A drawing."""
-    from torch_ctc_align.speech.picture import draw_picture
+    from torch_ctc_align.speech.formats.picture import draw_picture
 
     evidence_of(alignment, "png")
     draw_picture(alignment, path, seconds=seconds)

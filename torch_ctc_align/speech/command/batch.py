@@ -17,8 +17,8 @@ import torch
 from torch_ctc_align.errors import AlignmentError
 from torch_ctc_align.speech.alignment import Segment, SpeechAlignment, Token, Word
 from torch_ctc_align.speech.errors import SpeechError
-from torch_ctc_align.speech.inputs import Item
-from torch_ctc_align.speech.ledger import Ledger, digest_of, fingerprint
+from torch_ctc_align.speech.command.inputs import Item
+from torch_ctc_align.speech.command.ledger import Ledger, digest_of, fingerprint
 
 __all__ = ["Result", "align_all", "explain", "refuse_folder", "refuse_formats"]
 
@@ -78,7 +78,7 @@ def refuse_formats(formats: Mapping[str, str]) -> None:
 def _read_text(item: Item) -> str:
     if isinstance(item.text, str):
         return item.text
-    from torch_ctc_align.speech.transcript import read_text_file
+    from torch_ctc_align.speech.text import read_text_file
 
     return str(read_text_file(item.text))
 

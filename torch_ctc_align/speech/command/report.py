@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TextIO
 
 from torch_ctc_align.speech.alignment import SpeechAlignment
-from torch_ctc_align.speech.batch import Result, explain
-from torch_ctc_align.speech.inputs import Failure, Item, Work
-from torch_ctc_align.speech.ledger import write_failures
+from torch_ctc_align.speech.command.batch import Result, explain
+from torch_ctc_align.speech.command.inputs import Failure, Item, Work
+from torch_ctc_align.speech.command.ledger import write_failures
 
 __all__ = ["DONE", "FAILED", "INTERRUPTED", "LOW_CONFIDENCE", "USAGE", "Progress", "Report", "warn"]
 

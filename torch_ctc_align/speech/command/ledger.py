@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch_ctc_align.speech.inputs import Failure, Item
+from torch_ctc_align.speech.command.inputs import Failure, Item
 
 __all__ = ["FAILURES", "LEDGER", "Ledger", "digest_of", "fingerprint", "write_failures"]
 

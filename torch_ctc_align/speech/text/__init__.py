@@ -14,8 +14,8 @@ from typing import Literal
 
 from torch_ctc_align.speech.errors import SpeechError
 from torch_ctc_align.speech.models import STAR, AcousticModel
-from torch_ctc_align.speech.spelling import APOSTROPHES, Spelling
-from torch_ctc_align.speech.spoken_numbers import CURRENCIES
+from torch_ctc_align.speech.text.spelling import APOSTROPHES, Spelling
+from torch_ctc_align.speech.text.spoken_numbers import CURRENCIES
 
 __all__ = ["Transcript", "TranscriptSegment", "TranscriptWord", "read_text_file", "read_transcript"]
 

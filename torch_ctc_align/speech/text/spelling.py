@@ -11,7 +11,7 @@ from typing import Any
 
 from torch_ctc_align.speech.errors import SpeechError, require
 from torch_ctc_align.speech.models import STAR, AcousticModel
-from torch_ctc_align.speech.spoken_numbers import CURRENCIES, LONGEST_NUMBER, Numbers
+from torch_ctc_align.speech.text.spoken_numbers import CURRENCIES, LONGEST_NUMBER, Numbers
 
 __all__ = ["APOSTROPHES", "Spelling", "letters_of", "plain"]
 

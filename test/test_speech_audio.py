@@ -527,8 +527,11 @@ def test_a_file_that_is_cut_short_is_named(suffix, tmp_path, libraries, ffmpeg, 
     assert ", though its header says 20.0" in message
     there = float(message.rpartition("duration=")[2])
     assert 9 < there < 11
-    # What the message advises works.
+    # What the message advises works, and fits the offset.
     assert len(read_samples(path, RATE, duration=there)) == pytest.approx(there * RATE, abs=1)
+    rest = float(refuse(path, RATE, offset=2.5).rpartition("duration=")[2])
+    assert rest == pytest.approx(there - 2.5, abs=1.1e-3)  # rounded down to milliseconds
+    assert len(read_samples(path, RATE, offset=2.5, duration=rest)) == pytest.approx(rest * RATE, abs=1)
 
 
 def test_a_damaged_flac_says_where(tmp_path, libraries, av):

@@ -20,11 +20,11 @@ from torch_ctc_align.speech.errors import SpeechError, require
 from torch_ctc_align.speech.audio.readers import (
     ArrayReader,
     AvReader,
+    CutShort,
     Reader,
     SoundfileReader,
     TorchcodecReader,
     Unreadable,
-    describe_shortfall,
     show,
 )
 
@@ -121,7 +121,7 @@ class Audio:
                 break
         if left > LEAST_SHORTFALL * rate:
             end, said = (self.begin + self.frames - left) / rate, (self.begin + self.frames) / rate
-            raise SpeechError(describe_shortfall(self.name, end, said, end - self.offset))
+            raise CutShort(self.name, end, said, self.offset)
         notes = [
             *self.reader.notes,
             *([f"samples up to {loudest:.2f} clipped to 1"] if loudest > LEAST_CLIPPED else []),
@@ -167,7 +167,10 @@ def open_audio(source: Source, sample_rate: int, *, offset: float = 0.0, duratio
     wanted = None if duration is None else max(round(duration * rate), 1)
     there = reader.frames
     if there is None:
-        there = _count(reader, None if wanted is None else begin + wanted)
+        try:
+            there = _count(reader, None if wanted is None else begin + wanted)
+        except CutShort as error:  # only here is the offset known
+            raise CutShort(name, error.end, error.said, offset) from None
     if not there:
         raise SpeechError(f"{name} holds no sound: it has 0 samples")
     if begin >= there:

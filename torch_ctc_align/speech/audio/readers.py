@@ -58,12 +58,16 @@ def show(path: Path) -> str:
     return os.fspath(path).encode("utf-8", "backslashreplace").decode()
 
 
-def describe_shortfall(name: str, end: float, said: float, duration: float) -> str:
-    """Returns the message about a file that is cut short; all times in seconds."""
-    return (
-        f"{name} ends after {end:.3f} s, though its header says {said:.3f} s: it is cut short; get it again, or take "
-        f"what is there with duration={math.floor(1000 * max(duration, 0)) / 1000:g}"
-    )
+class CutShort(SpeechError):
+    """A file ends at ``end``, though its header says ``said``; what is read begins at ``offset``. All in seconds."""
+
+    def __init__(self, name: str, end: float, said: float, offset: float = 0.0) -> None:
+        there = math.floor(1000 * max(end - offset, 0)) / 1000
+        advice = f", or take what is there with duration={there:g}" if there else ""
+        super().__init__(
+            f"{name} ends after {end:.3f} s, though its header says {said:.3f} s: it is cut short; get it again{advice}"
+        )
+        self.end, self.said = end, said
 
 
 class ArrayReader:
@@ -335,7 +339,7 @@ class AvReader:
         elif "matroska" in container.format.name and len(container.streams) == 1 and container.duration is not None:
             said = container.duration / 1_000_000
         if place < (said - TIME_SLACK) * self.rate:
-            raise SpeechError(describe_shortfall(show(self.path), place / self.rate, said, place / self.rate))
+            raise CutShort(show(self.path), place / self.rate, said)
         note = f"damaged packets left out: {damaged}"
         if damaged and note not in self.notes:
             self.notes.append(note)

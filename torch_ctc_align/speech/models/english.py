@@ -1,0 +1,132 @@
+"""The default model: English, in phonemes, out of the package ``hama``."""
+
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torch_ctc_align.speech.errors import SpeechError, require
+from torch_ctc_align.speech.models import AcousticModel
+
+__all__ = ["load_english"]
+
+SAMPLE_RATE = 16_000  # Hz
+HOP = 320  # samples a frame
+
+# The model reads the first 30 s and ignores the rest; it scales its input by statistics of all that it is given.
+WINDOW_SECONDS = 30.0
+LEAST_SAMPLES = HOP - 1  # the model fails on less than what gives one frame for certain; it gets zeros behind that
+CONTEXT_SECONDS = 2.0
+
+LONGEST_PART = 60  # letters; the text-to-phoneme model gives up on longer ones
+MOST_PHONEMES = 128  # of a part; its default, 32, cuts long words off
+
+
+def load_english(device: str | torch.device = "cpu") -> AcousticModel:
+    """Loads the model of the package hama: 9 MB, Apache-2.0, 16 kHz, 20 ms a frame; its labels are phonemes.
+
+    Args:
+        device: ``"cpu"``, or ``"cuda"`` where the package onnxruntime-gpu is installed in place of onnxruntime. The
+            model is small: the CPU hears an hour in some minutes.
+
+    Raises:
+        SpeechError: hama is missing or is another version than this works with; onnxruntime has nothing for the device.
+    """
+    hama = require("hama", "the English model")
+    numpy = require("numpy", "the English model")
+    try:
+        listener = hama.ASRModel(providers=choose_providers(device))
+        tokens = list(listener.decoder_tokens)
+        blank, separator = tokens.index("<blank>"), tokens.index("<wb>")
+    except (AttributeError, TypeError, ValueError, OSError, KeyError, RuntimeError) as error:
+        raise SpeechError(
+            f"the package hama cannot load its model ({type(error).__name__}: {error}); this works with versions 1.3: "
+            "pip install 'hama>=1.3.10,<1.4'"
+        ) from error
+    inputs = [node.name for node in listener.session.get_inputs()]
+    outputs = [node.name for node in listener.session.get_outputs()]
+    waveform, waveform_lengths = (find_name(inputs, name) for name in ("waveform", "waveform_lengths"))
+    log_probs = find_name(outputs, "log_probs")
+
+    def run(samples: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        # One item at a time: what stands behind an item's length would change its statistics.
+        frames = lengths.cpu() // HOP + 1
+        rows = []
+        for item, length in zip(samples.cpu().float(), lengths.tolist(), strict=True):
+            heard = torch.nn.functional.pad(item[:length], (0, max(0, LEAST_SAMPLES - length)))
+            feed = {waveform: heard[None].numpy(), waveform_lengths: numpy.array([len(heard)])}
+            rows.append(torch.from_numpy(listener.session.run([log_probs], feed)[0][0]))
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True), frames
+
+    return AcousticModel(
+        run,
+        labels=tokens,
+        blank=blank,
+        hop=HOP,
+        sample_rate=SAMPLE_RATE,
+        receptive_field=0,
+        separator=separator,
+        frame_offset=-0.5,  # frame t is centred on sample HOP * t
+        window=WINDOW_SECONDS,
+        context=CONTEXT_SECONDS,
+        spell=make_spell(hama, tokens),
+        language="en",
+        name="hama (English)",
+        licence="Apache-2.0",
+    )
+
+
+def find_name(names: Sequence[str], wanted: str) -> str:
+    """The name of an input or output; exporters add numbers to them, as in ``waveform.1``."""
+    found = [name for name in names if name.partition(".")[0] == wanted]
+    if not found:
+        raise SpeechError(f"the model of hama has {', '.join(names)}, not {wanted}: pip install 'hama>=1.3.10,<1.4'")
+    return found[0]
+
+
+def make_spell(hama: Any, tokens: Sequence[str]) -> Callable[[str], list[int] | None]:
+    """Returns ``spell(part)``: the phoneme classes of a part of a word, or None if it is not English letters."""
+    phonemizer = hama.G2PModel(max_output_len=MOST_PHONEMES)
+    class_of = {token: index for index, token in enumerate(tokens)}
+    known: dict[str, list[int] | None] = {}
+
+    def pronounce(letters: str) -> list[int] | None:
+        # The phonemizer guesses at anything: digits come out as Chinese.
+        if not re.fullmatch("[a-z']+", letters) or not re.search("[a-z]", letters) or len(letters) > LONGEST_PART:
+            return None
+        # For a few words it separates phonemes by spaces. The acoustic model has neither of these two.
+        phonemes = [found.phoneme for found in phonemizer.predict(letters).alignments]
+        phonemes = [phoneme for phoneme in phonemes if phoneme not in (" ", "<unk>")]
+        return [class_of[phoneme] for phoneme in phonemes] if phonemes and class_of.keys() >= set(phonemes) else None
+
+    def spell(part: str) -> list[int] | None:
+        decomposed = unicodedata.normalize("NFKD", part.lower().replace("’", "'"))
+        letters = "".join(letter for letter in decomposed if not unicodedata.combining(letter))
+        if letters not in known:
+            known[letters] = pronounce(letters)
+        return known[letters]
+
+    return spell
+
+
+def choose_providers(device: str | torch.device) -> list[str]:
+    """What onnxruntime is to compute with.
+
+    Raises:
+        SpeechError: the onnxruntime that is installed has nothing for this device.
+    """
+    onnxruntime = require("onnxruntime", "this model")
+    kind = torch.device(device).type
+    if kind == "cpu":
+        return ["CPUExecutionProvider"]
+    available = onnxruntime.get_available_providers()
+    wanted = f"{kind.upper()}ExecutionProvider"
+    if wanted not in available:
+        raise SpeechError(
+            f"onnxruntime cannot run a model on {kind!r}: it has {', '.join(available)}; use device='cpu', or for CUDA "
+            "install onnxruntime-gpu in place of onnxruntime"
+        )
+    return [wanted, "CPUExecutionProvider"]

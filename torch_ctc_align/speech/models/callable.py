@@ -165,7 +165,7 @@ def check_labels(labels: Sequence[str] | Mapping[str, int], name: str) -> list[s
             the same character twice, so that nobody knows which is meant.
     """
     if isinstance(labels, Mapping):
-        names = {}
+        names: dict[int, str] = {}
         for label, index in labels.items():
             if not isinstance(index, int) or index < 0:
                 raise SpeechError(f"labels of {name} must map names to classes 0, 1, ..., found {label!r}: {index!r}")

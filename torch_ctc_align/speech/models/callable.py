@@ -77,7 +77,7 @@ def from_callable(
         sample_rate: Hz.
         receptive_field: N samples give ``(N - receptive_field) // hop + 1`` frames. Default: measured.
         separator: the class between words, or its name; None if there is none. Default: ``"|"``, ``" "`` or ``"▁"``,
-            the first of them that is a label.
+            the first of them that is a label; but not ``"▁"`` where other labels begin with it.
         frame_offset: frame t covers the time from ``(t + frame_offset) * hop`` samples on, for one frame. Default:
             frame t sees the samples from ``hop * t`` to ``hop * t + receptive_field``, and its middle is theirs.
         window, context: seconds; see :class:`AcousticModel`.
@@ -204,6 +204,8 @@ def find_separator(separator: int | str | None, names: Sequence[str], blank: int
         return None
     if separator == "auto":
         usual = [label for label in SEPARATORS if label in names and names.index(label) != blank]
+        if any(len(label) > 1 and label.startswith("▁") for label in names):  # words begin with it, nothing is between
+            usual = [label for label in usual if label != "▁"]
         return names.index(usual[0]) if usual else None
     found = find_label("separator", separator, names)
     if found == blank:

@@ -16,7 +16,6 @@ from torch_ctc_align.speech.models import AcousticModel
 from torch_ctc_align.speech.models.callable import (
     Geometry,
     check_labels,
-    find_separator,
     first_line,
     geometry_frames,
     measure_geometry,
@@ -57,10 +56,15 @@ def load_pretrained(
         config = load_config(transformers, source)
         extractor = source.load(transformers.AutoFeatureExtractor, "a feature extractor (preprocessor_config.json)")
         tokenizer = source.load(transformers.AutoTokenizer, "a tokenizer (vocab.json or tokenizer.json)")
+        saved_language = getattr(tokenizer, "target_lang", None)
         adapter = choose_adapter(config, tokenizer, language, source)
-        network = load_network(transformers, source, config, adapter)
+        # The adapter of the language that the tokenizer was saved with lies among the weights.
+        network = load_network(transformers, source, config, adapter if adapter != saved_language else None)
     dtype = dtype or torch.float32
-    network = network.to(device=device, dtype=dtype).eval()
+    try:
+        network = network.to(device=device, dtype=dtype).eval()
+    except (RuntimeError, AssertionError) as error:  # no such device, a torch without it, too little memory
+        raise SpeechError(f"{source.name} cannot run on {str(device)!r}: {first_line(error)}") from error
 
     sample_rate = int(extractor.sampling_rate)
     run = Listener(network, extractor, sample_rate, torch.device(device), dtype)
@@ -83,7 +87,7 @@ def load_pretrained(
         hop=layout.geometry.hop,
         sample_rate=sample_rate,
         receptive_field=layout.geometry.receptive_field,
-        separator=separator_of(tokenizer, labels, blank),
+        separator=find_separator(tokenizer, labels, blank),
         frame_offset=layout.frame_offset,
         spell=None if spells_characters(tokenizer) else make_spell(tokenizer, len(labels), blank),
         language=adapter or language or only(card.get("language")),
@@ -255,7 +259,11 @@ class Listener:
             count = None if frames is None else int(frames[items[0]])
             if count == 0:
                 continue
-            for item, row in zip(items, self.listen(samples[items, :length], count), strict=True):
+            try:
+                heard = self.listen(samples[items, :length], count)
+            except RuntimeError as error:  # too few samples for a layer, or too many for the memory
+                raise SpeechError(f"the model fails on {length} samples: {first_line(error)}") from error
+            for item, row in zip(items, heard, strict=True):
                 rows[item] = row
         if frames is None:
             frames = torch.tensor([len(row) for row in rows])
@@ -294,8 +302,6 @@ def find_layout(config: Any, extractor: Any) -> Layout | None:
         # Frames are centred on multiples of the hop, the last is hidden; convolutions of odd size keep centres.
         encoder = config.encoder_config
         return centred(extractor.hop_length * encoder.subsampling_factor, extractor.hop_length)
-    if kind == "granite_speech5_ctc":
-        return None
     if kind == "lasr_ctc":
         encoder = config.encoder_config
         layer = (encoder.subsampling_conv_kernel_size, encoder.subsampling_conv_stride, 0)
@@ -356,11 +362,18 @@ def find_blank(config: Any, tokenizer: Any, labels: Sequence[str], source: Sourc
     return int(found[0])
 
 
-def separator_of(tokenizer: Any, labels: Sequence[str], blank: int) -> int | None:
+def find_separator(tokenizer: Any, labels: Sequence[str], blank: int) -> int | None:
+    """The class that the tokenizer puts between words; None if it puts none, as where words begin with "▁"."""
     delimiter = getattr(tokenizer, "word_delimiter_token", None)
-    if delimiter is None:
-        return find_separator("auto", labels, blank)
-    return labels.index(delimiter) if delimiter in labels and labels.index(delimiter) != blank else None
+    if delimiter is not None:
+        return labels.index(delimiter) if delimiter in labels and labels.index(delimiter) != blank else None
+    letters = [label for label in labels if len(label) == 1 and label.isalpha()]
+    for letter in letters[:1]:
+        one, two = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (letter, f"{letter} {letter}"))
+        between = two[len(one) : -len(one)] if one else []
+        if len(between) == 1 and two == [*one, *between, *one] and 0 <= between[0] < len(labels):
+            return int(between[0]) if between[0] not in (blank, tokenizer.unk_token_id) else None
+    return None
 
 
 def spells_characters(tokenizer: Any) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from torch_ctc_align.speech.errors import SpeechError, require
 from torch_ctc_align.speech.models import AcousticModel
+from torch_ctc_align.speech.models.onnx import choose_providers
 
 __all__ = ["load_english"]
 
@@ -110,23 +111,3 @@ def make_spell(hama: Any, tokens: Sequence[str]) -> Callable[[str], list[int] | 
         return known[letters]
 
     return spell
-
-
-def choose_providers(device: str | torch.device) -> list[str]:
-    """What onnxruntime is to compute with.
-
-    Raises:
-        SpeechError: the onnxruntime that is installed has nothing for this device.
-    """
-    onnxruntime = require("onnxruntime", "this model")
-    kind = torch.device(device).type
-    if kind == "cpu":
-        return ["CPUExecutionProvider"]
-    available = onnxruntime.get_available_providers()
-    wanted = f"{kind.upper()}ExecutionProvider"
-    if wanted not in available:
-        raise SpeechError(
-            f"onnxruntime cannot run a model on {kind!r}: it has {', '.join(available)}; use device='cpu', or for CUDA "
-            "install onnxruntime-gpu in place of onnxruntime"
-        )
-    return [wanted, "CPUExecutionProvider"]

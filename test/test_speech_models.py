@@ -11,7 +11,8 @@ import torch
 from torch_ctc_align import speech
 from torch_ctc_align.errors import AlignmentWarning
 from torch_ctc_align.speech import SpeechError
-from torch_ctc_align.speech.models.callable import from_callable, measure_geometry, what_sums_to_one
+from torch_ctc_align.speech.models.callable import from_callable
+from torch_ctc_align.speech.models.measure import measure_geometry, what_sums_to_one
 
 ROOT = Path(__file__).parents[1]
 LABELS = ["-", "|", "a", "b"]

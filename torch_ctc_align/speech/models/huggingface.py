@@ -3,7 +3,7 @@
 import importlib
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,14 +13,16 @@ from torch import Tensor
 
 from torch_ctc_align.speech.errors import SpeechError, require
 from torch_ctc_align.speech.models import AcousticModel
-from torch_ctc_align.speech.models.callable import (
-    Geometry,
-    check_labels,
-    first_line,
-    geometry_frames,
-    measure_geometry,
-    probe,
+from torch_ctc_align.speech.models.huggingface_labels import (
+    find_blank,
+    find_separator,
+    make_spell,
+    name_classes,
+    only,
+    read_card,
+    spells_characters,
 )
+from torch_ctc_align.speech.models.measure import Geometry, first_line, geometry_frames, measure_geometry, probe
 
 __all__ = ["load_pretrained"]
 
@@ -77,9 +79,9 @@ def load_pretrained(
     if frames < 1:
         raise SpeechError(f"{source.name} returns no frames for a second of silence")
 
-    labels = name_classes(tokenizer, emissions.shape[-1], source)
-    blank = find_blank(config, tokenizer, labels, source)
-    card = read_card(transformers, source)
+    labels = name_classes(tokenizer, emissions.shape[-1], source.name)
+    blank = find_blank(config, tokenizer, labels, source.name)
+    card = read_card(transformers, source.location)
     return AcousticModel(
         run,
         labels=labels,
@@ -338,82 +340,3 @@ def stack(layers: Iterable[tuple[int, int, int]]) -> Layout:
 def centred(hop: int, receptive_field: int) -> Layout:
     """The layout of a model whose frame t is centred on sample ``hop * t``."""
     return Layout(Geometry(hop, receptive_field), -0.5)
-
-
-# Labels -------------------------------------------------------------------------------------------------------------
-
-
-def name_classes(tokenizer: Any, classes: int, source: Source) -> list[str]:
-    """Names of the model's classes. The vocabulary may have fewer, or more: ``<s>`` is often added behind them."""
-    vocabulary = {label: index for label, index in tokenizer.get_vocab().items() if index < classes}
-    labels = check_labels(vocabulary, source.name)
-    return labels + [f"<{index}>" for index in range(len(labels), classes)]
-
-
-def find_blank(config: Any, tokenizer: Any, labels: Sequence[str], source: Source) -> int:
-    """The blank: what the configuration calls so, else the token for padding."""
-    found = [getattr(config, "blank_token_id", None), tokenizer.pad_token_id, getattr(config, "pad_token_id", None)]
-    found = [index for index in found if index is not None and 0 <= index < len(labels)]
-    if not found:
-        raise SpeechError(
-            f"{source.name} has no token for padding among its {len(labels)} classes, which CTC models of transformers "
-            "use as the blank: set pad_token_id in its config.json"
-        )
-    return int(found[0])
-
-
-def find_separator(tokenizer: Any, labels: Sequence[str], blank: int) -> int | None:
-    """The class that the tokenizer puts between words; None if it puts none, as where words begin with "▁"."""
-    delimiter = getattr(tokenizer, "word_delimiter_token", None)
-    if delimiter is not None:
-        return labels.index(delimiter) if delimiter in labels and labels.index(delimiter) != blank else None
-    letters = [label for label in labels if len(label) == 1 and label.isalpha()]
-    for letter in letters[:1]:
-        one, two = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (letter, f"{letter} {letter}"))
-        between = two[len(one) : -len(one)] if one else []
-        if len(between) == 1 and two == [*one, *between, *one] and 0 <= between[0] < len(labels):
-            return int(between[0]) if between[0] not in (blank, tokenizer.unk_token_id) else None
-    return None
-
-
-def spells_characters(tokenizer: Any) -> bool:
-    """Whether the tokenizer takes a text apart into its characters, so that the aligner can do it itself."""
-    return type(tokenizer).__name__ == "Wav2Vec2CTCTokenizer"
-
-
-def make_spell(tokenizer: Any, classes: int, blank: int) -> Callable[[str], list[int] | None]:
-    """Returns ``spell(part)``, which asks the tokenizer; in capitals if it does not know small letters."""
-    unknown = tokenizer.unk_token_id
-
-    def spell(part: str) -> list[int] | None:
-        for text in (part, part.upper()):
-            pieces = tokenizer(text, add_special_tokens=False)["input_ids"]
-            if pieces and all(0 <= piece < classes and piece not in (unknown, blank) for piece in pieces):
-                return [int(piece) for piece in pieces]
-        return None
-
-    return spell
-
-
-# The model card -----------------------------------------------------------------------------------------------------
-
-
-def read_card(transformers: Any, source: Source) -> Mapping[str, Any]:
-    """The facts at the top of README.md, as a mapping; empty where there are none, or no such file."""
-    try:
-        path = transformers.utils.cached_file(source.location, "README.md")
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-        if not lines or lines[0].strip() != "---":
-            return {}
-        front = "\n".join(lines[1 : lines.index("---", 1)])
-        facts = importlib.import_module("yaml").safe_load(front)  # transformers needs it, so it is there
-    except Exception:  # a model without a card is as good
-        return {}
-    return facts if isinstance(facts, Mapping) else {}
-
-
-def only(value: Any) -> str | None:
-    """A fact that is a string, or a list of one."""
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    return value if isinstance(value, str) else None

@@ -1,10 +1,9 @@
 """CTC models in ONNX files."""
 
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,18 +11,12 @@ from torch.nn.utils.rnn import pad_sequence
 
 from torch_ctc_align.speech.errors import SpeechError, require
 from torch_ctc_align.speech.models import AcousticModel
-from torch_ctc_align.speech.models.callable import (
-    are_logits,
-    check_positive,
-    first_line,
-    from_callable,
-    measure_geometry,
-    probe,
-)
+from torch_ctc_align.speech.models.callable import check_positive, from_callable
+from torch_ctc_align.speech.models.measure import are_logits, first_line, measure_geometry, probe
+from torch_ctc_align.speech.models.onnx_facts import Facts, as_bool
 
 __all__ = ["choose_providers", "load_onnx"]
 
-BLANKS = ("<blk>", "<blank>", "<pad>", "[PAD]", "<eps>", "<ctc>")  # what vocabularies call it, the clearest first
 FLOATS = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64"}
 INTEGERS = {"tensor(int64)": "int64", "tensor(int32)": "int32", "tensor(bool)": "bool"}
 
@@ -174,105 +167,6 @@ def choose_providers(device: str | torch.device) -> list[str]:
             "install onnxruntime-gpu in place of onnxruntime"
         )
     return [wanted, "CPUExecutionProvider"]
-
-
-# Facts --------------------------------------------------------------------------------------------------------------
-
-
-class Facts(NamedTuple):
-    """What the model's metadata and the files beside it say."""
-
-    path: Path
-    metadata: Mapping[str, str]
-
-    def file(self, name: str) -> Any:
-        """The content of a JSON file beside the model; ``{}`` if there is none."""
-        path = self.path.with_name(name)
-        if not path.is_file():
-            return {}
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, OSError) as error:
-            raise SpeechError(f"cannot read {path} as JSON: {first_line(error)}") from error
-        if not isinstance(content, Mapping):
-            raise SpeechError(f"{path} must hold a JSON object, found a {type(content).__name__}")
-        return content
-
-    def find(self, *keys: str, files: Sequence[str] = ()) -> Any:
-        """The first of these keys that metadata or files have; None if none has."""
-        for source in (self.metadata, *(self.file(name) for name in files)):
-            for key in keys:
-                if source.get(key) is not None:
-                    return source[key]
-        return None
-
-    def labels(self) -> Sequence[str] | Mapping[str, int] | None:
-        written = self.find("labels")
-        if written is not None:
-            try:
-                labels: Any = json.loads(written)
-            except ValueError:
-                labels = None
-            if not isinstance(labels, Mapping | list):
-                raise SpeechError(
-                    f"labels in the metadata of {self.path.name} must be a JSON list, found {written[:60]!r}"
-                )
-            return labels
-        vocabulary = self.file("vocab.json")
-        if any(isinstance(index, Mapping) for index in vocabulary.values()):
-            raise SpeechError(
-                f"{self.path.with_name('vocab.json')} has a vocabulary for each of {len(vocabulary)} languages: give "
-                "the labels of the one that the model was exported with"
-            )
-        return vocabulary or self.tokens()
-
-    def tokens(self) -> Mapping[str, int] | None:
-        """tokens.txt: a symbol and its class in every line."""
-        path = self.path.with_name("tokens.txt")
-        if not path.is_file():
-            return None
-        vocabulary = {}
-        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
-            if not line.strip():
-                continue
-            symbol, _, index = line.rstrip().rpartition(" ")
-            if not index.isdecimal():
-                raise SpeechError(f"{path}, line {number}: expected a symbol, a space and its class, found {line!r}")
-            vocabulary[symbol or " "] = int(index)  # the symbol may be a space itself
-        return vocabulary
-
-    def blank(self, labels: Sequence[str] | Mapping[str, int]) -> int | str | None:
-        written = self.find("blank", "blank_id")
-        if written is not None:
-            return int(written) if str(written).isdecimal() else str(written)
-        padding = self.file("tokenizer_config.json").get("pad_token")
-        padding = padding.get("content") if isinstance(padding, Mapping) else padding
-        if padding in labels:
-            return str(padding)
-        index = self.file("config.json").get("pad_token_id")
-        if isinstance(index, int):
-            return index
-        return next((name for name in BLANKS if name in labels), None)
-
-    def sample_rate(self) -> int | None:
-        rate = self.find("sample_rate", "sampling_rate", files=["preprocessor_config.json"])
-        if rate is None:
-            return None
-        if not str(rate).isdecimal():
-            raise SpeechError(f"the sample rate of {self.path.name} must be an integer, found {rate!r}")
-        return int(rate)
-
-    def separator(self, labels: Sequence[str] | Mapping[str, int]) -> int | str | None:
-        written = self.find("separator", "word_delimiter_token", files=["tokenizer_config.json"])
-        if written is None:
-            return "auto"
-        if written in labels:
-            return str(written)
-        return int(written) if str(written).isdecimal() else "auto"
-
-
-def as_bool(value: Any) -> bool:
-    return value if isinstance(value, bool) else str(value).lower() in ("1", "true", "yes")
 
 
 # Running ------------------------------------------------------------------------------------------------------------

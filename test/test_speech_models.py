@@ -1,5 +1,6 @@
 """Acoustic models: any Python function, the English model, and the programs of docs/models.md."""
 
+import doctest
 import re
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from torch_ctc_align import speech
 from torch_ctc_align.errors import AlignmentWarning
 from torch_ctc_align.speech import SpeechError
+from torch_ctc_align.speech.models import callable as callable_module
 from torch_ctc_align.speech.models.callable import from_callable
 from torch_ctc_align.speech.models.measure import measure_geometry, what_sums_to_one
 
@@ -44,6 +46,12 @@ def expect_error(call, *parts):
     assert "\n" not in message
     for part in parts:
         assert part in message, message
+
+
+def test_example_of_from_callable():
+    result = doctest.testmod(callable_module)
+    assert result.attempted > 0
+    assert result.failed == 0
 
 
 # How samples become frames ------------------------------------------------------------------------------------------

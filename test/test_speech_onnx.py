@@ -1,6 +1,8 @@
 """CTC models in ONNX files: their inputs and outputs, where their facts come from, what is wrong with them."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -207,7 +209,8 @@ def test_normalisation_is_over_the_samples_of_an_item(export, generator):
         torch.testing.assert_close(row[:count], Network()(item[None])[0], rtol=0, atol=2e-4)
 
 
-def test_wav2vec2_hears_the_same_as_in_torch(export, tmp_path, generator, missing):
+def test_export_of_the_page_hears_the_same_as_in_torch(tmp_path, monkeypatch, generator, missing, onnx):
+    """Runs the program of docs/models.md, with a small model of random weights in place of the one that it names."""
     try:
         import transformers
     except ImportError as error:
@@ -220,27 +223,23 @@ def test_wav2vec2_hears_the_same_as_in_torch(export, tmp_path, generator, missin
         num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=2, vocab_size=5, pad_token_id=0,
     )  # fmt: skip
     torch.manual_seed(0)
-    network = transformers.Wav2Vec2ForCTC(config).eval()
-    network.save_pretrained(tmp_path)
-    (tmp_path / "vocab.json").write_text(json.dumps({label: c for c, label in enumerate(labels)}))
-    transformers.Wav2Vec2CTCTokenizer(tmp_path / "vocab.json").save_pretrained(tmp_path)
-    transformers.Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=False).save_pretrained(tmp_path)
+    saved = tmp_path / "saved"
+    transformers.Wav2Vec2ForCTC(config).save_pretrained(saved)
+    (saved / "vocab.json").write_text(json.dumps({label: c for c, label in enumerate(labels)}))
+    transformers.Wav2Vec2CTCTokenizer(saved / "vocab.json").save_pretrained(saved)
+    transformers.Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=False).save_pretrained(saved)
 
-    class LogitsAlone(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.network = network
+    page = (Path(__file__).parents[1] / "docs/models.md").read_text(encoding="utf-8")
+    program = re.search(r"^```py\n(.*?)^```$", page.split("\n## ONNX\n")[1], re.MULTILINE | re.DOTALL)[1]
+    assert '"facebook/wav2vec2-base-960h"' in program
+    monkeypatch.chdir(tmp_path)
+    exec(program.replace("facebook/wav2vec2-base-960h", "saved"), {})
 
-        def forward(self, samples):
-            return self.network(samples).logits
-
-    export(LogitsAlone(), torch.randn(2, 8000))
-    network.eval()
-    there, here = load_pretrained(tmp_path), load_onnx(tmp_path)
+    there, here = load_pretrained(saved), load_onnx(tmp_path / "exported")
     facts = ("labels", "blank", "hop", "sample_rate", "receptive_field", "separator", "frame_offset")
     assert [getattr(there, fact) for fact in facts] == [getattr(here, fact) for fact in facts]
     for length in (4_000, 8_000, 16_079, 16_080):
-        samples = torch.randn(length, generator=generator)
+        samples = 2 + 3 * torch.randn(length, generator=generator)  # so that it matters whether they are normalised
         expected = hear(there, samples)
         assert len(expected) == (length - 400) // 320 + 1
         # Ten layers whose sums are taken in another order: see test_speech_pretrained.py; GELU and exp of onnxruntime
@@ -276,6 +275,9 @@ def test_facts_in_files_of_transformers(export, tmp_path):
     (tmp_path / "tokenizer_config.json").write_text('{"pad_token": {"content": "-"}, "word_delimiter_token": "_"}')
     model = load_onnx(export(Network()))
     assert (list(model.labels), model.blank, model.separator, model.sample_rate) == (list("ab#_-"), 4, 3, RATE)
+    (tmp_path / "preprocessor_config.json").unlink()
+    (tmp_path / "processor_config.json").write_text('{"feature_extractor": {"sampling_rate": 500}}')
+    assert load_onnx(export(Network())).sample_rate == 500
     (tmp_path / "tokenizer_config.json").unlink()
     (tmp_path / "config.json").write_text('{"pad_token_id": 2}')
     assert load_onnx(export(Network())).blank == 2
@@ -303,6 +305,8 @@ def test_facts_that_are_wrong(export, tmp_path):
     expect_error(path, "(N - ", "hop", **FACTS, hop=21)
     (tmp_path / "tokens.txt").write_text("<blk> 0\nb two\n")
     expect_error(path, "tokens.txt, line 2", "'b two'", sample_rate=RATE)
+    (tmp_path / "tokens.txt").write_bytes(b"<blk> 0\n\xff 1\n")
+    expect_error(path, "cannot read", "tokens.txt as UTF-8", sample_rate=RATE)
     (tmp_path / "vocab.json").write_text("{")
     expect_error(path, "cannot read", "vocab.json as JSON")
     (tmp_path / "vocab.json").write_text("[1]")

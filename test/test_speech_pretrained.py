@@ -17,6 +17,9 @@ LABELS = ["<s>", "<unk>", "|", *"abcdefghijklmnopqrstuvwxyz'", "</s>", "<pad>"]
 CLASSES, BLANK, SEPARATOR = len(LABELS), LABELS.index("<pad>"), LABELS.index("|")
 PIECES = ["<unk>", "▁", "▁the", "▁c", "at", *"abcdefghijklmnopqrstuvwxyz", "<pad>"]
 
+# Of PyTorch, about the convolutions of lasr_ctc, whose size is even.
+pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same'")
+
 TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 CONV = TINY | {"conv_dim": (8,) * 7, "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2,
                "vocab_size": CLASSES, "pad_token_id": BLANK}  # fmt: skip
@@ -214,6 +217,28 @@ def test_padding_is_never_heard(saved, generator):
     for row, item, length, count in zip(log_probs, samples, lengths.tolist(), frames.tolist(), strict=True):
         if count:
             assert_same(row[:count], saved.listen(item[:length]))
+
+
+def test_samples_are_normalised_where_the_extractor_says_so(transformers, tmp_path, generator):
+    config = conv_config(transformers, "Wav2Vec2", **STABLE, conv_bias=True)
+    saved = Saved(transformers, config, tmp_path)
+    torch.nn.init.normal_(saved.network.wav2vec2.feature_extractor.conv_layers[0].conv.bias)
+    saved.network.save_pretrained(tmp_path)
+    samples, lengths = 2 + 3 * torch.randn(2, 8000, generator=generator), torch.tensor([8000, 5000])
+    normalised = load_pretrained(tmp_path).run(samples, lengths)[0]
+    settings = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings | {"do_normalize": False}))
+    plain = load_pretrained(tmp_path).run(samples, lengths)[0]
+    for item, length in enumerate(lengths.tolist()):
+        own = samples[item, :length].double()
+        own = ((own - own.mean()) / (own.var(correction=0) + 1e-7).sqrt()).float()
+        with torch.inference_mode():
+            expected = saved.network(own[None]).logits[0].log_softmax(-1)
+            unscaled = saved.network(samples[item : item + 1, :length]).logits[0].log_softmax(-1)
+        assert (expected - unscaled).abs().max() > 0.01  # it matters here
+        # Mean and variance in float32 move samples of size 3 by about 1e-6, ten layers pass that on.
+        torch.testing.assert_close(normalised[item, : len(expected)], expected, rtol=0, atol=1e-4)
+        assert_same(plain[item, : len(expected)], unscaled)
 
 
 def test_middle_of_a_frame_is_where_the_model_looks(transformers, tmp_path):

@@ -13,8 +13,13 @@ __all__ = ["find_blank", "find_separator", "make_spell", "name_classes", "only",
 
 def name_classes(tokenizer: Any, classes: int, name: str) -> list[str]:
     """Names of the model's classes. The vocabulary may have fewer, or more: ``<s>`` is often added behind them."""
-    vocabulary = {label: index for label, index in tokenizer.get_vocab().items() if index < classes}
-    labels = check_labels(vocabulary, name)
+    # A tokenizer of several languages may keep tokens that it added for another one; its own vocabulary goes first.
+    own = getattr(tokenizer, "encoder", {})
+    names: dict[int, str] = {}
+    for label, index in [*own.items(), *tokenizer.get_vocab().items()]:
+        if index < classes:
+            names.setdefault(index, label)
+    labels = check_labels({label: index for index, label in names.items()}, name)
     return labels + [f"<{index}>" for index in range(len(labels), classes)]
 
 

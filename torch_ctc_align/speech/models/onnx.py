@@ -13,7 +13,7 @@ from torch_ctc_align.speech.errors import SpeechError, require
 from torch_ctc_align.speech.models import AcousticModel
 from torch_ctc_align.speech.models.callable import check_positive, from_callable
 from torch_ctc_align.speech.models.measure import are_logits, first_line, measure_geometry, probe
-from torch_ctc_align.speech.models.onnx_facts import Facts, as_bool
+from torch_ctc_align.speech.models.onnx_facts import Facts
 
 __all__ = ["choose_providers", "load_onnx"]
 
@@ -78,9 +78,7 @@ def load_onnx(
         raise SpeechError(f"onnxruntime cannot read {path}: {first_line(error)}") from error
 
     facts = Facts(path, dict(session.get_modelmeta().custom_metadata_map))
-    if normalize is None:
-        normalize = as_bool(facts.find("normalize", "do_normalize", files=["preprocessor_config.json"]))
-    run = Runner(session, path.name, normalize)
+    run = Runner(session, path.name, facts.normalize() if normalize is None else normalize)
 
     labels = facts.labels() if labels is None else labels
     sample_rate = facts.sample_rate() if sample_rate is None else sample_rate

@@ -3,12 +3,13 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from torch_ctc_align.speech.errors import SpeechError
 from torch_ctc_align.speech.models.measure import first_line
 
-__all__ = ["Facts", "as_bool"]
+__all__ = ["Facts"]
 
 BLANKS = ("<blk>", "<blank>", "<pad>", "[PAD]", "<eps>", "<ctc>")  # what vocabularies call it, the clearest first
 
@@ -32,13 +33,22 @@ class Facts(NamedTuple):
             raise SpeechError(f"{path} must hold a JSON object, found a {type(content).__name__}")
         return content
 
-    def find(self, *keys: str, files: Sequence[str] = ()) -> Any:
-        """The first of these keys that metadata or files have; None if none has."""
-        for source in (self.metadata, *(self.file(name) for name in files)):
+    def find(self, *keys: str, file: Mapping[str, Any] = MappingProxyType({})) -> Any:
+        """The first of these keys that the metadata have, or else the content of a file; None if none has."""
+        for source in (self.metadata, file):
             for key in keys:
                 if source.get(key) is not None:
                     return source[key]
         return None
+
+    def extractor(self) -> Mapping[str, Any]:
+        """What is known of the feature extractor. transformers 5 saves it as a part of another file."""
+        extractor: Mapping[str, Any] = self.file("preprocessor_config.json")
+        return extractor or self.file("processor_config.json").get("feature_extractor", {})
+
+    def normalize(self) -> bool:
+        """Whether samples are brought to mean 0 and variance 1 before the model hears them."""
+        return str(self.find("normalize", "do_normalize", file=self.extractor())).lower() in ("1", "true", "yes")
 
     def labels(self) -> Sequence[str] | Mapping[str, int] | None:
         written = self.find("labels")
@@ -65,8 +75,12 @@ class Facts(NamedTuple):
         path = self.path.with_name("tokens.txt")
         if not path.is_file():
             return None
+        try:
+            lines = path.read_text(encoding="utf-8").split("\n")  # no other line breaks: they may be symbols
+        except (ValueError, OSError) as error:
+            raise SpeechError(f"cannot read {path} as UTF-8: {first_line(error)}") from error
         vocabulary = {}
-        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+        for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             symbol, _, index = line.rstrip().rpartition(" ")
@@ -89,7 +103,7 @@ class Facts(NamedTuple):
         return next((name for name in BLANKS if name in labels), None)
 
     def sample_rate(self) -> int | None:
-        rate = self.find("sample_rate", "sampling_rate", files=["preprocessor_config.json"])
+        rate = self.find("sample_rate", "sampling_rate", file=self.extractor())
         if rate is None:
             return None
         if not str(rate).isdecimal():
@@ -97,13 +111,9 @@ class Facts(NamedTuple):
         return int(rate)
 
     def separator(self, labels: Sequence[str] | Mapping[str, int]) -> int | str | None:
-        written = self.find("separator", "word_delimiter_token", files=["tokenizer_config.json"])
+        written = self.find("separator", "word_delimiter_token", file=self.file("tokenizer_config.json"))
         if written is None:
             return "auto"
         if written in labels:
             return str(written)
         return int(written) if str(written).isdecimal() else "auto"
-
-
-def as_bool(value: Any) -> bool:
-    return value if isinstance(value, bool) else str(value).lower() in ("1", "true", "yes")

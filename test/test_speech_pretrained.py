@@ -79,27 +79,27 @@ def omniasr_config(transformers):
     )
 
 
-# What is tested: a configuration, samples a frame, the samples that the first frame needs.
+# What is tested: a configuration, samples a frame, the samples that the first frame needs, the one in its middle.
 SQUEEZED = {"squeeze_factor": 2, "conv_dim": (8,) * 5, "conv_kernel": (10, 3, 3, 2, 2), "conv_stride": (5, 2, 2, 2, 4)}
 STABLE = {"feat_extract_norm": "layer", "do_stable_layer_norm": True}
 LONGER_FRAMES = {"add_adapter": True, "num_adapter_layers": 2, "output_hidden_size": 16}
 KINDS = {
-    "wav2vec2-group": (lambda t: conv_config(t, "Wav2Vec2", feat_extract_norm="group"), 320, 400),
-    "wav2vec2-layer": (lambda t: conv_config(t, "Wav2Vec2", **STABLE), 320, 400),
-    "wav2vec2-adapter": (lambda t: conv_config(t, "Wav2Vec2", **LONGER_FRAMES), 1280, 400),
-    "hubert": (lambda t: conv_config(t, "Hubert"), 320, 400),
-    "wavlm": (lambda t: conv_config(t, "WavLM"), 320, 400),
-    "sew": (lambda t: conv_config(t, "SEW", **SQUEEZED), 160, 100),
-    "sew-d": (lambda t: conv_config(t, "SEWD", **SQUEEZED), 160, 100),
-    "unispeech": (lambda t: conv_config(t, "UniSpeech"), 320, 400),
-    "unispeech-sat": (lambda t: conv_config(t, "UniSpeechSat"), 320, 400),
-    "data2vec-audio": (lambda t: conv_config(t, "Data2VecAudio"), 320, 400),
-    "wav2vec2-conformer": (lambda t: conv_config(t, "Wav2Vec2Conformer"), 320, 400),
-    "wav2vec2-bert": (bert_config, 320, 560),
-    "wav2vec2-bert-adapter": (lambda t: bert_config(t, add_adapter=True), 640, 560),
-    "parakeet_ctc": (parakeet_config, 1280, 160),
-    "lasr_ctc": (lasr_config, 640, 2320),
-    "omniasr_ctc": (omniasr_config, 320, 400),
+    "wav2vec2-group": (lambda t: conv_config(t, "Wav2Vec2", feat_extract_norm="group"), 320, 400, 200),
+    "wav2vec2-layer": (lambda t: conv_config(t, "Wav2Vec2", **STABLE), 320, 400, 200),
+    "wav2vec2-adapter": (lambda t: conv_config(t, "Wav2Vec2", **LONGER_FRAMES), 1280, 400, 200),
+    "hubert": (lambda t: conv_config(t, "Hubert"), 320, 400, 200),
+    "wavlm": (lambda t: conv_config(t, "WavLM"), 320, 400, 200),
+    "sew": (lambda t: conv_config(t, "SEW", **SQUEEZED), 160, 100, 50),
+    "sew-d": (lambda t: conv_config(t, "SEWD", **SQUEEZED), 160, 100, 50),
+    "unispeech": (lambda t: conv_config(t, "UniSpeech"), 320, 400, 200),
+    "unispeech-sat": (lambda t: conv_config(t, "UniSpeechSat"), 320, 400, 200),
+    "data2vec-audio": (lambda t: conv_config(t, "Data2VecAudio"), 320, 400, 200),
+    "wav2vec2-conformer": (lambda t: conv_config(t, "Wav2Vec2Conformer"), 320, 400, 200),
+    "wav2vec2-bert": (bert_config, 320, 560, 280),
+    "wav2vec2-bert-adapter": (lambda t: bert_config(t, add_adapter=True), 640, 560, 280),
+    "parakeet_ctc": (parakeet_config, 1280, 160, 0),
+    "lasr_ctc": (lasr_config, 640, 2320, 1160),
+    "omniasr_ctc": (omniasr_config, 320, 400, 200),
 }  # fmt: skip
 
 
@@ -203,8 +203,9 @@ def test_every_kind_that_transformers_has_is_tested_or_listed(transformers):
 
 def test_frames_and_log_probs_are_those_of_transformers(saved, kind, generator):
     model = load_pretrained(saved.folder)
-    _, hop, field = KINDS[kind]
+    _, hop, field, middle = KINDS[kind]
     assert (model.hop, model.receptive_field, model.sample_rate) == (hop, field, 16_000)
+    assert (model.frame_offset + 0.5) * hop == middle
     for length in lengths_around(hop, field):
         samples = torch.randn(length, generator=generator) / 10
         log_probs, expected = hear(model, samples), saved.listen(samples)
@@ -260,6 +261,17 @@ def test_middle_of_a_frame_is_where_the_model_looks(transformers, tmp_path):
     # The receptive fields of frames t that have sample 4000: 320 t <= 4000 < 320 t + 400.
     assert changed.tolist() == [12] == [t for t in range(24) if 320 * t <= 4000 < 320 * t + 400]
     assert model.frame_offset == 40 / 320  # its middle, 320 t + 200, is that of a frame that begins at 320 t + 40
+
+
+def test_frames_of_parakeet_are_centred_on_multiples_of_the_hop(transformers, tmp_path):
+    saved = Saved(transformers, parakeet_config(transformers), tmp_path)
+    samples = torch.zeros(2, 20_000)
+    samples[0, 7 * 1280] = 1
+    spectrograms = saved.extractor._torch_extract_fbank_features(samples)  # what comes after it spreads over all frames
+    with torch.inference_mode():
+        clicked, silent = saved.network.encoder.subsampling(spectrograms)
+    changed = ((clicked - silent).abs().amax(1) > 0).nonzero().flatten()
+    assert changed.tolist() == [6, 7, 8]
 
 
 # Facts --------------------------------------------------------------------------------------------------------------

@@ -136,6 +136,19 @@ def test_log_probs_stay_as_they_are(recwarn):
     assert not recwarn.list
 
 
+@pytest.mark.parametrize("finish", [torch.log_softmax, None])
+def test_no_graph_is_kept(finish):
+    weights = torch.ones(4, requires_grad=True)
+    plain = network(400, 160, finish=None)
+
+    def run(samples, lengths):
+        scores = plain(samples, lengths) * weights
+        return scores if finish is None else finish(scores, -1)
+
+    log_probs, _ = load(run, logits=finish is None).run(torch.rand(1, 4000), torch.tensor([4000]))
+    assert not log_probs.requires_grad
+
+
 def test_frames_follow_from_the_lengths_where_the_function_does_not_say():
     _, frames = load(network(400, 160)).run(torch.rand(3, 4000), torch.tensor([4000, 1000, 100]))
     assert frames.tolist() == [23, 4, 0]
@@ -236,7 +249,9 @@ def test_separator_is_the_label_that_is_usual(labels, separator):
         ({"hop": 0}, ["hop must be a positive integer (samples a frame), found 0"]),
         ({"hop": 160.0}, ["found 160.0"]),
         ({"sample_rate": -8000}, ["sample_rate must be a positive integer (Hz), found -8000"]),
-        ({"name": "mine", "blank": 4}, ["found 4"]),
+        ({"window": 4.0, "context": 2.0}, ["window must be longer than twice context (seconds), found 4.0 and 2.0"]),
+        ({"context": -1.0}, ["found 30.0 and -1.0"]),
+        ({"name": "mine", "labels": []}, ["labels of mine are empty"]),
     ],
 )
 def test_facts_that_are_wrong(facts, parts):

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from torch_ctc_align.errors import AlignmentWarning
@@ -79,6 +80,8 @@ def from_callable(
     name = name or "a CTC model"
     check_positive("hop", hop, "samples a frame")
     check_positive("sample_rate", sample_rate, "Hz")
+    if not window > 2 * context >= 0:
+        raise SpeechError(f"window must be longer than twice context (seconds), found {window!r} and {context!r}")
     names = check_labels(labels, name)
     blank = find_label("blank", blank, names)
     separator = find_separator(separator, names, blank)
@@ -98,9 +101,10 @@ def from_callable(
         )
 
     def normalised(samples: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        emissions, frames = split_result(run(samples, lengths), samples, name)
-        if missing_softmax:
-            emissions = emissions.float().log_softmax(-1)
+        with torch.no_grad():  # otherwise an hour of windows would keep all that the network computes
+            emissions, frames = split_result(run(samples, lengths), samples, name)
+            if missing_softmax:
+                emissions = emissions.float().log_softmax(-1)
         if frames is None:
             frames = geometry_frames(lengths, geometry)
         return emissions, frames

@@ -116,8 +116,9 @@ class Source(NamedTuple):
             SpeechError: it is the path of a file, of nothing, or of a directory that holds no model.
         """
         location = os.fspath(name_or_dir)
-        path = Path(location)
+        path = Path(location).expanduser()
         if path.is_dir():
+            location = str(path)
             if not (path / "config.json").is_file():
                 raise SpeechError(
                     f"the directory {location} has no config.json, so it is not a model of transformers; "

@@ -25,7 +25,9 @@ def name_classes(tokenizer: Any, classes: int, name: str) -> list[str]:
 
 def find_blank(config: Any, tokenizer: Any, labels: Sequence[str], name: str) -> int:
     """The blank: what the configuration calls so, else the token for padding."""
-    found = [getattr(config, "blank_token_id", None), tokenizer.pad_token_id, getattr(config, "pad_token_id", None)]
+    # By name first: older tokenizers of several languages go on giving the number that it has in another one.
+    padding = labels.index(tokenizer.pad_token) if tokenizer.pad_token in labels else tokenizer.pad_token_id
+    found: list[Any] = [getattr(config, "blank_token_id", None), padding, getattr(config, "pad_token_id", None)]
     found = [index for index in found if index is not None and 0 <= index < len(labels)]
     if not found:
         raise SpeechError(

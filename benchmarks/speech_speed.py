@@ -126,12 +126,11 @@ def memory_bytes(name: str) -> int:
     return 1024 * int(re.search(rf"^{name}:\s*(\d+) kB$", status, re.MULTILINE)[1])
 
 
-def measure(path: str, text_path: str, stand_in: bool, posteriors: bool) -> dict:
+def measure(path: str, text_path: str, stand_in: bool) -> dict:
     """Aligns a recording; returns seconds of its parts and bytes. It runs in a process of its own."""
     aligner = Aligner.english()
     if stand_in:
         put_stand_in(aligner.model)
-    aligner.posteriors = posteriors
     text = Path(text_path).read_text(encoding="utf-8")
     clip = speech_data.CLIPS / "sense_and_sensibility_01_austen_64kb-0870.wav"
     aligner(clip, clip.with_suffix(".txt").read_text(encoding="utf-8"))  # warms up
@@ -174,19 +173,17 @@ def paragraph(text: str) -> str:
 
 def time_rows(row: dict) -> list[list[str]]:
     spent = dict(row["spent"])
-    wall, processor = spent.pop("all")
-    rest = [wall, processor]
+    all_of_it = spent.pop("all")
+    rest = list(all_of_it)
     for part in spent.values():
-        rest = [rest[0] - part[0], rest[1] - part[1]]
-    plain = wall - spent.get(POSTERIORS, [0.0])[0]
+        rest = [left - taken for left, taken in zip(rest, part, strict=True)]
 
     def line(name: str, part: list[float]) -> list[str]:
-        without = "" if name == POSTERIORS else f"{100 * part[0] / plain:.2f} %"
-        return [name, f"{part[0]:.2f}", f"{part[1]:.2f}", f"{100 * part[0] / wall:.2f} %", without]
+        shares = [f"{100 * taken / whole:.2f} %" for taken, whole in zip(part, all_of_it, strict=True)]
+        return [name, f"{part[0]:.2f}", shares[0], f"{part[1]:.2f}", shares[1]]
 
-    names = (MODEL, READING, SPELLING, PATH, POSTERIORS)
-    lines = [line(name, spent.get(name, [0.0, 0.0])) for name in names]
-    return [*lines, line(OURS, rest), ["all", f"{wall:.2f}", f"{processor:.2f}", "100 %", ""]]
+    names = (MODEL, SPELLING, READING, PATH, POSTERIORS)
+    return [*(line(name, spent[name]) for name in names), line(OURS, rest), line("all", all_of_it)]
 
 
 def describe(row: dict) -> str:
@@ -212,20 +209,19 @@ def write_page(path: Path, hour: dict, memory: list[tuple[str, dict]], command: 
         "## The time of an hour",
         paragraph(
             f'`Aligner.english()` on a WAV file of an hour with its text: {describe(hour)}; `star="ends"`. Seconds on '
-            "the clock and of the processors. The first share is of all; the second one is of all without posteriors "
-            "(`aligner.posteriors = False`)."
+            "the clock, and seconds of the processors, which other work on the machine disturbs less. The phonemes "
+            "are found once for every distinct word, so their time does not grow with the recording for ever."
         ),
-        table(["part", "s", "processor s", "share", "without posteriors"], time_rows(hour)),
+        table(["part", "s", "share", "processor s", "share"], time_rows(hour)),
         paragraph(
-            "The time and the states of a path grow with the square of the recording where the text grows with it: ten "
-            "hours take `forced_align` and `span_posteriors` a hundred times as long as an hour, and the model ten "
-            "times."
+            "The time of `forced_align` grows with the square of the recording where the text grows with it; all the "
+            "rest grows with the recording."
         ),
         "## Memory",
         paragraph(
             "Peak of the resident memory in the call, less what was resident before it (the libraries, the model, a "
-            "warm-up on a clip), less the emissions; and what is left of it when the alignment has come back. Ten "
-            "hours have a stand-in for the model, which returns the same random numbers for every window, and no posteriors."
+            "warm-up on a clip), less the emissions; and what is left of it when the alignment has come back. The "
+            "stand-in for the model returns the same random numbers for every window."
         ),
         table(["recording", "", "emissions, MB", "peak beside them, MB", "left, MB"], rows),
     ]
@@ -244,28 +240,23 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as scratch:
 
-        def align(hours: float, stand_in: bool, posteriors: bool) -> dict:
+        def align(hours: float, stand_in: bool) -> dict:
             recording = write_recording(Path(scratch), hours)
             text = recording.path.with_suffix(".txt")
             text.write_text(recording.text, encoding="utf-8")
-            given = {
-                "path": str(recording.path),
-                "text_path": str(text),
-                "stand_in": stand_in,
-                "posteriors": posteriors,
-            }
+            given = {"path": str(recording.path), "text_path": str(text), "stand_in": stand_in}
             row = run_child("measure", given, LIMIT_S)
             recording.path.unlink()
             print(row, file=sys.stderr)
             return row
 
-        hour = align(1, stand_in=False, posteriors=True)
+        hour = align(1, stand_in=False)
         if "error" in hour:
             sys.exit(f"speech_speed: {hour['error']}")
         memory = [
             ("an hour, English model", hour),
-            ("an hour, stand-in", align(1, stand_in=True, posteriors=False)),
-            (f"{arguments.hours:g} hours, stand-in", align(arguments.hours, stand_in=True, posteriors=False)),
+            ("an hour, stand-in", align(1, stand_in=True)),
+            (f"{arguments.hours:g} hours, stand-in", align(arguments.hours, stand_in=True)),
         ]
     arguments.out.mkdir(parents=True, exist_ok=True)
     page = arguments.out / "speech_speed.md"

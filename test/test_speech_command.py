@@ -404,6 +404,7 @@ def test_from_a_recording_to_a_file(tmp_path, monkeypatch, capsys, missing):
     except ImportError as error:
         missing("speech", str(error))
     from harness.speech import SAMPLE_RATE, loud_model, samples_of
+
     from torch_ctc_align.speech.aligner import Aligner
 
     soundfile.write(tmp_path / "talk.wav", samples_of("the cat sat"), SAMPLE_RATE, subtype="FLOAT")

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Union
 import torch
 from torch import Tensor
 
-from torch_ctc_align.speech.errors import SpeechError, require
 from torch_ctc_align.speech.audio.readers import (
     ArrayReader,
     AvReader,
@@ -27,6 +26,7 @@ from torch_ctc_align.speech.audio.readers import (
     Unreadable,
     show,
 )
+from torch_ctc_align.speech.errors import SpeechError, require
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,10 +12,10 @@ import torch
 
 import torch_ctc_align
 from torch_ctc_align.speech.command import batch, inputs
-from torch_ctc_align.speech.errors import SpeechError
 from torch_ctc_align.speech.command.inputs import Work
 from torch_ctc_align.speech.command.ledger import FAILURES
 from torch_ctc_align.speech.command.report import INTERRUPTED, USAGE, Progress, Report, warn
+from torch_ctc_align.speech.errors import SpeechError
 
 __all__ = ["main"]
 

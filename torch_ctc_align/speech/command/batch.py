@@ -16,9 +16,9 @@ import torch
 
 from torch_ctc_align.errors import AlignmentError
 from torch_ctc_align.speech.alignment import Segment, SpeechAlignment, Token, Word
-from torch_ctc_align.speech.errors import SpeechError
 from torch_ctc_align.speech.command.inputs import Item
 from torch_ctc_align.speech.command.ledger import Ledger, digest_of, fingerprint
+from torch_ctc_align.speech.errors import SpeechError
 
 __all__ = ["Result", "align_all", "explain", "refuse_folder", "refuse_formats"]
 

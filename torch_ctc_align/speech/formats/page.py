@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from torch_ctc_align.speech.formats.page_sound import listen
 from torch_ctc_align.speech.alignment import SpeechAlignment, Word
 from torch_ctc_align.speech.errors import SpeechError
+from torch_ctc_align.speech.formats.page_sound import listen
 
 __all__ = ["make_page"]
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from torch_ctc_align.speech import SpeechError
+from torch_ctc_align.speech.models import huggingface
 from torch_ctc_align.speech.models.huggingface import load_pretrained
 
 LABELS = ["<s>", "<unk>", "|", *"abcdefghijklmnopqrstuvwxyz'", "</s>", "<pad>"]
@@ -212,6 +213,15 @@ def test_frames_and_log_probs_are_those_of_transformers(saved, kind, generator):
         assert len(log_probs) == (length - field) // hop + 1 == len(expected), length
         assert log_probs.dtype == torch.float32
         assert_same(log_probs, expected)
+
+
+@pytest.mark.parametrize("kind", ["wav2vec2-layer", "wav2vec2-adapter", "lasr_ctc"], indirect=True)
+def test_kind_that_is_not_known_is_measured(saved, kind, monkeypatch):
+    monkeypatch.setattr(huggingface, "find_layout", lambda config, extractor: None)
+    model = load_pretrained(saved.folder)
+    _, hop, field, middle = KINDS[kind]
+    assert (model.hop, model.receptive_field) == (hop, field)
+    assert (model.frame_offset + 0.5) * hop == middle
 
 
 def test_padding_is_never_heard(saved, generator):
@@ -491,7 +501,7 @@ def test_model_without_a_blank(transformers, tmp_path):
     expect_error(tmp_path, "has no token for padding among its 4 classes", "pad_token_id in its config.json")
 
 
-def test_name_that_cannot_be_reached():
+def test_name_that_cannot_be_reached(transformers):
     """Nothing is fetched: the hub's library is told that there is no network."""
     code = (
         "from torch_ctc_align.speech import SpeechError\n"

@@ -11,57 +11,54 @@ Needs examples/requirements.txt (make demo installs it), and apt-get to fetch th
 """
 
 import argparse
-import functools
 import re
 import sys
 import textwrap
 from importlib.metadata import version
 from pathlib import Path
 
+import english
 import torch
 from machine import commit_and_date, output_of
 from page import table
 from processes import ROOT
 
 sys.path.insert(0, str(ROOT / "examples"))
-import align_speech
 import speech_data
-from align_speech import hama
 from word_borders import CENTRED, choose, columns_of, in_ms, make_half, measure, name_of
 
 from torch_ctc_align import Pauses, forced_align, label_priors, subtract_priors, token_spans
+from torch_ctc_align.speech.models.english import load_english
 
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def listen(model, clips, reference):
-    """(clip, transcript, log_probs, borders of pocketsphinx) of every clip that it can align."""
-    phonemizer = hama.G2PModel(max_output_len=128)
-    phonemizer.predict = functools.cache(phonemizer.predict)  # prompts repeat their words
-    hama.G2PModel = lambda **_: phonemizer
+    """(clip, labels of each word, log_probs, borders of pocketsphinx) of every clip that it can align."""
     heard = []
     for clip, theirs in speech_data.show_progress(list(zip(clips, reference, strict=True)), "listening"):
-        if theirs is not None:
-            transcript = align_speech.pronounce(" ".join(clip.words), model.decoder_tokens)
-            log_probs = align_speech.compute_log_probs(model, align_speech.read_audio(clip.path))
-            heard.append((clip, transcript, log_probs, torch.tensor(theirs, dtype=torch.float64)))
+        if theirs is None:
+            continue
+        words = english.spell(clip.words, model)
+        log_probs = english.read_and_listen(clip.path, model)
+        heard.append((clip, words, log_probs, torch.tensor(theirs, dtype=torch.float64)))
     return heard
 
 
 def align_all(heard, log_priors, scale, blank, boundary):
     """As in word_borders.py, with priors: rows for make_half, and the share of blanks on the paths."""
     aligned, blanks, frames = [], 0, 0
-    for clip, transcript, log_probs, theirs in heard:
-        targets = torch.tensor([transcript.targets])
+    for clip, words, log_probs, theirs in heard:
+        targets = torch.tensor([english.join(words, boundary)])
         emissions = subtract_priors(log_probs, log_priors, scale).log_softmax(-1)
         paths, scores = forced_align(emissions[None], targets, None, None, blank, strict=False)
         if (paths < 0).any():
             continue  # the name of one letter, with more phonemes than the clip has frames
         blanks += int((paths == blank).sum())
         frames += paths.numel()
-        words = torch.arange(len(transcript.words)).repeat_interleave(torch.tensor(transcript.tokens_per_word))
+        counts = torch.tensor([len(word) for word in words])
         word_indices = torch.full_like(targets[0], -1)
-        word_indices[targets[0] != boundary] = words
+        word_indices[targets[0] != boundary] = torch.arange(len(words)).repeat_interleave(counts)
         aligned.append((clip, token_spans(paths, scores, targets, blank), word_indices, theirs))
     return aligned, blanks / frames
 
@@ -73,14 +70,14 @@ def main():
 
     prompts = speech_data.read_corpus(speech_data.fetch_prompts())
     parts = speech_data.split(prompts, fold=1, folds=2)
-    model = hama.ASRModel()
-    tokens, blank = model.decoder_tokens, model.blank_id
+    model = load_english()
+    tokens, blank = model.labels, model.blank
     heard = listen(model, prompts, speech_data.find_reference_borders(prompts))
     in_first = {id(clip) for clip in parts[0]}
     log_priors = label_priors(log_probs for clip, _, log_probs, _ in heard if id(clip) in in_first)
     rows, medians = [], []
     for scale in SCALES:
-        aligned, blanks = align_all(heard, log_priors, scale, blank, tokens.index("<wb>"))
+        aligned, blanks = align_all(heard, log_priors, scale, blank, model.separator)
         halves = [make_half(aligned, part) for part in parts]
         best = choose(halves[0], CENTRED)
         for borders, shown in ((Pauses(), "`Pauses()`"), ("drop", "`drop`"), (best, f"best: {name_of(best)}")):

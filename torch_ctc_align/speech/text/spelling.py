@@ -166,8 +166,8 @@ class Spelling:
         if word.isascii() and word.isalpha():  # what follows would say the same, ten times slower
             return [(word, True)]
         if word in SPOKEN_SIGNS:
-            said = self.numbers.say_sign(word, self.numbers.value(number) if number else None)
-            return [(part, True) for part in said] if said else [(word, False)]
+            name = self.numbers.say_sign(word, self.numbers.value(number) if number else None)
+            return [(part, True) for part in name] if name else [(word, False)]
         if re.search(r"\d", word) is None:
             return self._split(word)
         if self.has_digits:

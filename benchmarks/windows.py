@@ -45,8 +45,7 @@ MEANING = """Compared with a context of 14 s. "windows": their number: how many 
 |difference| of log-probabilities over all frames and classes. "mass moved": half the sum over the classes of \
 |difference| of probabilities, mean over frames. "borders": starts and ends of words, by `forced_align` and \
 `merge_words(borders="drop")`; they move by whole frames. The context of the first row is as good as that of what it \
-is compared with: this much comes from where windows begin, since the model scales its input by statistics of the \
-whole window."""
+is compared with: so much comes from where windows begin, with a model that hears all of its window."""
 SEAM = """The same for windows without context, by the distance of a frame from the nearest cut."""
 STREAM = """A stream of blocks of ten seconds, windows of 30 s with 2 s of context, a float32 result. "beyond it": \
 resident memory at its highest, less that before the call and the result."""
@@ -106,7 +105,12 @@ def compare_near_cuts(log_probs, longest, plan):
     for low, high in pairwise([*NEAR, math.inf]):
         near = (seconds >= low - 1e-9) & (seconds < high - 1e-9)
         mass, changed = (values[near].mean() for values in differences(log_probs, longest))
-        yield f"{low:g} to {high:g} s", int(near.sum()), f"{mass:.4f}", f"{100 * changed:.2f} %"
+        yield (
+            f"{low:g} s and more" if high == math.inf else f"{low:g} to {high:g} s",
+            int(near.sum()),
+            f"{mass:.4f}",
+            f"{100 * changed:.2f} %",
+        )
 
 
 def measure_memory(run, samples, minutes, batch_size):

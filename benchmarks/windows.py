@@ -4,7 +4,7 @@
     .venv/bin/python benchmarks/windows.py [--out docs/measurements] [--minutes 4]
 
 A recording is made of prompts that the training examples learn from (examples/speech_data.py fetches them) and the two
-clips in examples/data, end to end. The acoustic model of examples/align_speech.py hears it in windows of several
+clips in examples/data, end to end. The English model of torch_ctc_align.speech hears it in windows of several
 lengths and contexts; what it gives is compared with windows whose context is as long as the model allows. Writes
 windows.md, which holds nothing of the recording; takes four minutes of one core.
 
@@ -22,6 +22,7 @@ from importlib.metadata import version
 from itertools import chain, pairwise, repeat
 from pathlib import Path
 
+import english
 import torch
 from cpu import forget_peak_memory, memory_bytes
 from machine import commit_and_date, output_of
@@ -29,11 +30,12 @@ from page import table
 from processes import ROOT
 
 sys.path.insert(0, str(ROOT / "examples"))
-import align_speech
 import speech_data
-from align_speech import HOP, SAMPLE_RATE, SECONDS_PER_FRAME, hama
 
 from torch_ctc_align import forced_align, merge_tokens, merge_words, plan_windows, run_windows
+from torch_ctc_align.speech.models.english import HOP, SAMPLE_RATE, load_english
+
+SECONDS_PER_FRAME = HOP / SAMPLE_RATE
 
 LONGEST = (30, 14)  # seconds of a window and of its context: two seconds in the middle are kept
 OTHERS = [(30, 13.5), (30, 4), (30, 2), (30, 1), (30, 0.5), (10, 4), (10, 2), (10, 1), (10, 0.5)]
@@ -68,20 +70,13 @@ def make_recording(minutes):
     return samples, [word for clip in chosen for word in clip.words]
 
 
-def make_run(model):
-    def run(samples, lengths):
-        inputs = {"waveform": samples.numpy(), "waveform_lengths": lengths.numpy()}
-        return tuple(map(torch.from_numpy, model.session.run(["log_probs", "out_lengths"], inputs)))
-
-    return run
-
-
-def find_borders(log_probs, transcript, blank, boundary):
-    """Start and end of every word in frames, (W, 2)."""
-    paths, scores = forced_align(log_probs[None], torch.tensor([transcript.targets]), blank=blank)
-    tokens = merge_tokens(paths[0], scores[0], blank)
-    how = {"separator": boundary, "tokens_per_word": transcript.tokens_per_word, "borders": "drop"}
-    words = merge_words(tokens, transcript.words, seconds_per_frame=SECONDS_PER_FRAME, **how)
+def find_borders(log_probs, words, model):
+    """Start and end of every word in frames, (W, 2); a word is given by its labels."""
+    targets = torch.tensor([english.join(words, model.separator)])
+    paths, scores = forced_align(log_probs[None], targets, blank=model.blank)
+    tokens = merge_tokens(paths[0], scores[0], model.blank)
+    how = {"separator": model.separator, "tokens_per_word": list(map(len, words)), "borders": "drop"}
+    words = merge_words(tokens, [""] * len(words), seconds_per_frame=SECONDS_PER_FRAME, **how)
     return torch.tensor([[word.start, word.end] for word in words]).div(SECONDS_PER_FRAME).round()
 
 
@@ -131,14 +126,14 @@ def main():
     parser.add_argument("--minutes", type=float, default=4, help="of the recording (default: %(default)s)")
     arguments = parser.parse_args()
 
-    model = hama.ASRModel()
-    names, blank, run = model.decoder_tokens, model.blank_id, make_run(model)
+    model = load_english()
+    names, run = model.labels, model.run
     samples, words = make_recording(arguments.minutes)
-    transcript = align_speech.pronounce(" ".join(words), names)
+    spelled = english.spell(words, model)
     rows, near, longest = [], [], ()
     for seconds, context in speech_data.show_progress([LONGEST, *OTHERS, *CUT], "listening"):
         log_probs = run_windows(run, samples, hop=HOP, **sizes_of(seconds, context))
-        found = log_probs, find_borders(log_probs, transcript, blank, names.index("<wb>"))
+        found = log_probs, find_borders(log_probs, spelled, model)
         longest = longest or found
         plan = plan_windows(len(samples), hop=HOP, **sizes_of(seconds, context))
         heard = sum(window.stop - window.start for window in plan) / len(samples)

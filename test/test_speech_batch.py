@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from harness.stand_in import StandIn
 
-from torch_ctc_align.speech import SpeechError, batch, inputs, ledger
+from torch_ctc_align.speech import SpeechError
+from torch_ctc_align.speech.command import batch, inputs, ledger
 
 
 def put(folder, **texts):

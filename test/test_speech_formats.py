@@ -409,7 +409,7 @@ def test_what_was_read_from_a_file_has_no_frames(format, tmp_path, monkeypatch):
 
 
 def stand_in(monkeypatch, name, **functions):
-    module = types.ModuleType(f"torch_ctc_align.speech.{name}")
+    module = types.ModuleType(f"torch_ctc_align.speech.formats.{name}")
     vars(module).update(functions)
     monkeypatch.setitem(sys.modules, module.__name__, module)
 

@@ -41,7 +41,7 @@ def library(missing):
 
 
 def stand_in(monkeypatch, name, **functions):
-    module = types.ModuleType(f"torch_ctc_align.speech.{name}")
+    module = types.ModuleType(f"torch_ctc_align.speech.formats.{name}")
     vars(module).update(functions)
     monkeypatch.setitem(sys.modules, module.__name__, module)
 

@@ -7,9 +7,9 @@ from harness.speech import hear, loud_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torch_ctc_align.speech import AcousticModel, SpeechError, spelling
+from torch_ctc_align.speech import AcousticModel, SpeechError
 from torch_ctc_align.speech.models import STAR
-from torch_ctc_align.speech.text import read_transcript
+from torch_ctc_align.speech.text import read_transcript, spelling
 
 ASCII = "abcdefghijklmnopqrstuvwxyz'"
 

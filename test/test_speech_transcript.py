@@ -1,6 +1,5 @@
 """The text: words with their places in it, segments, targets, files, and what is said about them."""
 
-import doctest
 import random
 import re
 import time
@@ -11,7 +10,7 @@ from harness.speech import BLANK, LABELS, SEPARATOR, loud_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torch_ctc_align.speech import SpeechError, transcript
+from torch_ctc_align.speech import SpeechError
 from torch_ctc_align.speech.models import STAR
 from torch_ctc_align.speech.text import read_text_file, read_transcript
 
@@ -177,11 +176,6 @@ SENTENCES = [
 @pytest.mark.parametrize("text, sentences", SENTENCES)
 def test_sentences_end_with_their_marks_and_with_lines(text, sentences):
     assert segments_of(text, "sentences") == sentences
-
-
-def test_the_example_of_the_docstring_holds():
-    assert doctest.testmod(transcript).attempted == 6
-    assert doctest.testmod(transcript).failed == 0
 
 
 def test_a_text_is_a_string():

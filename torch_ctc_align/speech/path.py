@@ -1,0 +1,196 @@
+"""The best path of a text through the emissions of a recording: stars, segments that are not spoken, posteriors."""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from torch_ctc_align.functional import forced_align, min_frames, span_posteriors
+from torch_ctc_align.spans import TokenSpan
+from torch_ctc_align.speech.errors import SpeechError
+from torch_ctc_align.speech.models import AcousticModel
+from torch_ctc_align.speech.text import Transcript
+from torch_ctc_align.stars import GAP_STAR, merge_stars, wild_gaps
+from torch_ctc_align.unspoken import find_unspoken
+
+__all__ = ["BestPath", "Star", "find_owners", "find_path", "find_spoken", "find_unexplained"]
+
+Star = Literal["ends", "words"]
+
+# Sound that the text does not explain. A word of two labels that is left out shows for 0.1 s; where nothing is left
+# out, a star takes a frame or two, if any.
+LEAST_UNEXPLAINED = 0.1  # seconds; less is not reported
+PAUSE = 0.5  # seconds; a longer silence ends what is reported as one stretch
+
+# What a path must gain without a segment, where anything may be said between two words.
+LEAST_GAIN = 10.0  # nats
+
+
+class BestPath:
+    """The best path of some words through the emissions, and what was asked."""
+
+    def __init__(
+        self, log_probs: Tensor, targets: Tensor, tokens_per_word: list[int], stars: Tensor | None, wild: Tensor | None
+    ) -> None:
+        self.log_probs, self.targets, self.tokens_per_word = log_probs, targets, tokens_per_word
+        self.stars, self.wild = stars, wild
+
+    def find(self, blank: int) -> None:
+        paths, scores = forced_align(
+            self.log_probs[None],
+            self.targets[None],
+            blank=blank,
+            strict=False,
+            star_scores=None if self.stars is None else self.stars[None],
+            wild_gaps=None if self.wild is None else self.wild[None],
+        )
+        self.path, self.scores = paths[0], scores[0]
+
+    def posteriors(self, spans: Sequence[TokenSpan], blank: int, core: int, context: int) -> list[float]:
+        """Returns the mean posterior of every label over its frames, compared with other places nearby.
+
+        The sums over all paths of an hour would take as long as the model. So they are those of pieces: the labels that
+        begin within ``core`` frames, with those of ``context`` frames on both sides, between the labels beside them,
+        which stay where they are.
+        """
+        starts, ends = [span.start for span in spans], [span.end for span in spans]
+        frames = len(self.path)
+        found: list[float] = []
+        while len(found) < len(spans):
+            first = len(found)
+            begin = starts[first] if first else 0
+            last = bisect_left(starts, begin + core, first + 1)
+            left = bisect_left(starts, begin - context, 0, first)
+            right = bisect_left(starts, (starts[last] if last < len(spans) else frames) + context, last)
+            part = slice(ends[left - 1] if left else 0, starts[right] if right < len(spans) else frames)
+            options: dict[str, Any] = {}
+            if self.stars is not None and self.wild is not None:
+                options = {"star_scores": self.stars[None, part], "wild_gaps": self.wild[None, left : right + 1]}
+            begins, stops = torch.tensor([starts[left:right], ends[left:right]])[:, None] - part.start
+            here, _ = span_posteriors(
+                self.log_probs[None, part], self.targets[None, left:right], begins, stops, blank=blank, **options
+            )
+            found += here[0, first - left : last - left].tolist()
+        return found
+
+
+def find_path(
+    log_probs: Tensor,
+    transcript: Transcript,
+    kept: Sequence[int],
+    model: AcousticModel,
+    stars: Tensor,
+    star: Star | None,
+    name: str,
+) -> BestPath:
+    """Finds the best path of some words of the transcript."""
+    classes = log_probs.shape[1]
+    labels, counts = transcript.targets(star=classes, separator=model.separator, words=kept)
+    targets = torch.tensor(labels)
+    needed = int(min_frames(targets[None]))
+    if needed > len(log_probs):
+        seconds = len(log_probs) * model.seconds_per_frame
+        raise SpeechError(
+            f"the text is too long for {name}: its {len(kept)} words are {len(labels)} labels, which take {needed} "
+            f"frames of the model or more, and the recording has {len(log_probs)} ({seconds:.2f} s); pass the text of "
+            "this recording alone"
+        )
+    has_star_labels = classes in labels
+    wild = None
+    if star is not None:
+        how: dict[str, Any] = {}
+        if star == "words":
+            how = {"separator": model.separator, "tokens_per_word": [counts]}
+        wild = wild_gaps(targets[None], where=star, **how)[0]
+    elif has_star_labels:
+        wild = torch.zeros(len(labels) + 1, dtype=torch.bool)
+    if wild is not None and has_star_labels:
+        # What lies beside a star label is that label's, up to the words around it.
+        reach = 1 if model.separator is not None else 0
+        for place in (targets == classes).nonzero().flatten().tolist():
+            wild[max(place - reach, 0) : place + 2 + reach] = False
+    found = BestPath(log_probs, targets, counts, stars if wild is not None else None, wild)
+    found.find(model.blank)
+    if len(found.path) and int(found.path[0]) == -1:
+        raise SpeechError(
+            f"the model's log-probabilities for {name} leave no path through the text: some are NaN or -inf; use a "
+            "wider dtype, float32 for example, or check the model"
+        )
+    return found
+
+
+def find_spoken(
+    log_probs: Tensor, transcript: Transcript, model: AcousticModel, stars: Tensor, name: str
+) -> list[bool]:
+    """Finds which segments are in the recording."""
+    everything = range(len(transcript.words))
+    labels, counts = transcript.targets(star=log_probs.shape[1], separator=model.separator, words=everything)
+    targets = torch.tensor(labels)
+    if int(min_frames(targets[None])) > len(log_probs):
+        find_path(log_probs, transcript, everything, model, stars, None, name)  # says so
+    blocks = [sum(counts[k] for k in segment.words) for segment in transcript.segments]
+    found = find_unspoken(
+        log_probs, targets, blocks, blank=model.blank, separator=model.separator, star_scores=stars
+    ).unspoken.tolist()
+
+    def total(unspoken: Sequence[bool]) -> float:
+        kept = [k for k in everything if not unspoken[transcript.words[k].segment]]
+        if not kept:
+            return float(torch.maximum(log_probs[:, model.blank], stars).double().sum())
+        return float(find_path(log_probs, transcript, kept, model, stars, "words", name).scores.double().sum())
+
+    # find_unspoken allows for other words between two segments alone. A segment of which only some words are missing in
+    # the text comes back where other words may stand anywhere.
+    for number in [k for k, missing in enumerate(found) if missing]:
+        restored = [missing and k != number for k, missing in enumerate(found)]
+        if total(found) - total(restored) < LEAST_GAIN:
+            found = restored
+    if all(found):
+        raise SpeechError(f"no segment of the text is in {name}; is it the text of another recording?")
+    return [not missing for missing in found]
+
+
+def find_unexplained(found: BestPath, model: AcousticModel) -> list[TokenSpan]:
+    """Finds the sound that the path leaves to the stars of gaps.
+
+    Pieces with a short silence between them are one. Separators that the model hears are not sound.
+    """
+    if found.wild is None or not bool(found.wild.any()):
+        return []
+    spf = model.seconds_per_frame
+    pieces: list[TokenSpan] = []
+    for star in merge_stars(found.path, found.scores):
+        if model.separator is not None:
+            heard = found.log_probs[star.start : star.end].argmax(-1)
+            if bool((heard == model.separator).all()):
+                continue
+        if pieces:
+            last = pieces[-1]
+            between = found.path[last.end : star.start]
+            silent = (between == model.blank) | (between == GAP_STAR)
+            if model.separator is not None:
+                silent |= between == model.separator
+            if bool(silent.all()) and len(between) * spf <= PAUSE:
+                score = float(found.scores[last.start : star.end].mean())
+                pieces[-1] = TokenSpan(GAP_STAR, last.start, star.end, score)
+                continue
+        pieces.append(star)
+    return [piece for piece in pieces if len(piece) * spf > LEAST_UNEXPLAINED - spf / 2]
+
+
+def find_owners(found: BestPath, kept: Sequence[int], separator: int | None) -> list[int]:
+    """Returns the word of every label; -1 for separators."""
+    ends = list(accumulate(found.tokens_per_word))
+    owners, place, seen = [], 0, 0
+    for label in found.targets.tolist():
+        if label == separator:
+            owners.append(-1)
+            continue
+        while seen >= ends[place]:
+            place += 1
+        owners.append(kept[place])
+        seen += 1
+    return owners

@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -91,6 +92,7 @@ def find_name(names: Sequence[str], wanted: str) -> str:
 def make_spell(hama: Any, tokens: Sequence[str]) -> Callable[[str], list[int] | None]:
     """Returns ``spell(part)``: the phoneme classes of a part of a word, or None if it is not English letters."""
     phonemizer = hama.G2PModel(max_output_len=MOST_PHONEMES)
+    use_one_thread(hama, phonemizer)
     class_of = {token: index for index, token in enumerate(tokens)}
     known: dict[str, list[int] | None] = {}
 
@@ -111,3 +113,14 @@ def make_spell(hama: Any, tokens: Sequence[str]) -> Callable[[str], list[int] | 
         return known[letters]
 
     return spell
+
+
+def use_one_thread(hama: Any, phonemizer: Any) -> None:
+    """Gives the text-to-phoneme model sessions of one thread: its steps are so small that two take twice the time."""
+    options = require("onnxruntime", "the English model").SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    assets = Path(hama.__file__).parent / "assets"
+    for name, file in (("encoder_session", "encoder.onnx"), ("decoder_step_session", "decoder_step.onnx")):
+        session = getattr(phonemizer, name, None)
+        if session is not None and (assets / file).is_file():
+            setattr(phonemizer, name, type(session)(str(assets / file), options, providers=session.get_providers()))

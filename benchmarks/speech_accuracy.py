@@ -52,7 +52,7 @@ SEED = 0
 NEAR = (0.02, 0.05, 0.1)  # seconds
 
 # What word_borders.py chooses on the first half of the prompts if the ends of clips count as well.
-CHOSEN_WITH_ENDS = Pauses(max_pause=0.4, share=0.5, lead_in=0.1, tail=0.25)
+CHOSEN_WITH_ENDS = Pauses(max_pause=0.3, share=0.5, lead_in=0.08, tail=0.2)
 
 Times = Sequence[Sequence[float]]  # start and end of every word, seconds
 
@@ -225,9 +225,9 @@ POLICIES = """\
 - **ours**: `merge_words` with `Pauses()`. Words share a pause of up to 0.25 s half and half; at a longer one, and at
   the ends of the clip, a word begins 0.04 s before its first token and ends 0.15 s after its last one. The separator is
   part of the pause. Frame t begins half a frame before t times 20 ms (`frame_offset=-0.5`), where this model has it.
-- **ours, chosen with the ends**: `Pauses(max_pause=0.4, lead_in=0.1, tail=0.25)`, the best parameters on the other half
-  of the prompts if the ends of clips count as well. Not the default: prompts are cut close to the speech, and
-  recordings are not.
+- **ours, chosen with the ends**: `Pauses(max_pause=0.3, lead_in=0.08, tail=0.2)`, the best parameters on the other half
+  of the prompts if the ends of clips count as well ([word_borders.md](word_borders.md)). Not the default: these prompts
+  are cut closer to their speech than recordings are.
 - **ours, `borders="drop"`**: from the first token of a word to its last one.
 - **ctc-forced-aligner**: as its program does, a star with log-probability 0 before every word, in place of separators.
   A word has half of the blanks between it and its neighbour; the neighbour is the star, which takes all frames that are

@@ -68,7 +68,8 @@ test-clients: $(BUILT) $(CLIENTS_READY)  ## run clients and torchaudio with our 
 
 # What depends on torch itself: kinds of errors, interrupts, the operator's registrations. One build serves all of them.
 TORCH_TESTS := $(addprefix test/test_,arguments.py arguments_of_functions.py errors.py mistakes.py operator.py interrupt.py memory.py \
-  star_operator.py star_posteriors_gradients.py ctc_loss.py ctc_loss_arguments.py ctc_loss_graphs.py ctc_loss_of_torch.py)
+  star_operator.py star_posteriors_gradients.py ctc_loss.py ctc_loss_arguments.py ctc_loss_graphs.py ctc_loss_of_torch.py \
+  windows.py window_mistakes.py priors.py speech_aligner.py)
 test-torches: export OMP_WAIT_POLICY ?= passive
 test-torches: $(BUILT) $(TORCHES)/oldest/.ready $(TORCHES)/newest/.ready  ## run some tests on the oldest and the newest torch; TORCHES=directory
 	$(call install,$(TORCHES)/newest) --upgrade --upgrade-strategy only-if-needed -r test/requirements-torch-newest.txt

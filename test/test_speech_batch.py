@@ -273,6 +273,32 @@ def test_a_torn_ledger_forgets_no_more_than_its_torn_line(pairs):
     assert align(pairs)[0] == ["skipped"] * 3
 
 
+def test_what_is_written_behind_a_torn_line_is_not_lost(pairs):
+    (pairs / ledger.LEDGER).write_text('{"made_from": "x", "fil')
+    ledger.Ledger(pairs).add(None, {pairs / "a.json": None})
+    (pairs / "a.json").write_text("half of it, as the process was killed")
+    assert align(pairs)[0] == ["aligned"] * 3
+
+
+def test_what_another_process_finishes_meanwhile_is_skipped(pairs, monkeypatch):
+    class Slow(StandIn):
+        def __call__(self, audio, *arguments, **options):
+            if audio.name == "a.wav":  # the other one begins later, and overtakes
+                monkeypatch.undo()
+                assert align(pairs)[0] == ["aligned"] * 3
+            return super().__call__(audio, *arguments, **options)
+
+    monkeypatch.setattr(sys.modules[__name__], "StandIn", Slow)
+    assert align(pairs)[0] == ["aligned", "skipped", "skipped"]
+
+
+def test_a_ledger_that_cannot_be_read_is_named(pairs):
+    (pairs / ledger.LEDGER).mkdir()  # who runs the tests as root may read every file
+    became, loaded = align(pairs)
+    assert became == [f"{pairs / ledger.LEDGER}: Is a directory"] * 3
+    assert not loaded
+
+
 # Failures -------------------------------------------------------------------------------------------------------------
 
 
@@ -308,6 +334,13 @@ def test_a_file_that_only_has_its_name_is_kept(tmp_path):
     (tmp_path / "failures.jsonl").write_text('{"audio_filepath": "a.wav", "text": "t"}\n')
     ledger.write_failures(tmp_path, [])
     assert (tmp_path / "failures.jsonl").exists()
+
+
+def test_a_list_of_failures_that_cannot_be_written_leaves_nothing(tmp_path):
+    (tmp_path / "failures.jsonl").mkdir()
+    with pytest.raises(OSError, match=r"failures\.jsonl'$"):
+        ledger.write_failures(tmp_path, [inputs.Failure("a.wav", "no such file")])
+    assert names(tmp_path.iterdir()) == ["failures.jsonl"]
 
 
 def test_a_format_that_lacks_its_library_is_refused_before_the_model_runs(monkeypatch):

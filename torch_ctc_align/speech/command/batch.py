@@ -122,6 +122,7 @@ def align_all(
             if folder not in ledgers:
                 ledgers[folder] = Ledger(folder)
             ledger = ledgers[folder]
+            ledger.refresh()
             files = item.files(formats.values())
             made_from = fingerprint(item, text, options)
             if resume and not force and _is_finished(item, files, ledger, made_from):

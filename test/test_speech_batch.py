@@ -27,6 +27,11 @@ def names(paths):
 # Folders --------------------------------------------------------------------------------------------------------------
 
 
+def test_corpora_in_nist_sphere_are_found(tmp_path):
+    put(tmp_path, a_sph="", a_txt="")
+    assert [item.name for item in inputs.find_folder(tmp_path).items] == ["a.sph"]
+
+
 def test_a_recording_belongs_to_the_text_with_its_name(tmp_path):
     put(tmp_path, a_wav="", a_txt="", b_MP3="", b_lab="", c_flac="", d_txt="", e_pdf="", _hidden_wav="")
     work = inputs.find_folder(tmp_path)

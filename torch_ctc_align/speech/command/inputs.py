@@ -27,7 +27,7 @@ __all__ = [
 # What a folder is searched for. A recording that is named on the command line may be called anything.
 # fmt: off
 AUDIO_SUFFIXES = frozenset([
-    ".wav", ".wave", ".w64", ".aif", ".aiff", ".aifc", ".au", ".caf", ".flac", ".wv",
+    ".wav", ".wave", ".w64", ".aif", ".aiff", ".aifc", ".au", ".caf", ".flac", ".wv", ".sph",
     ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".m4b", ".aac", ".wma", ".amr", ".mka",
     ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".3gp",
 ])

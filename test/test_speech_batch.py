@@ -136,18 +136,27 @@ def test_output_never_leaves_its_folder(tmp_path):
 @pytest.mark.parametrize(
     "line, reason",
     [
-        ('{"audio_filepath": "a.wav", ', "is not JSON"),
+        ('{"audio_filepath": 1 2}', "is not JSON (Expecting ',' delimiter at character 22)"),
         ("[1]", "must be a JSON object"),
         ('{"text": "t"}', "audio_filepath must be a string that is not empty, found nothing"),
         ('{"audio_filepath": "a.wav"}', "text must be a string that is not empty, found nothing"),
         ('{"audio_filepath": "a.wav", "text": " "}', "text must be a string that is not empty, found ' '"),
         ('{"audio_filepath": 3, "text": "t"}', "audio_filepath must be a string that is not empty, found 3"),
-        ('{"audio_filepath": "a.wav", "text": "t", "offset": "1"}', "offset must be a number of seconds, found '1'"),
-        ('{"audio_filepath": "a.wav", "text": "t", "offset": -1}', "offset must be a number of seconds, found -1"),
-        ('{"audio_filepath": "a.wav", "text": "t", "offset": true}', "offset must be a number of seconds, found True"),
+        (
+            '{"audio_filepath": "a.wav", "text": "t", "offset": "1"}',
+            "offset must be a number of seconds, 0 or above, found '1'",
+        ),
+        (
+            '{"audio_filepath": "a.wav", "text": "t", "offset": -1}',
+            "offset must be a number of seconds, 0 or above, found -1",
+        ),
+        (
+            '{"audio_filepath": "a.wav", "text": "t", "offset": true}',
+            "offset must be a number of seconds, 0 or above, found True",
+        ),
         (
             '{"audio_filepath": "a.wav", "text": "t", "duration": NaN}',
-            "duration must be a number of seconds, found nan",
+            "duration must be a number of seconds, 0 or above, found nan",
         ),
         ('{"audio_filepath": "a.wav", "text": "t", "duration": 0}', "duration must be above 0 seconds, found 0"),
         ('{"audio_filepath": "a.wav", "text": "t", "duration": 1' + "0" * 400 + "}", "duration must be a number"),

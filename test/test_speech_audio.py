@@ -525,6 +525,7 @@ def test_a_file_that_is_cut_short_is_named(suffix, tmp_path, libraries, ffmpeg, 
     message = refuse(path, RATE)
     assert message.startswith(f"{path} ends after ")
     assert ", though its header says 20.0" in message
+    assert "in Python or a manifest" in message, "the command has no such option"
     there = float(message.rpartition("duration=")[2])
     assert 9 < there < 11
     # What the message advises works, and fits the offset.
@@ -542,7 +543,7 @@ def test_a_damaged_flac_says_where(tmp_path, libraries, av):
     message = refuse(path, RATE)
     start, end = (float(word) for word in message.partition("between ")[2].partition(" s ")[0].split(" and "))
     assert 5 < start < end < 15
-    assert "get it again, or leave that place out" in message
+    assert "get it again, or leave that place out, in Python or a manifest, with" in message
     assert len(read_samples(path, RATE, duration=start)) == start * RATE
 
 

@@ -27,6 +27,11 @@ def names(paths):
 # Folders --------------------------------------------------------------------------------------------------------------
 
 
+def test_corpora_in_nist_sphere_are_found(tmp_path):
+    put(tmp_path, a_sph="", a_txt="")
+    assert [item.name for item in inputs.find_folder(tmp_path).items] == ["a.sph"]
+
+
 def test_a_recording_belongs_to_the_text_with_its_name(tmp_path):
     put(tmp_path, a_wav="", a_txt="", b_MP3="", b_lab="", c_flac="", d_txt="", e_pdf="", _hidden_wav="")
     work = inputs.find_folder(tmp_path)
@@ -131,18 +136,27 @@ def test_output_never_leaves_its_folder(tmp_path):
 @pytest.mark.parametrize(
     "line, reason",
     [
-        ('{"audio_filepath": "a.wav", ', "is not JSON"),
+        ('{"audio_filepath": 1 2}', "is not JSON (Expecting ',' delimiter at character 22)"),
         ("[1]", "must be a JSON object"),
         ('{"text": "t"}', "audio_filepath must be a string that is not empty, found nothing"),
         ('{"audio_filepath": "a.wav"}', "text must be a string that is not empty, found nothing"),
         ('{"audio_filepath": "a.wav", "text": " "}', "text must be a string that is not empty, found ' '"),
         ('{"audio_filepath": 3, "text": "t"}', "audio_filepath must be a string that is not empty, found 3"),
-        ('{"audio_filepath": "a.wav", "text": "t", "offset": "1"}', "offset must be a number of seconds, found '1'"),
-        ('{"audio_filepath": "a.wav", "text": "t", "offset": -1}', "offset must be a number of seconds, found -1"),
-        ('{"audio_filepath": "a.wav", "text": "t", "offset": true}', "offset must be a number of seconds, found True"),
+        (
+            '{"audio_filepath": "a.wav", "text": "t", "offset": "1"}',
+            "offset must be a number of seconds, 0 or above, found '1'",
+        ),
+        (
+            '{"audio_filepath": "a.wav", "text": "t", "offset": -1}',
+            "offset must be a number of seconds, 0 or above, found -1",
+        ),
+        (
+            '{"audio_filepath": "a.wav", "text": "t", "offset": true}',
+            "offset must be a number of seconds, 0 or above, found True",
+        ),
         (
             '{"audio_filepath": "a.wav", "text": "t", "duration": NaN}',
-            "duration must be a number of seconds, found nan",
+            "duration must be a number of seconds, 0 or above, found nan",
         ),
         ('{"audio_filepath": "a.wav", "text": "t", "duration": 0}', "duration must be above 0 seconds, found 0"),
         ('{"audio_filepath": "a.wav", "text": "t", "duration": 1' + "0" * 400 + "}", "duration must be a number"),
@@ -273,6 +287,32 @@ def test_a_torn_ledger_forgets_no_more_than_its_torn_line(pairs):
     assert align(pairs)[0] == ["skipped"] * 3
 
 
+def test_what_is_written_behind_a_torn_line_is_not_lost(pairs):
+    (pairs / ledger.LEDGER).write_text('{"made_from": "x", "fil')
+    ledger.Ledger(pairs).add(None, {pairs / "a.json": None})
+    (pairs / "a.json").write_text("half of it, as the process was killed")
+    assert align(pairs)[0] == ["aligned"] * 3
+
+
+def test_what_another_process_finishes_meanwhile_is_skipped(pairs, monkeypatch):
+    class Slow(StandIn):
+        def __call__(self, audio, *arguments, **options):
+            if audio.name == "a.wav":  # the other one begins later, and overtakes
+                monkeypatch.undo()
+                assert align(pairs)[0] == ["aligned"] * 3
+            return super().__call__(audio, *arguments, **options)
+
+    monkeypatch.setattr(sys.modules[__name__], "StandIn", Slow)
+    assert align(pairs)[0] == ["aligned", "skipped", "skipped"]
+
+
+def test_a_ledger_that_cannot_be_read_is_named(pairs):
+    (pairs / ledger.LEDGER).mkdir()  # who runs the tests as root may read every file
+    became, loaded = align(pairs)
+    assert became == [f"{pairs / ledger.LEDGER}: Is a directory"] * 3
+    assert not loaded
+
+
 # Failures -------------------------------------------------------------------------------------------------------------
 
 
@@ -308,6 +348,13 @@ def test_a_file_that_only_has_its_name_is_kept(tmp_path):
     (tmp_path / "failures.jsonl").write_text('{"audio_filepath": "a.wav", "text": "t"}\n')
     ledger.write_failures(tmp_path, [])
     assert (tmp_path / "failures.jsonl").exists()
+
+
+def test_a_list_of_failures_that_cannot_be_written_leaves_nothing(tmp_path):
+    (tmp_path / "failures.jsonl").mkdir()
+    with pytest.raises(OSError, match=r"failures\.jsonl'$"):
+        ledger.write_failures(tmp_path, [inputs.Failure("a.wav", "no such file")])
+    assert names(tmp_path.iterdir()) == ["failures.jsonl"]
 
 
 def test_a_format_that_lacks_its_library_is_refused_before_the_model_runs(monkeypatch):

@@ -126,6 +126,21 @@ def test_options_may_stand_between_the_recording_and_its_text(run):
     assert files("x") == ["y/talk.srt"]
 
 
+def test_behind_two_dashes_stand_names(run):
+    put(**{"-a_mp3": "", "-a_txt": "one"})
+    assert run("--format", "json", "--", "-a.mp3", "-a.txt") == 0
+    assert files() == ["-a.json", "-a.mp3", "-a.txt"]
+
+
+def test_a_name_commands_no_terminal(run):
+    put(a_txt="one", **{"\x1b[2Ja\nb_wav": "", "\x1b[2Ja\nb_txt": "one", "\x7fc_wav": "", "\x7fc_txt": "broken"})
+    assert run(".") == 3
+    assert r"\x1b[2Ja\nb.wav       2.5       1        0.90" in run.out.splitlines()
+    assert r"ctc-align: \x7fc.wav is broken" in run.err.splitlines()
+    assert run("\x1b[2Ja\nb.wav", "--force") == 0
+    assert not re.search("[\x1b\r]", run.out)
+
+
 def test_options_reach_the_aligner(run):
     put(talk_mp3="", talk_txt="Good evening")
     assert run("talk.mp3") == 0
@@ -180,7 +195,7 @@ def test_wide_letters_take_two_columns():
         ("talk.txt", "talk.txt is a text; give the recording before it"),
         ("none.mp3", "none.mp3: no such file"),
         ("none.mp3 talk.txt", "none.mp3: no such file"),
-        ("talk.mp3 none.txt", "none.txt"),
+        ("talk.mp3 none.txt", "there is no text file none.txt"),
         ("lone.wav", "lone.wav: has no text: there is no lone.txt or lone.lab beside it"),
         ("talk.mp3 talk.txt --text t", "give the text once"),
         ("folder talk.txt", "folder is a folder, which brings its texts"),
@@ -205,15 +220,17 @@ def test_wide_letters_take_two_columns():
 def test_nothing_could_be_done(run, arguments, message):
     put(talk_mp3="", talk_txt="t", lone_wav="", folder__readme="", empty_jsonl="\n", failures_jsonl="{}")
     before = files()
-    assert run(*arguments.split()) == (3 if arguments == "talk.mp3 none.txt" else 2)
+    assert run(*arguments.split()) == 2
     assert re.search(message, run.err), run.err
     assert "Traceback" not in run.err
     assert run.aligners == [], "a model was loaded"
     assert files() == before
 
 
-def test_help_and_version_exit_with_0(run):
+def test_help_and_version_exit_with_0(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     assert run("--help") == 0
+    assert max(map(len, run.out.splitlines())) <= 80
     assert "examples:" in run.out
     assert run("--version") == 0
     assert run.out == f"ctc-align {torch_ctc_align.__version__}\n"
@@ -232,7 +249,7 @@ def test_a_model_that_cannot_be_loaded_ends_it(run, monkeypatch):
 def test_a_recording_that_fails(run):
     put(talk_mp3="", talk_txt="broken")
     assert run("talk.mp3") == 3
-    assert run.err == "ctc-align: talk.mp3: talk.mp3 is broken\n"
+    assert run.err == "ctc-align: talk.mp3 is broken\n", "the name stands there once"
     assert files() == ["talk.mp3", "talk.txt"]
 
 
@@ -439,6 +456,22 @@ def test_ctrl_c_keeps_what_is_done_and_the_next_run_goes_on(run):
     put(b_txt="mended")
     assert run(".") == 0
     assert [call[0] for call in run.calls] == ["b.wav", "c.wav"]
+
+
+def test_force_is_no_way_to_go_on(run):
+    put(a_wav="", a_txt="one", b_wav="", b_txt="interrupt")
+    assert run(".", "--force") == 130
+    assert "interrupted after 1 of 2; without --force the same command goes on" in run.err
+
+
+@pytest.mark.parametrize("closed, status", [("<&-", 0), (">&-", 0), ("2>&-", 0), ("- <&-", 2)])
+def test_what_is_closed_is_not_needed(run, closed, status):
+    put(a_wav="", a_txt="one")
+    command = f"exec {shlex.quote(sys.executable)} {shlex.quote(str(PROGRAM))} a.wav {closed}"
+    done = subprocess.run(command, shell=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True)
+    assert done.returncode == status, done
+    assert (b"standard input is closed" in done.stderr) == (status == 2)
+    assert b"unexpected" not in done.stdout + done.stderr
 
 
 def test_a_reader_that_ends_is_no_failure(run):

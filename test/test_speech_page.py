@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import json
 import math
+import os
 import re
 import shutil
 from pathlib import Path
@@ -473,6 +474,14 @@ def test_what_is_encoded_anew_begins_when_the_recording_does(show, speech, monke
 def test_a_small_recording_is_embedded_byte_for_byte():
     data = re.search("data:audio/wav;base64,([^<]*)", make_page(clip_alignment()))[1]
     assert base64.b64decode(data) == CLIP.read_bytes()
+
+
+def test_a_recording_whose_name_is_no_utf_8_is_embedded(tmp_path):
+    odd = tmp_path / os.fsdecode(b"a\xff.wav")
+    shutil.copy(CLIP, odd)
+    page = make_page(clip_alignment(audio=odd))
+    assert base64.b64decode(re.search("data:audio/wav;base64,([^<]*)", page)[1]) == CLIP.read_bytes()
+    page.encode()  # nothing of the name is left that UTF-8 cannot write
 
 
 # ---- An hour ----

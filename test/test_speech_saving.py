@@ -12,9 +12,12 @@ from pathlib import Path
 
 import pytest
 from harness.alignments import small, with_evidence
+from harness.stand_in import StandIn
 
-from torch_ctc_align.speech import SpeechError, Word
-from torch_ctc_align.speech.formats import FORMATS, save
+from torch_ctc_align.speech import SpeechError, Word, formats
+from torch_ctc_align.speech.command.batch import align_all
+from torch_ctc_align.speech.command.inputs import Item
+from torch_ctc_align.speech.formats import FORMATS, save, save_all
 
 TEXTS = ["json", "srt", "vtt", "ass", "textgrid", "ctm", "tsv", "audacity"]
 TSV = """\
@@ -196,3 +199,24 @@ def test_a_missing_recording_is_not_taken_for_the_file(tmp_path, monkeypatch):
     stand_in(monkeypatch, "page", make_page=lambda alignment, *, embed: Path("/no/talk.wav").read_text())
     with pytest.raises(FileNotFoundError, match=r"/no/talk\.wav"):
         save(small(), tmp_path / "a.html")
+
+
+# ------------------------------------------------------------------------------------------------------- several files
+
+
+def test_several_files_are_what_each_would_be_alone(tmp_path):
+    files = {tmp_path / f"all.{name}": name for name in ("json", "srt", "vtt", "ctm", "tsv")}
+    save_all(small(), files)
+    for path, name in files.items():
+        assert path.read_bytes() == save(small(), tmp_path / f"alone.{name}").read_bytes()
+
+
+def test_the_command_rounds_once_for_all_formats(tmp_path, monkeypatch):
+    rounded = []
+    monkeypatch.setattr(formats, "round_alignment", lambda alignment: rounded.append(alignment) or alignment)
+    (tmp_path / "a.wav").touch()
+    item = Item("a.wav", tmp_path / "a.wav", "Good evening", tmp_path / "a")
+    suffixes = {"json": ".json", "srt": ".srt", "tsv": ".tsv"}
+    [result] = align_all([item], StandIn, suffixes, {}, call={})
+    assert [path.name for path in result.files if path.stat().st_size] == ["a.json", "a.srt", "a.tsv"]
+    assert len(rounded) == 1

@@ -225,6 +225,15 @@ def test_a_text_of_which_no_word_can_be_spelt_is_an_error():
     )
 
 
+def test_a_model_that_spells_for_itself_cannot_pronounce_the_text():
+    with pytest.raises(SpeechError) as error:
+        read_transcript("漢字", loud_model(spell=lambda part: None, name="hama (English)"), romanize=False)
+    assert str(error.value) == (
+        "hama (English) cannot pronounce any word of the text ('漢', '字'): "
+        "use a model of the language and script of the text"
+    )
+
+
 def test_words_that_cannot_be_spelt_are_noted():
     assert read_transcript("plain words", loud_model()).notes == []
     assert read_transcript("a §", loud_model()).notes == [

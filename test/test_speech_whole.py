@@ -85,7 +85,7 @@ def test_bad_recordings_and_texts_cost_the_others_nothing(clip, libraries, capsy
         "no_text": "is empty",
         "latin": "iconv -f ISO-8859-1 -t UTF-8",
         "long": "pass the text of this recording alone",
-        "other_script": "can be spelt",
+        "other_script": "cannot pronounce",
     }
     assert set(reasons) == set(expected)
     for name, words in expected.items():

@@ -107,7 +107,7 @@ class Audio:
                 time = (self.begin + self.frames - left + int((~finite).int().argmax())) / rate
                 raise SpeechError(
                     f"{self.name} holds {float(block[~finite][0])} at {time:.3f} s, and samples must be finite; "
-                    f"repair it, or leave that place out with duration= or offset="
+                    f"repair it, or leave that place out, in Python or a manifest, with duration= or offset="
                 )
             loudest = max(loudest, float(block.abs().max())) if len(block) else loudest
             if loudest > LOUDEST:

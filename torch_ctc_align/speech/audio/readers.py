@@ -63,7 +63,7 @@ class CutShort(SpeechError):
 
     def __init__(self, name: str, end: float, said: float, offset: float = 0.0) -> None:
         there = math.floor(1000 * max(end - offset, 0)) / 1000
-        advice = f", or take what is there with duration={there:g}" if there else ""
+        advice = f", or take what is there, in Python or a manifest, with duration={there:g}" if there else ""
         super().__init__(
             f"{name} ends after {end:.3f} s, though its header says {said:.3f} s: it is cut short; get it again{advice}"
         )
@@ -181,7 +181,7 @@ class SoundfileReader:
                 times = f"{place / self.rate:.2f} and {(place + BLOCK_FRAMES) / self.rate:.2f} s"
                 raise SpeechError(
                     f"{show(self.path)} is damaged between {times} ({error.error_string.rstrip('.')}); get it again, "
-                    f"or leave that place out with duration= or offset="
+                    f"or leave that place out, in Python or a manifest, with duration= or offset="
                 ) from None
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -22,24 +23,36 @@ __all__ = ["main"]
 MANIFEST_SUFFIXES = (".jsonl", ".json", ".ndjson", ".manifest")
 DESCRIPTION = "Finds when each word of a text is said in a recording."
 
+USAGE_LINES = """\
+%(prog)s [options] RECORDING [TEXT]
+       %(prog)s [options] FOLDER
+       %(prog)s [options] MANIFEST.jsonl
+       %(prog)s [options] RECORDING RECORDING ..."""
+
 EXAMPLES = """\
 examples:
-  ctc-align talk.mp3 talk.txt                   writes talk.json and talk.srt beside the recording
-  ctc-align talk.mp3                            the text is talk.txt or talk.lab beside it
-  ctc-align talk.mp3 --text "Good evening."     the text is here
+  ctc-align talk.mp3 talk.txt                 writes talk.json and talk.srt
+  ctc-align talk.mp3                          the text is talk.txt or talk.lab
+  ctc-align talk.mp3 --text "Good evening."   the text is here
   ctc-align talk.mp4 talk.txt --format vtt,ass --out-dir subtitles
-  ctc-align corpus/ --format textgrid           every recording of a folder that has a text
-  ctc-align manifest.jsonl --out-dir aligned    lines of {"audio_filepath": "a.wav", "text": "what is said"}
-  ctc-align rede.wav rede.txt --model some-user/wav2vec2-german --language de
+  ctc-align corpus/ --format textgrid         every recording that has a text
+  ctc-align manifest.jsonl --out-dir aligned  lines as NeMo has them:
+                      {"audio_filepath": "a.wav", "text": "what is said"}
+  ctc-align rede.wav --model some-user/wav2vec2-german --language de
 
-exit status: 0 all is aligned, 2 nothing could be done, 3 some failed (listed in failures.jsonl), 130 interrupted
+exit status: 0 all is aligned, 2 nothing could be done, 3 some failed (of many
+they are listed in failures.jsonl), 130 interrupted
 """
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The arguments."""
     parser = argparse.ArgumentParser(
-        prog="ctc-align", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="ctc-align",
+        usage=USAGE_LINES,
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "input",
@@ -188,6 +201,8 @@ def find_work(arguments: argparse.Namespace) -> tuple[Work, bool]:
             refuse_swapped(audio, text)
         if arguments.text is not None:
             raise SpeechError(f"give the text once: as the file {text}, or with --text")
+        if audio.exists() and str(text) != "-" and not text.exists():
+            raise SpeechError(f"there is no text file {text}")
         return inputs.take_recordings([audio], read_stdin() if str(text) == "-" else text, out_dir), True
     if len(paths) == 2 and inputs.is_text(first):
         refuse_swapped(*paths)
@@ -211,6 +226,8 @@ def refuse_swapped(audio: Path, text: Path) -> NoReturn:
 
 def read_stdin() -> str:
     """The text, UTF-8."""
+    if sys.stdin is None:
+        raise SpeechError("standard input is closed, and - stands for a text from there; give a file, or --text")
     if sys.stdin.isatty():
         print("the text, then Ctrl-D:", file=sys.stderr)
     try:
@@ -246,11 +263,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         What the process should exit with: 0 all is aligned, 2 the command line is wrong or nothing could be done,
         3 some recordings failed, 130 interrupted.
     """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller, 2>&-
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a letter shows its number
             stream.reconfigure(errors="backslashreplace")
     try:
-        arguments = build_parser().parse_intermixed_args(argv)
+        arguments = build_parser().parse_intermixed_args(without_dashes(sys.argv[1:] if argv is None else argv))
     except SystemExit as end:  # argparse has said what is wrong, or the help
         return end.code if isinstance(end.code, int) else USAGE
     try:
@@ -263,6 +283,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         warn(batch.explain(error))
         return USAGE
+
+
+def without_dashes(arguments: Sequence[str]) -> list[str]:
+    """Names behind -- begin with ./ in place of a dash: ``parse_intermixed_args`` would take them for options."""
+    place = arguments.index("--") if "--" in arguments else len(arguments)
+    names = ("./" + name if name.startswith("-") and name != "-" else name for name in arguments[place + 1 :])
+    return [*arguments[:place], *names]
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -305,5 +332,5 @@ def run(arguments: argparse.Namespace) -> int:
             report.add(result)
     except KeyboardInterrupt:
         progress.clear()
-        return report.interrupt()
+        return report.interrupt(arguments.force)
     return report.end()

@@ -19,6 +19,7 @@ from torch_ctc_align.speech.alignment import Segment, SpeechAlignment, Token, Wo
 from torch_ctc_align.speech.command.inputs import Item
 from torch_ctc_align.speech.command.ledger import Ledger, digest_of, fingerprint
 from torch_ctc_align.speech.errors import SpeechError
+from torch_ctc_align.speech.formats import save_all
 
 __all__ = ["Result", "align_all", "explain", "refuse_folder", "refuse_formats"]
 
@@ -122,6 +123,7 @@ def align_all(
             if folder not in ledgers:
                 ledgers[folder] = Ledger(folder)
             ledger = ledgers[folder]
+            ledger.refresh()
             files = item.files(formats.values())
             made_from = fingerprint(item, text, options)
             if resume and not force and _is_finished(item, files, ledger, made_from):
@@ -145,8 +147,7 @@ def align_all(
             notes = list(aligner.notes)
             folder.mkdir(parents=True, exist_ok=True)
             ledger.add(None, dict.fromkeys(files))
-            for name, path in zip(formats, files, strict=True):
-                alignment.save(path, name)
+            save_all(alignment, dict(zip(files, formats, strict=True)))
             ledger.add(made_from, {path: digest_of(path) for path in files})
         except Exception as error:
             yield _failed(item, error, began)

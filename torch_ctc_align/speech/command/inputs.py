@@ -27,7 +27,7 @@ __all__ = [
 # What a folder is searched for. A recording that is named on the command line may be called anything.
 # fmt: off
 AUDIO_SUFFIXES = frozenset([
-    ".wav", ".wave", ".w64", ".aif", ".aiff", ".aifc", ".au", ".caf", ".flac", ".wv",
+    ".wav", ".wave", ".w64", ".aif", ".aiff", ".aifc", ".au", ".caf", ".flac", ".wv", ".sph",
     ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".m4b", ".aac", ".wma", ".amr", ".mka",
     ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".3gp",
 ])
@@ -250,6 +250,8 @@ def _place(items: Sequence[Item], folder: Path, out_dir: Path) -> list[Item]:
 def _read_line(line: str, source: str, folder: Path) -> Item:
     try:
         entry = json.loads(line)
+    except json.JSONDecodeError as error:  # the line that it counts is the first of one, and would mislead
+        raise SpeechError(f"is not JSON ({error.msg} at character {error.pos + 1})") from None
     except (ValueError, RecursionError) as error:
         raise SpeechError(f"is not JSON ({error})") from None
     if not isinstance(entry, dict):
@@ -266,7 +268,7 @@ def _read_line(line: str, source: str, folder: Path) -> Item:
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= LONGEST:
-            raise SpeechError(f"{key} must be a number of seconds, found {value!r}")
+            raise SpeechError(f"{key} must be a number of seconds, 0 or above, found {value!r}")
         return float(value)
 
     offset, duration = number("offset") or 0.0, number("duration")

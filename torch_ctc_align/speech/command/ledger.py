@@ -20,18 +20,30 @@ class Ledger:
 
     A line of the file is ``{"made_from": fingerprint, "files": {name: digest}}``; of two lines about a file the later
     one counts. Before files are written a line without fingerprint and digests says that they are ours: so they are if
-    the process is killed.
+    the process is killed. Another process may write to the same folder: ``refresh`` reads what it has added.
+
+    Raises:
+        OSError: there is a ledger, and it cannot be read.
     """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / LEDGER
         self.entries: dict[str, tuple[str | None, str | None]] = {}
+        self.size = 0  # bytes that are read
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Reads what was added since."""
         try:
-            lines = self.path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError):
+            with self.path.open("rb") as file:
+                file.seek(self.size)
+                added = file.read()
+        except (FileNotFoundError, NotADirectoryError):
             return
-        for line in lines:
-            try:  # the last line is torn where the disk was full
+        whole = added[: added.rfind(b"\n") + 1]  # the end of a line may still be on its way
+        self.size += len(whole)
+        for line in whole.splitlines():
+            try:  # a line is torn where the disk was full
                 entry = json.loads(line)
                 self.entries |= {name: (entry["made_from"], digest) for name, digest in entry["files"].items()}
             except (ValueError, KeyError, TypeError, AttributeError):
@@ -39,8 +51,13 @@ class Ledger:
 
     def add(self, made_from: str | None, files: Mapping[Path, str | None]) -> None:
         names = {path.name: digest for path, digest in files.items()}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"made_from": made_from, "files": names}) + "\n")
+        line = json.dumps({"made_from": made_from, "files": names}) + "\n"
+        with self.path.open("ab+") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":  # behind a line that was torn the new one would be lost with it
+                    line = "\n" + line
+            file.write(line.encode())
         self.entries |= {name: (made_from, digest) for name, digest in names.items()}
 
     def has_made(self, path: Path, made_from: str) -> bool:
@@ -90,9 +107,14 @@ def write_failures(root: Path, failures: Sequence[Failure]) -> Path | None:
     lines = [json.dumps({"path": each.path, "reason": each.reason}, ensure_ascii=False) + "\n" for each in failures]
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    # A name that is not UTF-8 has surrogates; "\udcff" is how JSON spells them too.
-    scratch.write_bytes("".join(lines).encode("utf-8", "backslashreplace"))
-    scratch.replace(path)
+    try:
+        # A name that is not UTF-8 has surrogates; "\udcff" is how JSON spells them too.
+        scratch.write_bytes("".join(lines).encode("utf-8", "backslashreplace"))
+        scratch.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from None  # nobody knows the other file
+    finally:
+        scratch.unlink(missing_ok=True)
     return path
 
 

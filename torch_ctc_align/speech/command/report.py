@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import sys
 import traceback
 import unicodedata
@@ -45,10 +46,21 @@ def warn(line: str) -> None:
     write(f"ctc-align: {line}", sys.stderr)
 
 
+def blame(name: str, reason: str) -> None:
+    """Says why something failed; the reason may begin with its name."""
+    printed = name.encode("utf-8", "backslashreplace").decode()  # as the readers of recordings have it
+    warn(reason if reason.startswith((f"{printed} ", f"{printed}: ")) else f"{name}: {reason}")
+
+
+def visible(text: str) -> str:
+    """Control characters as Python spells them: the name of a file may have any, and a terminal obeys them."""
+    return re.sub("[\0-\x1f\x7f-\x9f]", lambda match: ascii(match[0])[1:-1], text)
+
+
 def write(line: str, stream: TextIO) -> None:
     """Writes a line. A reader that ends, ``head`` for example, does not end the work."""
     try:
-        print(line, file=stream, flush=True)
+        print(visible(line), file=stream, flush=True)
     except BrokenPipeError:
         # What is still to come goes nowhere, and the interpreter can flush the stream at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
@@ -108,7 +120,8 @@ def print_one(result: Result, printer: Printer, with_differences: bool) -> None:
     """The table of one recording, what it and the text do not share, and which files were written."""
     alignment = result.alignment
     assert alignment is not None
-    printer.say(f"{result.item.name}: {alignment.seconds:.2f} s, {count(len(alignment.words), 'word')}\n")
+    printer.say(f"{result.item.name}: {alignment.seconds:.2f} s, {count(len(alignment.words), 'word')}")
+    printer.say()
     lines = list(word_table(alignment))
     if sys.stdout.isatty() and len(lines) > TERMINAL_WORDS:
         left_out = len(lines) - FIRST - LAST
@@ -120,7 +133,8 @@ def print_one(result: Result, printer: Printer, with_differences: bool) -> None:
         for line in differences(alignment):
             printer.say(line)
     if alignment.confidence is not None:
-        printer.say(f"\nmean confidence {alignment.confidence:.2f}")
+        printer.say()
+        printer.say(f"mean confidence {alignment.confidence:.2f}")
     printer.say("wrote " + ", ".join(map(str, result.files)))
 
 
@@ -157,7 +171,7 @@ class Progress:
         """Moves the bar."""
         title = what
         if len(self.places) > 1:
-            title = f"{self.places[item.output]}/{len(self.places)} {shorten(item.name, TITLE_WIDTH)}: {what}"
+            title = f"{self.places[item.output]}/{len(self.places)} {shorten(visible(item.name), TITLE_WIDTH)}: {what}"
         if self.bar is None or self.title != title:
             self.clear()
             self.bar = self.tqdm(total=total, desc=title, leave=False, dynamic_ncols=True, bar_format=BAR)
@@ -179,7 +193,7 @@ def header(columns: int) -> str:
 def row(item: Item, alignment: SpeechAlignment, columns: int) -> str:
     """One recording in the table of many."""
     numbers = f"{seconds_of(item, alignment):8.1f}  {len(alignment.words):6d}  {number(alignment.confidence, 10)}"
-    return f"{pad(shorten(item.name, columns), columns)}  {numbers}  {describe(alignment)}".rstrip()
+    return f"{pad(shorten(visible(item.name), columns), columns)}  {numbers}  {describe(alignment)}".rstrip()
 
 
 def seconds_of(item: Item, alignment: SpeechAlignment) -> float:
@@ -246,10 +260,10 @@ class Report:
         self.doubts: list[tuple[str, float]] = []
         self.aligned = self.skipped = 0
         self.seconds = self.took = 0.0
-        self.columns = min(max(map(width, ["recording", *(item.name for item in work.items)])), NAME_WIDTH)
+        self.columns = min(max(map(width, ["recording", *(visible(item.name) for item in work.items)])), NAME_WIDTH)
         report_partners(work)
         for failure in self.failures[:MOST_WARNINGS]:
-            warn(f"{failure.path}: {failure.reason}")
+            blame(failure.path, failure.reason)
         if len(self.failures) > MOST_WARNINGS:
             warn(f"and {len(self.failures) - MOST_WARNINGS} more such failures")
 
@@ -260,7 +274,7 @@ class Report:
             self.skipped += 1
         elif alignment is None:
             self.failures.append(Failure(item.source, result.reason or "failed"))
-            warn(f"{item.source}: {result.reason}")
+            blame(item.source, result.reason or "failed")
             if self.with_tracebacks and result.error is not None:
                 traceback.print_exception(result.error)
         else:
@@ -279,14 +293,15 @@ class Report:
                 self.printer.say(row(item, alignment, self.columns))
         result.alignment = None  # its evidence is large
 
-    def interrupt(self) -> int:
-        """Says how to go on, and returns the exit status."""
+    def interrupt(self, forced: bool) -> int:
+        """Says how to go on, and returns the exit status. ``forced``: what was finished is not skipped."""
         if self.single:
             warn("interrupted")
             return INTERRUPTED
         self.list_failures()
         done = self.aligned + self.skipped
-        warn(f"interrupted after {done} of {len(self.work.items)}; the same command goes on from here")
+        how = "without --force the same command" if forced else "the same command"
+        warn(f"interrupted after {done} of {len(self.work.items)}; {how} goes on from here")
         return INTERRUPTED
 
     def end(self) -> int:
@@ -298,7 +313,8 @@ class Report:
         summary = f"{self.aligned} aligned, {self.skipped} finished before, {len(self.failures)} failed"
         if self.aligned:
             speed = self.seconds / max(self.took, 1e-3)
-            summary = f"\n{summary}; {self.seconds:.0f} s of audio in {self.took:.1f} s, {speed:.3g} times real time"
+            self.printer.say()
+            summary = f"{summary}; {self.seconds:.0f} s of audio in {self.took:.1f} s, {speed:.3g} times real time"
         self.printer.say(summary)
         self.list_failures()
         if self.failures:

@@ -10,7 +10,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from torch_ctc_align.speech.formats.jsonfile import DIGITS, VERSION, load, to_js
 from torch_ctc_align.speech.formats.subtitles import ass_text, srt_text, vtt_text
 from torch_ctc_align.speech.formats.tables import to_audacity, to_ctm, to_tsv, write_textgrid
 
-__all__ = ["FORMATS", "VERSION", "Format", "format_of", "load", "round_alignment", "save"]
+__all__ = ["FORMATS", "VERSION", "Format", "format_of", "load", "round_alignment", "save", "save_all"]
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,31 @@ def save(alignment: SpeechAlignment, path: Path, format: str | None = None, **op
         if option not in chosen.options:
             known = f"its options are {', '.join(chosen.options)}" if chosen.options else "it has none"
             raise SpeechError(f"the format {chosen.name} has no option {option}; {known}")
+    _write(_rounded(alignment), path, chosen, options)
+    return path
+
+
+def save_all(alignment: SpeechAlignment, files: Mapping[Path, str]) -> None:
+    """Writes an alignment to several files, as :func:`save` writes each, and rounds it once for all of them.
+
+    Args:
+        alignment: what to write.
+        files: the name in ``FORMATS`` of each file's format.
+    """
+    rounded = _rounded(alignment)
+    for path, format in files.items():
+        _write(rounded, path, format_of(path, format), {})
+
+
+def _rounded(alignment: SpeechAlignment) -> SpeechAlignment:
     rounded = round_alignment(alignment)
     check_times(rounded)
-    with appear_whole(path, chosen.suffix) as temporary:
-        chosen.write(rounded, temporary, **options)
-    return path
+    return rounded
+
+
+def _write(rounded: SpeechAlignment, path: Path, format: Format, options: Mapping[str, Any]) -> None:
+    with appear_whole(path, format.suffix) as temporary:
+        format.write(rounded, temporary, **options)
 
 
 def format_of(path: Path, format: str | None = None) -> Format:

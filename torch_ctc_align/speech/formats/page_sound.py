@@ -7,6 +7,7 @@ encoded anew, and from what the aligner's reader gives, so that both hear the sa
 """
 
 import io
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,7 +62,7 @@ def _look(path: Path) -> tuple[int, str | None]:
     """The rate to read at (Hz), and the media type if the file is embedded as it is."""
     soundfile = require("soundfile", "a page to listen to")
     try:
-        facts = soundfile.info(path)
+        facts = soundfile.info(os.fsencode(path))  # soundfile itself would encode the name as UTF-8
         small = path.stat().st_size <= LARGEST_AS_IT_IS
     except (OSError, RuntimeError):  # another library may read it; if none does, open_audio says why
         return HIGH, None

@@ -43,6 +43,8 @@ def load_english(device: str | torch.device = "cpu") -> AcousticModel:
         listener = hama.ASRModel(providers=choose_providers(device))
         tokens = list(listener.decoder_tokens)
         blank, separator = tokens.index("<blank>"), tokens.index("<wb>")
+    except SpeechError:  # about the device; another version of hama would not help
+        raise
     except (AttributeError, TypeError, ValueError, OSError, KeyError, RuntimeError) as error:
         raise SpeechError(
             f"the package hama cannot load its model ({type(error).__name__}: {error}); this works with versions 1.3: "

@@ -283,11 +283,16 @@ def _strip(chunk: str, begin: int, stop: int) -> tuple[int, int] | None:
 
 
 def _nothing_spelt(words: Sequence[str], model: AcousticModel, spelling: Spelling) -> str:
+    reason = spelling.uroman_missing or spelling.numbers.reason
+    shown = ", ".join(map(repr, words[:5]))
+    if model.spell is not None:  # its labels, phonemes or pieces of words, say nothing to the user
+        return (
+            f"{model.name} cannot pronounce any word of the text ({shown}): "
+            f"{reason or 'use a model of the language and script of the text'}"
+        )
     labels = "".join(spelling.letters) or ", ".join(map(str, model.labels))
     labels = labels if len(labels) <= 60 else f"{labels[:57]}..."
-    reason = spelling.uroman_missing or spelling.numbers.reason
     advice = reason or "use a model of the text's language or write the text with these labels"
-    shown = ", ".join(map(repr, words[:5]))
     return f"no word of the text ({shown}) can be spelt with the labels of {model.name} ({labels}): {advice}"
 
 

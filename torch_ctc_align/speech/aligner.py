@@ -251,9 +251,13 @@ class Aligner:
             tokens_per_word=found.tokens_per_word,
             borders=self.borders,
             frame_offset=model.frame_offset,
-            recording_end=limit,
             stars=pieces,
         )
+        # Not recording_end=limit: the last frame may begin where the recording ends, and by rounding after it.
+        times = {
+            k: (recording.offset + min(span.start, limit), recording.offset + min(span.end, limit))
+            for k, span in zip(kept, merged, strict=True)
+        }
         owners = find_owners(found, kept, model.separator)
         posteriors = None
         if self.posteriors:
@@ -266,14 +270,15 @@ class Aligner:
             span = spoken_words.get(k)
             status: Status = "unspoken" if span is None else "inferred" if word.inferred else "spoken"
             sure = status == "spoken"
+            start, end = times.get(k, (None, None))
             words.append(
                 Word(
                     word.text,
                     word.begin,
                     word.stop,
                     word.segment,
-                    None if span is None else recording.offset + span.start,
-                    None if span is None else recording.offset + span.end,
+                    start,
+                    end,
                     span.score if span is not None and sure else None,
                     of_words.get(k) if sure else None,
                     status,

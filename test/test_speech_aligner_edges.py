@@ -1,0 +1,49 @@
+"""Recordings, texts and models at the edge of what the aligner takes, with the model of harness/speech.py."""
+
+import pytest
+import torch
+from harness.speech import HOP, LABELS, SAMPLE_RATE, hear, loud_model, say, silence, sound_of
+
+from torch_ctc_align.speech import Aligner
+
+
+@pytest.fixture(autouse=True)
+def libraries(missing):
+    try:
+        import numpy  # noqa: F401
+    except ImportError as error:
+        missing("speech", f"{error}; see requirements-dev.txt")
+
+
+def align(model, frames, text, **options):
+    return Aligner.from_model(model)((sound_of(frames), model.sample_rate), text, **options)
+
+
+def hear_one_more(samples, lengths):
+    """A model that pads its input: N samples give N // HOP + 1 frames, and the last one hears the last samples."""
+    log_probs, frames = hear(samples, lengths)
+    return torch.cat([log_probs, log_probs[:, -1:]], 1), frames + 1
+
+
+@pytest.mark.parametrize("frames", [34, 35, 36])
+def test_a_word_in_the_frame_that_begins_where_the_recording_ends(frames):
+    """Frame 35 begins at 35 * 0.02 s, which comes out as 0.7000000000000001, above the 0.7 s of the recording."""
+    model = loud_model(receptive_field=0)
+    letter = LABELS.index("a")
+
+    def run(samples, lengths):
+        log_probs, count = hear_one_more(samples, lengths)
+        log_probs[:, -1] = -9.0
+        log_probs[:, -1, letter] = -0.01
+        return log_probs, count
+
+    model.run = run
+    (word,) = align(model, [LABELS.index("b"), *silence(frames - 1)], "a", star=None).words
+    assert 0 <= word.start <= word.end == frames * HOP / SAMPLE_RATE
+
+
+def test_frames_that_are_later_than_the_recording_end_with_it():
+    found = align(loud_model(frame_offset=1.5), silence(20) + say("a")[:1], "a")
+    (word,) = found.words
+    assert word.start == pytest.approx(0.43 - 0.04)  # the lead-in of Pauses
+    assert word.end == found.seconds == pytest.approx(0.42)

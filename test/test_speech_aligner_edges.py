@@ -47,3 +47,17 @@ def test_frames_that_are_later_than_the_recording_end_with_it():
     (word,) = found.words
     assert word.start == pytest.approx(0.43 - 0.04)  # the lead-in of Pauses
     assert word.end == found.seconds == pytest.approx(0.42)
+
+
+@pytest.mark.parametrize("rate", [SAMPLE_RATE, 8000])
+def test_what_is_noted_of_the_last_sample_is_told(rate, missing):
+    if rate != SAMPLE_RATE:
+        try:
+            import soxr  # noqa: F401
+        except ImportError as error:
+            missing("speech", f"{error}; see requirements-dev.txt")
+    samples = sound_of(say("the cat"))
+    samples[-1] = 3.0
+    aligner = Aligner.from_model(loud_model())
+    aligner((samples, rate), "cat")
+    assert [note for note in aligner.notes if "clipped" in note] == ["samples up to 3.00 clipped to 1"]

@@ -185,6 +185,7 @@ class Aligner:
         self.notes = [*recording.notes, *transcript.notes]
         name = recording.path.name if recording.path else "the recording"
         log_probs = self._listen(recording, name, progress)
+        self.notes = [*recording.notes, *transcript.notes]  # now with those about every sample
         scores = star_scores(log_probs[None])[0]
         spoken = [True] * len(transcript.segments)
         if unspoken:
@@ -203,9 +204,10 @@ class Aligner:
                 f"{shortest / model.sample_rate:.3f} s"
             )
         window = int(model.window * model.sample_rate)
+        blocks = recording.blocks()
         log_probs = run_windows(
             model.run,
-            recording.blocks(),
+            blocks,
             num_samples=recording.num_samples,
             hop=model.hop,
             receptive_field=model.receptive_field,
@@ -215,6 +217,8 @@ class Aligner:
             dtype=self.dtype,
             progress=None if progress is None else lambda done, total: progress("listening", done, total),
         )
+        for _ in blocks:  # what is noted of the sound comes after the last block, where windows stop reading
+            pass
         if recording.peak < SILENCE:
             raise SpeechError(f"{name} is silent: no sample is above {SILENCE:g} of full scale; check the recording")
         bad = log_probs[:, model.blank].isnan().nonzero()

@@ -4,6 +4,7 @@ import pytest
 import torch
 from harness.speech import HOP, LABELS, SAMPLE_RATE, hear, loud_model, say, silence, sound_of
 
+from torch_ctc_align import Pauses
 from torch_ctc_align.speech import Aligner
 
 
@@ -61,3 +62,20 @@ def test_what_is_noted_of_the_last_sample_is_told(rate, missing):
     aligner = Aligner.from_model(loud_model())
     aligner((samples, rate), "cat")
     assert [note for note in aligner.notes if "clipped" in note] == ["samples up to 3.00 clipped to 1"]
+
+
+@pytest.mark.parametrize("star", ["ends", "words"])
+def test_a_star_label_takes_no_free_end_from_the_letter_beside_it(star):
+    """The model has no K, so "ak" is a letter and a star label, and more is said before it and after it."""
+    labels = ["<k>" if label == "k" else label for label in LABELS]
+    intro, outro = [*say("good evening"), *silence(50)], [*silence(50), *say("good evening")]
+    found = align(loud_model(labels=labels, language=None), intro + say("ak cat ka") + outro, "ak cat ka", star=star)
+    first, cat, last = found.words
+    assert [first.status, cat.status, last.status] == ["inferred", "spoken", "inferred"]
+    assert cat.confidence == pytest.approx(0.9, abs=1e-5)
+    begin = len(intro) * HOP / SAMPLE_RATE
+    end = (len(intro) + len(say("ak cat ka"))) * HOP / SAMPLE_RATE
+    pauses = Pauses()  # before the first letter and after the last one is silence
+    assert begin - pauses.lead_in == pytest.approx(first.start)
+    assert first.start < cat.start < last.start < last.end < end + pauses.tail
+    assert len(found.unexplained) == 2

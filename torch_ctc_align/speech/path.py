@@ -109,9 +109,11 @@ def find_path(
         wild = torch.zeros(len(labels) + 1, dtype=torch.bool)
     if wild is not None and has_star_labels:
         # What lies beside a star label is that label's, up to the words around it.
-        reach = 1 if model.separator is not None else 0
         for place in (targets == classes).nonzero().flatten().tolist():
-            wild[max(place - reach, 0) : place + 2 + reach] = False
+            separated_before, separated_after = (
+                0 <= beside < len(labels) and labels[beside] == model.separator for beside in (place - 1, place + 1)
+            )
+            wild[place - separated_before : place + 2 + separated_after] = False
     found = BestPath(log_probs, targets, counts, stars if wild is not None else None, wild)
     found.find(model.blank)
     if len(found.path) and int(found.path[0]) == -1:

@@ -1,11 +1,13 @@
 """Recordings, texts and models at the edge of what the aligner takes, with the model of harness/speech.py."""
 
+import random
+
 import pytest
 import torch
 from harness.speech import HOP, LABELS, SAMPLE_RATE, hear, loud_model, say, silence, sound_of
 
 from torch_ctc_align import Pauses
-from torch_ctc_align.speech import Aligner
+from torch_ctc_align.speech import Aligner, path
 
 
 @pytest.fixture(autouse=True)
@@ -79,3 +81,50 @@ def test_a_star_label_takes_no_free_end_from_the_letter_beside_it(star):
     assert begin - pauses.lead_in == pytest.approx(first.start)
     assert first.start < cat.start < last.start < last.end < end + pauses.tail
     assert len(found.unexplained) == 2
+
+
+def make_text(segments, seed):
+    """Segments of three words, and with probability 1/2 a segment after each that is not said."""
+    choose = random.Random(seed)
+
+    def segment():
+        return " ".join("".join(choose.choices("abcdefghijklmnopqrstuvwxyz", k=4)) for _ in range(3))
+
+    said, lines, missing = [], [], []
+    for _ in range(segments):
+        said.append(segment())
+        lines.append(said[-1])
+        if choose.random() < 0.5:
+            missing.append(len(lines))
+            lines.append(segment())
+    return " ".join(said), "\n".join(lines), missing
+
+
+def test_unspoken_segments_cost_no_pass_through_the_whole_recording_each(monkeypatch):
+    """A recording of 8 minutes. Beside the first path and the last one, each segment costs two paths, without it and
+    with it, through 20 s before its place and after it and the words there, less than 45 s in all."""
+    said, text, missing = make_text(400, seed=0)
+    assert len(missing) > 150
+    seen = []
+
+    def find(found, blank):
+        seen.append(len(found.log_probs))
+        find_path(found, blank)
+
+    find_path = path.BestPath.find
+    monkeypatch.setattr(path.BestPath, "find", find)
+    found = align(loud_model(), say(said), text, star="words", unspoken=True)
+    assert [k for k, segment in enumerate(found.segments) if segment.start is None] == missing
+    frames = len(found.evidence.log_probs)
+    assert sum(seen) <= 2 * frames + 2 * len(missing) * 45 * SAMPLE_RATE / HOP < len(missing) * frames / 4
+
+
+@pytest.mark.parametrize("silent_frames", [0, 6000])
+def test_a_segment_in_which_more_is_said_comes_back(silent_frames):
+    """Where only some of its words are missing in the text it is spoken; far from the ends as well as near them."""
+    before, after = [*say("an owl flew by "), *silence(silent_frames)], [*silence(silent_frames), *say(" they left")]
+    frames = before + say("my good old friend had a very fine new coat") + after
+    text = "An owl flew by.\nMy friend had a coat.\nNobody would believe it!\nThey left."
+    found = align(loud_model(), frames, text, star="words", unspoken=True)
+    assert [segment.text for segment in found.unspoken] == ["Nobody would believe it!"]
+    assert all(word.confidence == pytest.approx(0.9, abs=1e-5) for word in found.words if word.start is not None)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from torch_ctc_align.functional import forced_align, min_frames, span_posteriors
-from torch_ctc_align.spans import TokenSpan
+from torch_ctc_align.spans import TokenSpan, merge_tokens
 from torch_ctc_align.speech.errors import SpeechError
 from torch_ctc_align.speech.models import AcousticModel
 from torch_ctc_align.speech.text import Transcript
@@ -27,6 +27,7 @@ PAUSE = 0.5  # seconds; a longer silence ends what is reported as one stretch
 
 # What a path must gain without a segment, where anything may be said between two words.
 LEAST_GAIN = 10.0  # nats
+NEARBY = 20.0  # seconds; words that are farther from the place of the segment stay where they are
 
 
 class BestPath:
@@ -138,21 +139,72 @@ def find_spoken(
         log_probs, targets, blocks, blank=model.blank, separator=model.separator, star_scores=stars
     ).unspoken.tolist()
 
-    def total(unspoken: Sequence[bool]) -> float:
-        kept = [k for k in everything if not unspoken[transcript.words[k].segment]]
-        if not kept:
-            return float(torch.maximum(log_probs[:, model.blank], stars).double().sum())
-        return float(find_path(log_probs, transcript, kept, model, stars, "words", name).scores.double().sum())
-
     # find_unspoken allows for other words between two segments alone. A segment of which only some words are missing in
     # the text comes back where other words may stand anywhere.
+    nearby = _Nearby(log_probs, transcript, model, stars, name)
     for number in [k for k, missing in enumerate(found) if missing]:
-        restored = [missing and k != number for k, missing in enumerate(found)]
-        if total(found) - total(restored) < LEAST_GAIN:
-            found = restored
+        if nearby.loss(number, found) < LEAST_GAIN:
+            found[number] = False
+            nearby.path = None
     if all(found):
         raise SpeechError(f"no segment of the text is in {name}; is it the text of another recording?")
     return [not missing for missing in found]
+
+
+class _Nearby:
+    """Compares paths with and without a segment, near the place where it would be.
+
+    Two paths through all of an hour for each of a hundred segments would take minutes. So they go through a part of the
+    recording: the words some seconds around the place may move, those beyond stay where the path of all has them.
+    """
+
+    def __init__(
+        self, log_probs: Tensor, transcript: Transcript, model: AcousticModel, stars: Tensor, name: str
+    ) -> None:
+        self.log_probs, self.transcript, self.model, self.stars, self.name = log_probs, transcript, model, stars, name
+        self.frames = round(NEARBY / model.seconds_per_frame)
+        self.path: tuple[list[int], list[int], list[int]] | None = None
+
+    def loss(self, number: int, unspoken: Sequence[bool]) -> float:
+        """Returns what the path loses with a segment, in nats; inf where it does not fit."""
+        if self.path is None:
+            self.path = self.find_words(unspoken)
+        kept, begins, ends = self.path
+        segment = self.transcript.segments[number].words
+        place = bisect_left(kept, segment.start)
+        left = bisect_left(begins, (ends[place - 1] if place else 0) - self.frames, 0, place)
+        after = begins[place] if place < len(kept) else len(self.log_probs)
+        right = bisect_left(begins, after + self.frames, place)
+        part = slice(ends[left - 1] if left else 0, begins[right] if right < len(kept) else len(self.log_probs))
+        without, restored = kept[left:right], [*kept[left:place], *segment, *kept[place:right]]
+        targets = self.transcript.targets(star=self.log_probs.shape[1], separator=self.model.separator, words=restored)[
+            0
+        ]
+        if int(min_frames(torch.tensor([targets]))) > part.stop - part.start:
+            return float("inf")
+        return self.total(without, part) - self.total(restored, part)
+
+    def total(self, words: Sequence[int], part: slice) -> float:
+        log_probs, stars = self.log_probs[part], self.stars[part]
+        if not words:
+            return float(torch.maximum(log_probs[:, self.model.blank], stars).double().sum())
+        found = find_path(log_probs, self.transcript, words, self.model, stars, "words", self.name)
+        return float(found.scores.double().sum())
+
+    def find_words(self, unspoken: Sequence[bool]) -> tuple[list[int], list[int], list[int]]:
+        """Returns the words that are kept, and where the best path has their first frames and their ends."""
+        words = self.transcript.words
+        kept = [k for k in range(len(words)) if not unspoken[words[k].segment]]
+        if not kept:
+            return [], [], []
+        found = find_path(self.log_probs, self.transcript, kept, self.model, self.stars, "words", self.name)
+        begins: dict[int, int] = {}
+        ends: dict[int, int] = {}
+        spans = merge_tokens(found.path, found.scores, self.model.blank)
+        for span, owner in zip(spans, find_owners(found, kept, self.model.separator), strict=True):
+            begins.setdefault(owner, span.start)
+            ends[owner] = span.end
+        return kept, [begins[k] for k in kept], [ends[k] for k in kept]
 
 
 def find_unexplained(found: BestPath, model: AcousticModel) -> list[TokenSpan]:

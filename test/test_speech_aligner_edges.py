@@ -1,5 +1,6 @@
 """Recordings, texts and models at the edge of what the aligner takes, with the model of harness/speech.py."""
 
+import math
 import random
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from harness.speech import HOP, LABELS, SAMPLE_RATE, hear, loud_model, say, silence, sound_of
 
 from torch_ctc_align import Pauses
-from torch_ctc_align.speech import Aligner, path
+from torch_ctc_align.speech import Aligner, SpeechError, path
 
 
 @pytest.fixture(autouse=True)
@@ -128,3 +129,45 @@ def test_a_segment_in_which_more_is_said_comes_back(silent_frames):
     found = align(loud_model(), frames, text, star="words", unspoken=True)
     assert [segment.text for segment in found.unspoken] == ["Nobody would believe it!"]
     assert all(word.confidence == pytest.approx(0.9, abs=1e-5) for word in found.words if word.start is not None)
+
+
+def test_a_text_that_is_too_long_is_refused_before_the_recording_is_heard():
+    model = loud_model()
+    model.run = lambda samples, lengths: pytest.fail("the model was run")
+    with pytest.raises(
+        SpeechError, match=r"its 18 words are 71 labels, which take 71 frames of the model or more, and"
+    ):
+        align(model, say("the cat"), "the cat " * 9)
+
+
+@pytest.mark.parametrize("more", [-1, 0, 1, HOP - 1])
+@pytest.mark.parametrize("field", [0, 100, HOP, 400])
+def test_a_window_is_never_longer_than_the_model_takes(field, more):
+    """Windows of 0.4 s are 6400 samples, and the recording has five times as many, a sample less or some more."""
+    longest = []
+
+    def run(samples, lengths):
+        longest.append(samples.shape[1])
+        frames = (lengths - field) // HOP + 1
+        return hear(torch.nn.functional.pad(samples, (0, 400)), frames * HOP)[0][:, : int(frames[0])], frames
+
+    model = loud_model(receptive_field=field, window=0.4, context=0.1)
+    model.run = run
+    samples = torch.full((5 * 6400 + more,), LABELS.index("a") / 100)
+    Aligner.from_model(model)((samples, SAMPLE_RATE), "a")
+    assert len(longest) > 5
+    assert 6400 - HOP - field <= max(longest) <= 6400
+
+
+def test_a_window_without_end_is_one_pass():
+    calls = []
+    model = loud_model(window=math.inf)
+    model.run = lambda samples, lengths: calls.append(samples.shape) or hear(samples, lengths)
+    align(model, say("the cat") + silence(3000), "the cat")
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("facts", [{"window": 0.01, "context": 0.0}, {"window": 4.0, "context": 2.0}])
+def test_a_window_that_holds_context_alone_is_refused(facts):
+    with pytest.raises(SpeechError, match="a window of loud must be longer than a frame and its context of"):
+        align(loud_model(**facts), say("the cat"), "the cat")

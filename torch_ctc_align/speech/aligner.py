@@ -14,7 +14,15 @@ from torch_ctc_align.speech.alignment import Evidence, Segment, SpeechAlignment,
 from torch_ctc_align.speech.audio import Audio, open_audio
 from torch_ctc_align.speech.errors import SpeechError
 from torch_ctc_align.speech.models import AcousticModel
-from torch_ctc_align.speech.path import BestPath, Star, find_owners, find_path, find_spoken, find_unexplained
+from torch_ctc_align.speech.path import (
+    BestPath,
+    Star,
+    check_length,
+    find_owners,
+    find_path,
+    find_spoken,
+    find_unexplained,
+)
 from torch_ctc_align.speech.text import Split, Transcript, read_transcript
 from torch_ctc_align.stars import star_scores
 from torch_ctc_align.windows import run_windows
@@ -184,6 +192,7 @@ class Aligner:
         recording = open_audio(audio, model.sample_rate, offset=offset, duration=duration)
         self.notes = [*recording.notes, *transcript.notes]
         name = recording.path.name if recording.path else "the recording"
+        check_length(transcript, model, self._count_frames(recording, name), name)  # before an hour is heard
         log_probs = self._listen(recording, name, progress)
         self.notes = [*recording.notes, *transcript.notes]  # now with those about every sample
         scores = star_scores(log_probs[None])[0]
@@ -194,8 +203,7 @@ class Aligner:
         found = find_path(log_probs, transcript, kept, model, scores, star, name)
         return self._describe(found, transcript, kept, recording, scores, language or model.language)
 
-    def _listen(self, recording: Audio, name: str, progress: Callable[[str, int, int], None] | None) -> Tensor:
-        """Returns the (T, C) emissions of a recording."""
+    def _count_frames(self, recording: Audio, name: str) -> int:
         model = self.model
         shortest = max(model.receptive_field, model.hop)
         if recording.num_samples < shortest:
@@ -203,7 +211,12 @@ class Aligner:
                 f"{name} is too short: {recording.seconds:.3f} s, and a frame of the model takes "
                 f"{shortest / model.sample_rate:.3f} s"
             )
-        window = int(model.window * model.sample_rate)
+        return (recording.num_samples - model.receptive_field) // model.hop + 1
+
+    def _listen(self, recording: Audio, name: str, progress: Callable[[str, int, int], None] | None) -> Tensor:
+        """Returns the (T, C) emissions of a recording."""
+        model = self.model
+        window, context = _window_sizes(model, recording.num_samples)
         blocks = recording.blocks()
         log_probs = run_windows(
             model.run,
@@ -211,8 +224,8 @@ class Aligner:
             num_samples=recording.num_samples,
             hop=model.hop,
             receptive_field=model.receptive_field,
-            window_frames=(window - shortest) // model.hop + 1,
-            context_frames=round(model.context * model.sample_rate / model.hop),
+            window_frames=window,
+            context_frames=context,
             batch_size=self.batch_size,
             dtype=self.dtype,
             progress=None if progress is None else lambda done, total: progress("listening", done, total),
@@ -318,6 +331,22 @@ class Aligner:
                 start=recording.offset,
             ),
         )
+
+
+def _window_sizes(model: AcousticModel, num_samples: int) -> tuple[int, int]:
+    """Returns the frames of a window and its context. A window is longer than its frames need by as much as the
+    recording is, and still not longer than the model takes.
+    """
+    rest = (num_samples - model.receptive_field) % model.hop
+    longest = min(model.window * model.sample_rate, 2.0**62)  # math.inf is for one pass
+    frames = int(longest - max(model.receptive_field + rest, model.hop)) // model.hop + 1
+    context = round(model.context * model.sample_rate / model.hop)
+    if frames <= 2 * context:
+        raise SpeechError(
+            f"a window of {model.name} must be longer than a frame and its context of {model.context:g} s on both "
+            f"sides, found {model.window:g} s; change window or context of the model"
+        )
+    return frames, context
 
 
 def _mean_posteriors(

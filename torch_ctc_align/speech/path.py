@@ -16,7 +16,7 @@ from torch_ctc_align.speech.text import Transcript
 from torch_ctc_align.stars import GAP_STAR, merge_stars, wild_gaps
 from torch_ctc_align.unspoken import find_unspoken
 
-__all__ = ["BestPath", "Star", "find_owners", "find_path", "find_spoken", "find_unexplained"]
+__all__ = ["BestPath", "Star", "check_length", "find_owners", "find_path", "find_spoken", "find_unexplained"]
 
 Star = Literal["ends", "words"]
 
@@ -78,6 +78,18 @@ class BestPath:
         return found
 
 
+def check_length(transcript: Transcript, model: AcousticModel, frames: int, name: str) -> None:
+    """Raises SpeechError if a recording of so many frames is too short for a text."""
+    labels, _ = transcript.targets(star=len(model.labels), separator=model.separator)
+    needed = int(min_frames(torch.tensor([labels])))
+    if needed > frames:
+        raise SpeechError(
+            f"the text is too long for {name}: its {len(transcript.words)} words are {len(labels)} labels, which take "
+            f"{needed} frames of the model or more, and the recording has {frames} "
+            f"({frames * model.seconds_per_frame:.2f} s); pass the text of this recording alone"
+        )
+
+
 def find_path(
     log_probs: Tensor,
     transcript: Transcript,
@@ -87,18 +99,10 @@ def find_path(
     star: Star | None,
     name: str,
 ) -> BestPath:
-    """Finds the best path of some words of the transcript."""
+    """Finds the best path of some words of the transcript, which have to fit: see :func:`check_length`."""
     classes = log_probs.shape[1]
     labels, counts = transcript.targets(star=classes, separator=model.separator, words=kept)
     targets = torch.tensor(labels)
-    needed = int(min_frames(targets[None]))
-    if needed > len(log_probs):
-        seconds = len(log_probs) * model.seconds_per_frame
-        raise SpeechError(
-            f"the text is too long for {name}: its {len(kept)} words are {len(labels)} labels, which take {needed} "
-            f"frames of the model or more, and the recording has {len(log_probs)} ({seconds:.2f} s); pass the text of "
-            "this recording alone"
-        )
     has_star_labels = classes in labels
     wild = None
     if star is not None:
@@ -132,8 +136,6 @@ def find_spoken(
     everything = range(len(transcript.words))
     labels, counts = transcript.targets(star=log_probs.shape[1], separator=model.separator, words=everything)
     targets = torch.tensor(labels)
-    if int(min_frames(targets[None])) > len(log_probs):
-        find_path(log_probs, transcript, everything, model, stars, None, name)  # says so
     blocks = [sum(counts[k] for k in segment.words) for segment in transcript.segments]
     found = find_unspoken(
         log_probs, targets, blocks, blank=model.blank, separator=model.separator, star_scores=stars

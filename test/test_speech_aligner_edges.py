@@ -171,3 +171,31 @@ def test_a_window_without_end_is_one_pass():
 def test_a_window_that_holds_context_alone_is_refused(facts):
     with pytest.raises(SpeechError, match="a window of loud must be longer than a frame and its context of"):
         align(loud_model(**facts), say("the cat"), "the cat")
+
+
+def test_a_separator_within_the_spelling_of_a_word_is_refused():
+    """Words are counted by their labels, and a separator is between them."""
+    model = loud_model(spell=lambda part: [LABELS.index(c) for c in part.replace("x", "|")])
+    with pytest.raises(SpeechError, match=r"spell\('thexcat'\) of loud gave the label 1, the separator"):
+        align(model, say("the cat"), "thexcat")
+
+
+@pytest.mark.parametrize("letter", ["ä", "ö"])
+def test_more_labels_than_classes_are_refused(letter):
+    """The first label too many is the number of a star label, the second one that of no class."""
+    model = loud_model(labels=[*LABELS, "ä", "ö"])
+    with pytest.raises(SpeechError, match="loud has 31 labels and returns 29 classes; give one label for each class"):
+        align(model, say("the cat"), f"the c{letter}t")
+
+
+@pytest.mark.parametrize(
+    "frames, milliseconds, reported", [(1, 80, False), (2, 80, True), (4, 20, False), (5, 20, True)]
+)
+def test_what_is_unexplained_lasts_for_a_tenth_of_a_second(frames, milliseconds, reported):
+    """One frame of a model of 80 ms a frame is less; five of 20 ms are 0.1 s, whatever 5 * 0.02 rounds to."""
+    model = loud_model(sample_rate=HOP * 1000 // milliseconds)
+    sound = [*say("the cat"), *silence(20), *[LABELS.index("z")] * frames]
+    found = align(model, sound, "the cat")
+    assert [(round(s.start, 2), round(s.end, 2)) for s in found.unexplained] == (
+        [((len(sound) - frames) * milliseconds / 1000, len(sound) * milliseconds / 1000)] if reported else []
+    )

@@ -234,6 +234,11 @@ class Aligner:
             pass
         if recording.peak < SILENCE:
             raise SpeechError(f"{name} is silent: no sample is above {SILENCE:g} of full scale; check the recording")
+        if log_probs.shape[1] < len(model.labels):
+            raise SpeechError(
+                f"{model.name} has {len(model.labels)} labels and returns {log_probs.shape[1]} classes; give one label "
+                "for each class"
+            )
         bad = log_probs[:, model.blank].isnan().nonzero()
         if len(bad):
             raise SpeechError(

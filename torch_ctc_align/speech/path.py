@@ -23,6 +23,7 @@ Star = Literal["ends", "words"]
 # Sound that the text does not explain. A word of two labels that is left out shows for 0.1 s; where nothing is left
 # out, a star takes a frame or two, if any.
 LEAST_UNEXPLAINED = 0.1  # seconds; less is not reported
+ROUNDING = 1e-9  # seconds; of a number of frames times their duration
 PAUSE = 0.5  # seconds; a longer silence ends what is reported as one stretch
 
 # What a path must gain without a segment, where anything may be said between two words.
@@ -234,7 +235,7 @@ def find_unexplained(found: BestPath, model: AcousticModel) -> list[TokenSpan]:
                 pieces[-1] = TokenSpan(GAP_STAR, last.start, star.end, score)
                 continue
         pieces.append(star)
-    return [piece for piece in pieces if len(piece) * spf > LEAST_UNEXPLAINED - spf / 2]
+    return [piece for piece in pieces if len(piece) * spf > LEAST_UNEXPLAINED - ROUNDING]
 
 
 def find_owners(found: BestPath, kept: Sequence[int], separator: int | None) -> list[int]:

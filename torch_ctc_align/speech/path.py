@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from torch_ctc_align.functional import forced_align, min_frames, span_posteriors
-from torch_ctc_align.spans import TokenSpan, merge_tokens
+from torch_ctc_align.spans import TokenSpan
 from torch_ctc_align.speech.errors import SpeechError
 from torch_ctc_align.speech.models import AcousticModel
 from torch_ctc_align.speech.text import Transcript
@@ -144,70 +144,82 @@ def find_spoken(
 
     # find_unspoken allows for other words between two segments alone. A segment of which only some words are missing in
     # the text comes back where other words may stand anywhere.
-    nearby = _Nearby(log_probs, transcript, model, stars, name)
-    for number in [k for k, missing in enumerate(found) if missing]:
-        if nearby.loss(number, found) < LEAST_GAIN:
-            found[number] = False
-            nearby.path = None
+    if any(found):
+        kept = [k for k in everything if not found[transcript.words[k].segment]]
+        nearby = _Nearby(log_probs, transcript, kept, model, stars, name)
+        found = [
+            missing and not nearby.restore(segment.words)
+            for missing, segment in zip(found, transcript.segments, strict=True)
+        ]
     if all(found):
         raise SpeechError(f"no segment of the text is in {name}; is it the text of another recording?")
     return [not missing for missing in found]
 
 
 class _Nearby:
-    """Compares paths with and without a segment, near the place where it would be.
+    """Words that are kept, and where the best path has them; more come in where the path loses little by it.
 
     Two paths through all of an hour for each of a hundred segments would take minutes. So they go through a part of the
-    recording: the words some seconds around the place may move, those beyond stay where the path of all has them.
+    recording: the words some seconds around the place may move, those beyond stay where they are.
     """
 
     def __init__(
-        self, log_probs: Tensor, transcript: Transcript, model: AcousticModel, stars: Tensor, name: str
+        self,
+        log_probs: Tensor,
+        transcript: Transcript,
+        kept: Sequence[int],
+        model: AcousticModel,
+        stars: Tensor,
+        name: str,
     ) -> None:
         self.log_probs, self.transcript, self.model, self.stars, self.name = log_probs, transcript, model, stars, name
         self.frames = round(NEARBY / model.seconds_per_frame)
-        self.path: tuple[list[int], list[int], list[int]] | None = None
+        self.kept: list[int] = []
+        self.begins: list[int] = []  # the first frame of every word
+        self.ends: list[int] = []
+        everywhere = slice(0, len(log_probs))
+        if kept:
+            self.put(slice(0, 0), kept, everywhere, self.find(kept, everywhere))
 
-    def loss(self, number: int, unspoken: Sequence[bool]) -> float:
-        """Returns what the path loses with a segment, in nats; inf where it does not fit."""
-        if self.path is None:
-            self.path = self.find_words(unspoken)
-        kept, begins, ends = self.path
-        segment = self.transcript.segments[number].words
-        place = bisect_left(kept, segment.start)
-        left = bisect_left(begins, (ends[place - 1] if place else 0) - self.frames, 0, place)
-        after = begins[place] if place < len(kept) else len(self.log_probs)
-        right = bisect_left(begins, after + self.frames, place)
-        part = slice(ends[left - 1] if left else 0, begins[right] if right < len(kept) else len(self.log_probs))
-        without, restored = kept[left:right], [*kept[left:place], *segment, *kept[place:right]]
-        targets = self.transcript.targets(star=self.log_probs.shape[1], separator=self.model.separator, words=restored)[
-            0
-        ]
-        if int(min_frames(torch.tensor([targets]))) > part.stop - part.start:
-            return float("inf")
-        return self.total(without, part) - self.total(restored, part)
+    def restore(self, segment: range) -> bool:
+        """Puts the words of a segment among the others, unless the path gains ``LEAST_GAIN`` without them."""
+        place = bisect_left(self.kept, segment.start)
+        count, frames = len(self.kept), len(self.log_probs)
+        before = self.ends[place - 1] if place else 0
+        after = self.begins[place] if place < count else frames
+        left = bisect_left(self.begins, before - self.frames, 0, place)
+        right = bisect_left(self.begins, after + self.frames, place)
+        part = slice(self.ends[left - 1] if left else 0, self.begins[right] if right < count else frames)
+        words = [*self.kept[left:place], *segment, *self.kept[place:right]]
+        labels, _ = self.transcript.targets(star=self.log_probs.shape[1], separator=self.model.separator, words=words)
+        if int(min_frames(torch.tensor([labels]))) > part.stop - part.start:
+            return False
+        if left < right:
+            without = self.find(self.kept[left:right], part).scores
+        else:
+            without = torch.maximum(self.log_probs[part, self.model.blank], self.stars[part])
+        found = self.find(words, part)
+        if float(without.double().sum() - found.scores.double().sum()) >= LEAST_GAIN:
+            return False
+        self.put(slice(left, right), words, part, found)
+        return True
 
-    def total(self, words: Sequence[int], part: slice) -> float:
-        log_probs, stars = self.log_probs[part], self.stars[part]
-        if not words:
-            return float(torch.maximum(log_probs[:, self.model.blank], stars).double().sum())
-        found = find_path(log_probs, self.transcript, words, self.model, stars, "words", self.name)
-        return float(found.scores.double().sum())
+    def find(self, words: Sequence[int], part: slice) -> BestPath:
+        return find_path(self.log_probs[part], self.transcript, words, self.model, self.stars[part], "words", self.name)
 
-    def find_words(self, unspoken: Sequence[bool]) -> tuple[list[int], list[int], list[int]]:
-        """Returns the words that are kept, and where the best path has their first frames and their ends."""
-        words = self.transcript.words
-        kept = [k for k in range(len(words)) if not unspoken[words[k].segment]]
-        if not kept:
-            return [], [], []
-        found = find_path(self.log_probs, self.transcript, kept, self.model, self.stars, "words", self.name)
+    def put(self, place: slice, words: Sequence[int], part: slice, found: BestPath) -> None:
+        """Replaces some of the words by others, which a path through a part of the recording has."""
+        classes, frames = torch.unique_consecutive(found.path, return_counts=True)
+        stops = part.start + frames.cumsum(0)
+        spoken = (classes != self.model.blank) & (classes >= 0)
         begins: dict[int, int] = {}
         ends: dict[int, int] = {}
-        spans = merge_tokens(found.path, found.scores, self.model.blank)
-        for span, owner in zip(spans, find_owners(found, kept, self.model.separator), strict=True):
-            begins.setdefault(owner, span.start)
-            ends[owner] = span.end
-        return kept, [begins[k] for k in kept], [ends[k] for k in kept]
+        owners = find_owners(found, words, self.model.separator)
+        for owner, begin, end in zip(owners, (stops - frames)[spoken].tolist(), stops[spoken].tolist(), strict=True):
+            begins.setdefault(owner, begin)
+            ends[owner] = end
+        self.kept[place] = words
+        self.begins[place], self.ends[place] = [begins[k] for k in words], [ends[k] for k in words]
 
 
 def find_unexplained(found: BestPath, model: AcousticModel) -> list[TokenSpan]:

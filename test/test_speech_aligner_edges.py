@@ -1,6 +1,8 @@
 """Recordings, texts and models at the edge of what the aligner takes, with the model of harness/speech.py."""
 
+import dataclasses
 import math
+import pickle
 import random
 
 import pytest
@@ -199,3 +201,25 @@ def test_what_is_unexplained_lasts_for_a_tenth_of_a_second(frames, milliseconds,
     assert [(round(s.start, 2), round(s.end, 2)) for s in found.unexplained] == (
         [((len(sound) - frames) * milliseconds / 1000, len(sound) * milliseconds / 1000)] if reported else []
     )
+
+
+def test_without_its_evidence_an_alignment_can_be_pickled():
+    model = loud_model()
+    model.run = lambda samples, lengths: hear(samples, lengths)  # which itself cannot
+    found = align(model, say("the cat"), "the cat")
+    alone = dataclasses.replace(found, evidence=None)
+    assert pickle.loads(pickle.dumps(alone)) == found  # evidence is not compared
+
+
+def test_what_progress_raises_ends_the_call():
+    class Stop(Exception):
+        pass
+
+    def stop(what, done, total):
+        calls.append(done)
+        raise Stop
+
+    calls = []
+    with pytest.raises(Stop):
+        align(loud_model(window=1.0, context=0.1), say("the cat sat on the mat"), "the cat", progress=stop)
+    assert len(calls) == 1

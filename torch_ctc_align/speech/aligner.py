@@ -64,7 +64,9 @@ class Aligner:
         batch_size (int): windows of a recording that the model gets at once. Default: 1.
         dtype (torch.dtype): of the emissions of a whole recording; ``torch.float16`` takes half the memory. Default:
             ``torch.float32``.
-        notes (list of str): what the last call has to say: a resampled recording, words that cannot be spelt.
+        notes (list of str): what the last call has to say: a resampled recording, words that cannot be spelt. Threads
+            may share an aligner if the model's ``run`` and ``spell`` allow for it; only these notes are then those of
+            any of them. ``Aligner.from_model(aligner.model)`` has notes of its own.
 
     Example::
 

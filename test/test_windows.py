@@ -1,5 +1,7 @@
 """Windows: every frame once, the frames of one pass, bounded memory, any device and dtype."""
 
+import math
+import weakref
 from pathlib import Path
 from typing import NamedTuple
 
@@ -439,3 +441,24 @@ def test_a_loop_that_is_left_runs_and_reads_nothing_more(spoken):
     assert sum(read) == 4000  # the first window has 3927 samples
     parts.close()
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_what_the_model_made_of_a_batch_is_gone_before_the_next(batch_size):
+    """The caller sizes a batch by what memory holds of it; it must not be needed twice."""
+
+    class Memory(bytearray):
+        """Bytes that a tensor keeps alive."""
+
+    made = []
+
+    def run(samples, lengths):
+        assert all(memory() is None for memory in made)
+        shape = (len(samples), samples.shape[1] // 10, 2)
+        memory = Memory(4 * math.prod(shape))
+        made.append(weakref.ref(memory))
+        return torch.frombuffer(memory, dtype=torch.float32).reshape(shape)
+
+    sizes = {"hop": 10, "receptive_field": 10, "window_frames": 20, "context_frames": 2}
+    run_windows(run, torch.zeros(1000), batch_size=batch_size, **sizes)
+    assert len(made) == -(-6 // batch_size)  # windows of 20 frames, 16 apart, for 100 frames

@@ -217,6 +217,7 @@ def run_windows(
                 f"{kept.shape[1]} at frame {begin}",
             )
         out[begin:end].copy_(kept)
+        del kept  # a view of all that the model made of its batch
         if progress is not None:
             progress(end, total)
     assert out is not None
@@ -282,6 +283,7 @@ def _generate(
         log_probs = _check_output(name, output, batch)
         for item, window in zip(log_probs, batch, strict=True):
             yield window.begin, item[window.skip : window.skip + window.end - window.begin]
+        del output, log_probs, item  # or two batches would be in memory at once
 
 
 def _batches(windows: Sequence[Window], size: int) -> Iterator[list[Window]]:

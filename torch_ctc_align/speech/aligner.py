@@ -14,7 +14,15 @@ from torch_ctc_align.speech.alignment import Evidence, Segment, SpeechAlignment,
 from torch_ctc_align.speech.audio import Audio, open_audio
 from torch_ctc_align.speech.errors import SpeechError
 from torch_ctc_align.speech.models import AcousticModel
-from torch_ctc_align.speech.path import BestPath, Star, find_owners, find_path, find_spoken, find_unexplained
+from torch_ctc_align.speech.path import (
+    BestPath,
+    Star,
+    check_length,
+    find_owners,
+    find_path,
+    find_spoken,
+    find_unexplained,
+)
 from torch_ctc_align.speech.text import Split, Transcript, read_transcript
 from torch_ctc_align.stars import star_scores
 from torch_ctc_align.windows import run_windows
@@ -56,7 +64,9 @@ class Aligner:
         batch_size (int): windows of a recording that the model gets at once. Default: 1.
         dtype (torch.dtype): of the emissions of a whole recording; ``torch.float16`` takes half the memory. Default:
             ``torch.float32``.
-        notes (list of str): what the last call has to say: a resampled recording, words that cannot be spelt.
+        notes (list of str): what the last call has to say: a resampled recording, words that cannot be spelt. Threads
+            may share an aligner if the model's ``run`` and ``spell`` allow for it; only these notes are then those of
+            any of them. ``Aligner.from_model(aligner.model)`` has notes of its own.
 
     Example::
 
@@ -184,7 +194,9 @@ class Aligner:
         recording = open_audio(audio, model.sample_rate, offset=offset, duration=duration)
         self.notes = [*recording.notes, *transcript.notes]
         name = recording.path.name if recording.path else "the recording"
+        check_length(transcript, model, self._count_frames(recording, name), name)  # before an hour is heard
         log_probs = self._listen(recording, name, progress)
+        self.notes = [*recording.notes, *transcript.notes]  # now with those about every sample
         scores = star_scores(log_probs[None])[0]
         spoken = [True] * len(transcript.segments)
         if unspoken:
@@ -193,8 +205,7 @@ class Aligner:
         found = find_path(log_probs, transcript, kept, model, scores, star, name)
         return self._describe(found, transcript, kept, recording, scores, language or model.language)
 
-    def _listen(self, recording: Audio, name: str, progress: Callable[[str, int, int], None] | None) -> Tensor:
-        """Returns the (T, C) emissions of a recording."""
+    def _count_frames(self, recording: Audio, name: str) -> int:
         model = self.model
         shortest = max(model.receptive_field, model.hop)
         if recording.num_samples < shortest:
@@ -202,21 +213,34 @@ class Aligner:
                 f"{name} is too short: {recording.seconds:.3f} s, and a frame of the model takes "
                 f"{shortest / model.sample_rate:.3f} s"
             )
-        window = int(model.window * model.sample_rate)
+        return (recording.num_samples - model.receptive_field) // model.hop + 1
+
+    def _listen(self, recording: Audio, name: str, progress: Callable[[str, int, int], None] | None) -> Tensor:
+        """Returns the (T, C) emissions of a recording."""
+        model = self.model
+        window, context = _window_sizes(model, recording.num_samples)
+        blocks = recording.blocks()
         log_probs = run_windows(
             model.run,
-            recording.blocks(),
+            blocks,
             num_samples=recording.num_samples,
             hop=model.hop,
             receptive_field=model.receptive_field,
-            window_frames=(window - shortest) // model.hop + 1,
-            context_frames=round(model.context * model.sample_rate / model.hop),
+            window_frames=window,
+            context_frames=context,
             batch_size=self.batch_size,
             dtype=self.dtype,
             progress=None if progress is None else lambda done, total: progress("listening", done, total),
         )
+        for _ in blocks:  # what is noted of the sound comes after the last block, where windows stop reading
+            pass
         if recording.peak < SILENCE:
             raise SpeechError(f"{name} is silent: no sample is above {SILENCE:g} of full scale; check the recording")
+        if log_probs.shape[1] < len(model.labels):
+            raise SpeechError(
+                f"{model.name} has {len(model.labels)} labels and returns {log_probs.shape[1]} classes; give one label "
+                "for each class"
+            )
         bad = log_probs[:, model.blank].isnan().nonzero()
         if len(bad):
             raise SpeechError(
@@ -251,9 +275,13 @@ class Aligner:
             tokens_per_word=found.tokens_per_word,
             borders=self.borders,
             frame_offset=model.frame_offset,
-            recording_end=limit,
             stars=pieces,
         )
+        # Not recording_end=limit: the last frame may begin where the recording ends, and by rounding after it.
+        times = {
+            k: (recording.offset + min(span.start, limit), recording.offset + min(span.end, limit))
+            for k, span in zip(kept, merged, strict=True)
+        }
         owners = find_owners(found, kept, model.separator)
         posteriors = None
         if self.posteriors:
@@ -266,14 +294,15 @@ class Aligner:
             span = spoken_words.get(k)
             status: Status = "unspoken" if span is None else "inferred" if word.inferred else "spoken"
             sure = status == "spoken"
+            start, end = times.get(k, (None, None))
             words.append(
                 Word(
                     word.text,
                     word.begin,
                     word.stop,
                     word.segment,
-                    None if span is None else recording.offset + span.start,
-                    None if span is None else recording.offset + span.end,
+                    start,
+                    end,
                     span.score if span is not None and sure else None,
                     of_words.get(k) if sure else None,
                     status,
@@ -309,6 +338,22 @@ class Aligner:
                 start=recording.offset,
             ),
         )
+
+
+def _window_sizes(model: AcousticModel, num_samples: int) -> tuple[int, int]:
+    """Returns the frames of a window and its context. A window is longer than its frames need by as much as the
+    recording is, and still not longer than the model takes.
+    """
+    rest = (num_samples - model.receptive_field) % model.hop
+    longest = min(model.window * model.sample_rate, 2.0**62)  # math.inf is for one pass
+    frames = int(longest - max(model.receptive_field + rest, model.hop)) // model.hop + 1
+    context = round(model.context * model.sample_rate / model.hop)
+    if frames <= 2 * context:
+        raise SpeechError(
+            f"a window of {model.name} must be longer than a frame and its context of {model.context:g} s on both "
+            f"sides, found {model.window:g} s; change window or context of the model"
+        )
+    return frames, context
 
 
 def _mean_posteriors(

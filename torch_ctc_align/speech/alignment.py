@@ -153,7 +153,9 @@ class SpeechAlignment:
         model: the model's name.
         language: the language that numbers were spelt out in, as the caller named it; None if it is not known.
         audio: the recording's file; None if samples were given.
-        evidence: what the formats ``png`` and ``npz`` need; None for an alignment that was read from a file.
+        evidence: what the formats ``png`` and ``npz`` need; None for an alignment that was read from a file. It keeps
+            the emissions of the whole recording, and the model. ``dataclasses.replace(alignment, evidence=None)`` is
+            without, and can be pickled whatever the model is.
     """
 
     text: str

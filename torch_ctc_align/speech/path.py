@@ -16,17 +16,19 @@ from torch_ctc_align.speech.text import Transcript
 from torch_ctc_align.stars import GAP_STAR, merge_stars, wild_gaps
 from torch_ctc_align.unspoken import find_unspoken
 
-__all__ = ["BestPath", "Star", "find_owners", "find_path", "find_spoken", "find_unexplained"]
+__all__ = ["BestPath", "Star", "check_length", "find_owners", "find_path", "find_spoken", "find_unexplained"]
 
 Star = Literal["ends", "words"]
 
 # Sound that the text does not explain. A word of two labels that is left out shows for 0.1 s; where nothing is left
 # out, a star takes a frame or two, if any.
 LEAST_UNEXPLAINED = 0.1  # seconds; less is not reported
+ROUNDING = 1e-9  # seconds; of a number of frames times their duration
 PAUSE = 0.5  # seconds; a longer silence ends what is reported as one stretch
 
 # What a path must gain without a segment, where anything may be said between two words.
 LEAST_GAIN = 10.0  # nats
+NEARBY = 20.0  # seconds; words that are farther from the place of the segment stay where they are
 
 
 class BestPath:
@@ -77,6 +79,18 @@ class BestPath:
         return found
 
 
+def check_length(transcript: Transcript, model: AcousticModel, frames: int, name: str) -> None:
+    """Raises SpeechError if a recording of so many frames is too short for a text."""
+    labels, _ = transcript.targets(star=len(model.labels), separator=model.separator)
+    needed = int(min_frames(torch.tensor([labels])))
+    if needed > frames:
+        raise SpeechError(
+            f"the text is too long for {name}: its {len(transcript.words)} words are {len(labels)} labels, which take "
+            f"{needed} frames of the model or more, and the recording has {frames} "
+            f"({frames * model.seconds_per_frame:.2f} s); pass the text of this recording alone"
+        )
+
+
 def find_path(
     log_probs: Tensor,
     transcript: Transcript,
@@ -86,18 +100,10 @@ def find_path(
     star: Star | None,
     name: str,
 ) -> BestPath:
-    """Finds the best path of some words of the transcript."""
+    """Finds the best path of some words of the transcript, which have to fit: see :func:`check_length`."""
     classes = log_probs.shape[1]
     labels, counts = transcript.targets(star=classes, separator=model.separator, words=kept)
     targets = torch.tensor(labels)
-    needed = int(min_frames(targets[None]))
-    if needed > len(log_probs):
-        seconds = len(log_probs) * model.seconds_per_frame
-        raise SpeechError(
-            f"the text is too long for {name}: its {len(kept)} words are {len(labels)} labels, which take {needed} "
-            f"frames of the model or more, and the recording has {len(log_probs)} ({seconds:.2f} s); pass the text of "
-            "this recording alone"
-        )
     has_star_labels = classes in labels
     wild = None
     if star is not None:
@@ -109,9 +115,11 @@ def find_path(
         wild = torch.zeros(len(labels) + 1, dtype=torch.bool)
     if wild is not None and has_star_labels:
         # What lies beside a star label is that label's, up to the words around it.
-        reach = 1 if model.separator is not None else 0
         for place in (targets == classes).nonzero().flatten().tolist():
-            wild[max(place - reach, 0) : place + 2 + reach] = False
+            separated_before, separated_after = (
+                0 <= beside < len(labels) and labels[beside] == model.separator for beside in (place - 1, place + 1)
+            )
+            wild[place - separated_before : place + 2 + separated_after] = False
     found = BestPath(log_probs, targets, counts, stars if wild is not None else None, wild)
     found.find(model.blank)
     if len(found.path) and int(found.path[0]) == -1:
@@ -129,28 +137,89 @@ def find_spoken(
     everything = range(len(transcript.words))
     labels, counts = transcript.targets(star=log_probs.shape[1], separator=model.separator, words=everything)
     targets = torch.tensor(labels)
-    if int(min_frames(targets[None])) > len(log_probs):
-        find_path(log_probs, transcript, everything, model, stars, None, name)  # says so
     blocks = [sum(counts[k] for k in segment.words) for segment in transcript.segments]
     found = find_unspoken(
         log_probs, targets, blocks, blank=model.blank, separator=model.separator, star_scores=stars
     ).unspoken.tolist()
 
-    def total(unspoken: Sequence[bool]) -> float:
-        kept = [k for k in everything if not unspoken[transcript.words[k].segment]]
-        if not kept:
-            return float(torch.maximum(log_probs[:, model.blank], stars).double().sum())
-        return float(find_path(log_probs, transcript, kept, model, stars, "words", name).scores.double().sum())
-
     # find_unspoken allows for other words between two segments alone. A segment of which only some words are missing in
     # the text comes back where other words may stand anywhere.
-    for number in [k for k, missing in enumerate(found) if missing]:
-        restored = [missing and k != number for k, missing in enumerate(found)]
-        if total(found) - total(restored) < LEAST_GAIN:
-            found = restored
+    if any(found):
+        kept = [k for k in everything if not found[transcript.words[k].segment]]
+        nearby = _Nearby(log_probs, transcript, kept, model, stars, name)
+        found = [
+            missing and not nearby.restore(segment.words)
+            for missing, segment in zip(found, transcript.segments, strict=True)
+        ]
     if all(found):
         raise SpeechError(f"no segment of the text is in {name}; is it the text of another recording?")
     return [not missing for missing in found]
+
+
+class _Nearby:
+    """Words that are kept, and where the best path has them; more come in where the path loses little by it.
+
+    Two paths through all of an hour for each of a hundred segments would take minutes. So they go through a part of the
+    recording: the words some seconds around the place may move, those beyond stay where they are.
+    """
+
+    def __init__(
+        self,
+        log_probs: Tensor,
+        transcript: Transcript,
+        kept: Sequence[int],
+        model: AcousticModel,
+        stars: Tensor,
+        name: str,
+    ) -> None:
+        self.log_probs, self.transcript, self.model, self.stars, self.name = log_probs, transcript, model, stars, name
+        self.frames = round(NEARBY / model.seconds_per_frame)
+        self.kept: list[int] = []
+        self.begins: list[int] = []  # the first frame of every word
+        self.ends: list[int] = []
+        everywhere = slice(0, len(log_probs))
+        if kept:
+            self.put(slice(0, 0), kept, everywhere, self.find(kept, everywhere))
+
+    def restore(self, segment: range) -> bool:
+        """Puts the words of a segment among the others, unless the path gains ``LEAST_GAIN`` without them."""
+        place = bisect_left(self.kept, segment.start)
+        count, frames = len(self.kept), len(self.log_probs)
+        before = self.ends[place - 1] if place else 0
+        after = self.begins[place] if place < count else frames
+        left = bisect_left(self.begins, before - self.frames, 0, place)
+        right = bisect_left(self.begins, after + self.frames, place)
+        part = slice(self.ends[left - 1] if left else 0, self.begins[right] if right < count else frames)
+        words = [*self.kept[left:place], *segment, *self.kept[place:right]]
+        labels, _ = self.transcript.targets(star=self.log_probs.shape[1], separator=self.model.separator, words=words)
+        if int(min_frames(torch.tensor([labels]))) > part.stop - part.start:
+            return False
+        if left < right:
+            without = self.find(self.kept[left:right], part).scores
+        else:
+            without = torch.maximum(self.log_probs[part, self.model.blank], self.stars[part])
+        found = self.find(words, part)
+        if float(without.double().sum() - found.scores.double().sum()) >= LEAST_GAIN:
+            return False
+        self.put(slice(left, right), words, part, found)
+        return True
+
+    def find(self, words: Sequence[int], part: slice) -> BestPath:
+        return find_path(self.log_probs[part], self.transcript, words, self.model, self.stars[part], "words", self.name)
+
+    def put(self, place: slice, words: Sequence[int], part: slice, found: BestPath) -> None:
+        """Replaces some of the words by others, which a path through a part of the recording has."""
+        classes, frames = torch.unique_consecutive(found.path, return_counts=True)
+        stops = part.start + frames.cumsum(0)
+        spoken = (classes != self.model.blank) & (classes >= 0)
+        begins: dict[int, int] = {}
+        ends: dict[int, int] = {}
+        owners = find_owners(found, words, self.model.separator)
+        for owner, begin, end in zip(owners, (stops - frames)[spoken].tolist(), stops[spoken].tolist(), strict=True):
+            begins.setdefault(owner, begin)
+            ends[owner] = end
+        self.kept[place] = words
+        self.begins[place], self.ends[place] = [begins[k] for k in words], [ends[k] for k in words]
 
 
 def find_unexplained(found: BestPath, model: AcousticModel) -> list[TokenSpan]:
@@ -178,7 +247,7 @@ def find_unexplained(found: BestPath, model: AcousticModel) -> list[TokenSpan]:
                 pieces[-1] = TokenSpan(GAP_STAR, last.start, star.end, score)
                 continue
         pieces.append(star)
-    return [piece for piece in pieces if len(piece) * spf > LEAST_UNEXPLAINED - spf / 2]
+    return [piece for piece in pieces if len(piece) * spf > LEAST_UNEXPLAINED - ROUNDING]
 
 
 def find_owners(found: BestPath, kept: Sequence[int], separator: int | None) -> list[int]:

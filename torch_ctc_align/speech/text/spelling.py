@@ -240,6 +240,11 @@ class Spelling:
         spelt = self.model.spell(part)
         labels = [] if spelt is None else [int(label) for label in spelt]
         for label in labels:
+            if label == self.model.separator:
+                raise SpeechError(
+                    f"spell({part!r}) of {self.model.name} gave the label {label}, the separator, which stands between "
+                    "words and not within them"
+                )
             if not 0 <= label < len(self.model.labels) or label == self.model.blank:
                 raise SpeechError(
                     f"spell({part!r}) of {self.model.name} gave the label {label}; expected labels from 0 to "

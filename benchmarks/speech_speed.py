@@ -106,8 +106,8 @@ def time_parts(aligner: Aligner, clock: Clock) -> None:
     model = aligner.model
     model.run = clock.around(MODEL, model.run)
     model.spell = clock.around(SPELLING, model.spell)
-    module.forced_align = clock.around(PATH, module.forced_align)
-    module.span_posteriors = clock.around(POSTERIORS, module.span_posteriors)
+    speech.path.forced_align = clock.around(PATH, speech.path.forced_align)
+    speech.path.span_posteriors = clock.around(POSTERIORS, speech.path.span_posteriors)
     open_audio = module.open_audio
 
     def open_timed(*arguments: Any, **options: Any) -> Any:

@@ -52,7 +52,7 @@ build: $(BUILT) $(LINKED)  ## build the extension in place
 # On a busy machine threads that spin while they wait slow tiny cases down many times over; these sleep.
 test test-all: export OMP_WAIT_POLICY ?= passive
 test test-all: pytest = $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
-test: build  ## run the tests, in five minutes: all but those that are marked slow
+test: build  ## run the tests, in seven minutes: all but those that are marked slow
 	$(pytest) -m "not slow" $(ARGS)
 
 test-all: build  ## run all tests

@@ -7,7 +7,7 @@ The recordings, the model, the reference and the two halves of word_borders.py. 
 page reports both. The parameters of Pauses are the default ones, and those that are best for the first half with these
 priors. Writes priors.md, which holds nothing of the recordings; takes two minutes of one core.
 
-Needs examples/requirements.txt (make demo installs it), and apt-get to fetch the prompts the first time.
+Needs examples/requirements.txt (make train-demo installs it), and apt-get to fetch the prompts the first time.
 """
 
 import argparse

@@ -11,7 +11,7 @@ compared with pocketsphinx, another model, of phonemes, which other people train
 from the half that did not choose the parameters of Pauses (word_borders.py has the other one). Writes
 speech_accuracy.md, which holds nothing of the recordings; takes a minute.
 
-Needs examples/requirements.txt (make demo installs it), and apt-get to fetch the prompts the first time.
+Needs examples/requirements.txt (make train-demo installs it), and apt-get to fetch the prompts the first time.
 """
 
 import argparse

@@ -9,7 +9,7 @@ ten hours a stand-in with as many classes and frames takes its place, which retu
 window: memory does not depend on them. Each is a process of its own. Writes speech_speed.md; takes five minutes on two
 idle cores.
 
-Needs examples/requirements.txt (make demo installs it), and apt-get to fetch the prompts the first time.
+Needs examples/requirements.txt (make train-demo installs it), and apt-get to fetch the prompts the first time.
 """
 
 import argparse

@@ -10,7 +10,7 @@ is measured on those that it has not seen) and, for the phoneme model, the two c
 to a clip is compared with the alignment of its right transcript without stars. Writes stars.md, which holds nothing of
 the recordings.
 
-Needs examples/requirements.txt (make demo installs it), and apt-get to fetch the prompts the first time.
+Needs examples/requirements.txt (make train-demo installs it), and apt-get to fetch the prompts the first time.
 """
 
 import argparse

@@ -8,7 +8,7 @@ clips in examples/data, end to end. The English model of torch_ctc_align.speech 
 lengths and contexts; what it gives is compared with windows whose context is as long as the model allows. Writes
 windows.md, which holds nothing of the recording; takes four minutes of one core.
 
-Needs examples/requirements.txt (make demo installs it), and apt-get to fetch the prompts the first time.
+Needs examples/requirements.txt (make train-demo installs it), and apt-get to fetch the prompts the first time.
 """
 
 import argparse

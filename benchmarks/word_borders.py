@@ -9,7 +9,7 @@ speech. The prompts are split in two halves by their text. The first half choose
 reports both halves, and the two clips of another speaker in examples/data. Writes word_borders.md, which holds nothing
 of the recordings; takes two minutes on two cores.
 
-Needs examples/requirements.txt (make demo installs it), and apt-get to fetch the prompts the first time.
+Needs examples/requirements.txt (make train-demo installs it), and apt-get to fetch the prompts the first time.
 """
 
 import argparse

@@ -5,6 +5,7 @@ CTC_ALIGN_REQUIRE=avx2,asan       names, separated by commas: their absence fail
 """
 
 import fcntl
+import importlib
 import itertools
 import os
 import subprocess
@@ -158,6 +159,19 @@ def missing():
         (pytest.fail if name in REQUIRED else pytest.skip)(reason)
 
     return skip_or_fail
+
+
+@pytest.fixture
+def library(missing):
+    """library("praatio.textgrid"): a module of an extra, or a test that is skipped."""
+
+    def find(name):
+        try:
+            return importlib.import_module(name)
+        except ImportError as error:
+            return missing("speech", f"{name} cannot be imported ({error}); see requirements-dev.txt")
+
+    return find
 
 
 @pytest.fixture

@@ -29,19 +29,6 @@ SCHEMA = Path(torch_ctc_align.__file__).parent / "speech" / "formats" / "schema.
 
 
 @pytest.fixture
-def library(missing):
-    """library("praatio.textgrid"): the module, or a test that is skipped."""
-
-    def find(name):
-        try:
-            return __import__(name, fromlist=["_"])
-        except ImportError as error:
-            return missing("speech", f"{name} cannot be imported ({error}); see requirements-dev.txt")
-
-    return find
-
-
-@pytest.fixture
 def run_program(missing):
     """run_program("praat", ...): standard output of a program of the system, or a test that is skipped."""
 

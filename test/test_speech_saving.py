@@ -30,19 +30,6 @@ start\tend\ttext\tconfidence\tstatus
 """
 
 
-@pytest.fixture
-def library(missing):
-    """library("praatio.textgrid"): the module, or a test that is skipped."""
-
-    def find(name):
-        try:
-            return __import__(name, fromlist=["_"])
-        except ImportError as error:
-            return missing("speech", f"{name} cannot be imported ({error}); see requirements-dev.txt")
-
-    return find
-
-
 def stand_in(monkeypatch, name, **functions):
     module = types.ModuleType(f"torch_ctc_align.speech.formats.{name}")
     vars(module).update(functions)

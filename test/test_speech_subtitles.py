@@ -29,19 +29,6 @@ from torch_ctc_align.speech.formats.subtitles import ass_text, columns, make_cue
 
 
 @pytest.fixture
-def library(missing):
-    """library("pysubs2"): the module, or a test that is skipped."""
-
-    def find(name):
-        try:
-            return __import__(name, fromlist=["_"])
-        except ImportError as error:
-            return missing("speech", f"{name} cannot be imported ({error}); see requirements-dev.txt")
-
-    return find
-
-
-@pytest.fixture
 def ffmpeg(missing, tmp_path):
     """ffmpeg(text, "srt", "webvtt"): a subtitle file as FFmpeg reads it and writes it in another format."""
 

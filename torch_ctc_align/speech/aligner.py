@@ -34,8 +34,8 @@ Source = str | os.PathLike[str] | tuple[Any, int]
 
 SILENCE = 1e-4  # a recording whose loudest sample is below this, -80 dB, holds no speech
 
-# Posteriors compare the place of a word with others at most so far away. The sums of a recording of up to 40 s are
-# exact; those of an hour would otherwise take longer than the model.
+# Posteriors compare the place of a word with others at most so far away. The sums of a recording of up to 30 s are
+# exact; those of an hour would take longer than the model.
 POSTERIOR_CORE, POSTERIOR_CONTEXT = 30.0, 10.0  # seconds
 
 

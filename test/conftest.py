@@ -25,7 +25,7 @@ CPUS = ["avx512", "avx2", "portable"]  # all instruction sets of the CPU kernel,
 # What CTC_ALIGN_REQUIRE may name. check_cuda_compile.py asks for nvcc; tests skip without any of the others.
 REQUIRABLE = {
     *CPUS,
-    *("asan", "c++", "clients", "cuda", "nvcc", "onnxscript", "setuptools", "torchaudio"),
+    *("asan", "c++", "clients", "corpora", "cuda", "nvcc", "onnxscript", "setuptools", "torchaudio"),
     *(
         "speech",
         "chromium",
@@ -172,6 +172,31 @@ def library(missing):
             return missing("speech", f"{name} cannot be imported ({error}); see requirements-dev.txt")
 
     return find
+
+
+@pytest.fixture
+def corpora(missing):
+    """corpora("datasets"): a library that reads corpora, from the environment of `make test-corpora`."""
+
+    def find(name):
+        try:
+            return importlib.import_module(name)
+        except ImportError as error:
+            return missing("corpora", f"{name} cannot be imported ({error}); see make test-corpora")
+
+    return find
+
+
+@pytest.fixture
+def ray(corpora):
+    """Ray on this machine, with two cores. It starts with the first test that uses it, and ends with the process."""
+    ray = corpora("ray")
+    corpora("ray.data")
+    if not ray.is_initialized():
+        ray.init(
+            address="local", num_cpus=2, include_dashboard=False, object_store_memory=200 << 20, log_to_driver=False
+        )
+    return ray
 
 
 @pytest.fixture

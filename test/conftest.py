@@ -20,6 +20,8 @@ import torch_ctc_align
 from torch_ctc_align import _mistakes, errors, reference
 from torch_ctc_align.config import _forced
 
+ROOT = Path(torch_ctc_align.__file__).parents[1]
+
 SEED = int(os.environ.get("CTC_ALIGN_SEED", "0"))
 CPUS = ["avx512", "avx2", "portable"]  # all instruction sets of the CPU kernel, here or not
 # What CTC_ALIGN_REQUIRE may name. check_cuda_compile.py asks for nvcc; tests skip without any of the others.
@@ -139,7 +141,7 @@ def fresh_python():
         done = subprocess.run(
             [sys.executable, "-c", code],
             env=os.environ | environment,
-            cwd=Path(torch_ctc_align.__file__).parents[1],  # so that it imports the package that is tested here
+            cwd=ROOT,  # so that it imports the package that is tested here
             capture_output=True,
             text=True,
             timeout=300,
@@ -193,9 +195,11 @@ def ray(corpora):
     ray = corpora("ray")
     corpora("ray.data")
     if not ray.is_initialized():
-        ray.init(
-            address="local", num_cpus=2, include_dashboard=False, object_store_memory=200 << 20, log_to_driver=False
-        )
+        with pytest.MonkeyPatch.context() as patch:  # Ray's workers have this environment too
+            patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "test")]))
+            ray.init(
+                address="local", num_cpus=2, include_dashboard=False, object_store_memory=200 << 20, log_to_driver=False
+            )
     return ray
 
 

@@ -1,11 +1,15 @@
 """Align: what becomes of every row, whatever the table is and whatever stands beside it."""
 
 import math
+import os
 import pickle
 import random
+import subprocess
+import sys
 import threading
 import warnings
 import wave
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +20,8 @@ from torch_ctc_align import AlignmentWarning
 from torch_ctc_align.speech import Aligner, SpeechError, path, stages
 from torch_ctc_align.speech.corpus import COLUMNS, STATUSES, Align, align, arrow_schema
 from torch_ctc_align.speech.path import BestPath, find_all
+
+ROOT = Path(__file__).parents[1]
 
 WORDS = "the cat sat on a mat and that was all it did to the rat in fact".split()  # noqa: SIM905
 
@@ -531,6 +537,33 @@ def test_a_pickle_holds_settings_and_the_model_is_loaded_once():
     assert len(LOADED) == 1
     assert results(other(batch)) == results(first)
     assert len(LOADED) == 2
+
+
+FORKED = """
+import os, signal, sys
+import torch
+from torch_ctc_align.speech.corpus import Align
+
+torch.set_num_threads(2)
+align = Align()
+batch = {"audio": [sys.argv[1]], "text": [open(sys.argv[2]).read()]}
+done = align(batch)
+torch.ones(1 << 22).exp()  # with threads
+child = os.fork()
+if not child:
+    signal.alarm(60)
+    os._exit(0 if align(batch) == Align()(batch) == done else 3)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_fork_loads_the_model_again(library):
+    """As ``datasets.map(num_proc=...)`` forks. Threads of the process before it are gone, and nothing waits for them."""
+    library("soundfile"), library("hama")
+    clip = ROOT / "examples/data/sense_and_sensibility_01_austen_64kb-0870"
+    command = [sys.executable, "-c", FORKED, f"{clip}.wav", f"{clip}.txt"]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_versions_name_what_the_result_depends_on():

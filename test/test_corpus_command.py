@@ -96,7 +96,7 @@ def test_failures_and_doubts_are_counted_and_listed(run, tmp_path):
     assert run(MANIFEST, "out") == 3
     assert run.out.startswith("4 items in 1 shard, 1 s of sound: 2 ok, 2 unreadable\n")
     assert run.err == (
-        f"ctc-align: 1 item with a mean confidence below 0.3: item 2; all are in {tmp_path}/out/summary.json\n"
+        f"ctc-align: 1 item with a mean confidence below 0.3, listed in {tmp_path}/out/low_confidence.jsonl\n"
         f"ctc-align: 2 items failed, listed in {tmp_path}/out/failures.jsonl\n"
     )
     listed = [json.loads(line) for line in Path("out/failures.jsonl").read_text().splitlines()]
@@ -302,12 +302,25 @@ def test_ray_gets_what_the_command_line_says(run, monkeypatch):
     put("go", "we all")
     assert run(MANIFEST, "out", "--engine", "ray", "--workers", "1-8", "--gpus-per-worker", "0.25") == 0
     assert run(MANIFEST, "b", "--engine", "ray", "--shard-rows", 1) == 0
-    assert run(MANIFEST, "c", "--engine", "ray", "--workers", 3, "--device", "cpu") == 0
+    for out, model in (("c", ("--device", "cpu")), ("d", ("--model", "m/n"))):
+        assert run(MANIFEST, out, "--engine", "ray", "--workers", 3, *model) == 0
     assert calls == [
         ([0], {"workers": (1, 8), "gpus": 0.25}),
-        ([0, 1], {"workers": (1, 2), "gpus": 1.0}),
+        ([0, 1], {"workers": (1, 2), "gpus": 0.0}),  # the English model is small, and runs on the CPU
         ([0], {"workers": (3, 3), "gpus": 0.0}),
+        ([0], {"workers": (3, 3), "gpus": 1.0}),
     ]
+
+
+def test_what_a_folder_lacks_is_said(run):
+    put("go", "go")
+    folder = Path("folder")
+    folder.mkdir()
+    for name, recording in zip(("a.wav", "b.wav"), sorted(Path("in").rglob("*.wav")), strict=True):
+        recording.rename(folder / name)
+    (folder / "a.txt").write_text("go")
+    assert run(folder, "out", "--quiet") == 0
+    assert run.err == "ctc-align: recordings without a text are left out: 1, as b.wav\n"
 
 
 @pytest.mark.parametrize(

@@ -185,9 +185,12 @@ def test_numbers_that_are_not_finite_are_an_error(make_job, monkeypatch):
 def test_low_confidence_is_listed(make_job):
     job = make_job(["go home", ("zzz zzzzzz", "go home"), (None, "go")])
     (summary,) = do_all(job)
-    assert summary.low_confidence == ["item 1"]
+    low = summary.low_confidence
+    assert [entry["id"] for entry in low] == ["item 1"]
+    assert low[0]["confidence"] == part(job)[1]["confidence"] < 0.3
     totals = job.finish()
-    assert json.loads((job.out / "summary.json").read_text())["low_confidence"] == ["item 1"] == totals.low_confidence
+    assert json.loads((job.out / "summary.json").read_text())["low_confidence"] == 1 == totals.low_confidence
+    assert [json.loads(line) for line in (job.out / "low_confidence.jsonl").read_text().splitlines()] == low
 
 
 # Whole or not at all --------------------------------------------------------------------------------------------------
@@ -212,7 +215,7 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path, monkeypatch):
         assert names(scratch) == []
     write_whole(path, b"new", scratch)
     assert path.read_bytes() == b"new"
-    assert not write_whole(path, b"newer", scratch, only_new=True)
+    write_whole(path, b"newer", scratch, only_new=True)
     assert path.read_bytes() == b"new"
 
 

@@ -430,8 +430,8 @@ def test_pairs_are_found_below_and_their_texts_are_read_with_the_shard(tmp_path)
     assert [row["problem"] for row in rows if row["id"] != "f.wav"] == [None] * 5
     assert rows[4]["problem"] == f"{tmp_path}/f.txt is not UTF-16, as its first two bytes say, at byte 2"
     assert manifest.notes == (
-        "1 recordings without a text left out, as lonely.wav",
-        "1 texts without a recording left out, as words.txt",
+        "recordings without a text are left out: 1, as lonely.wav",
+        "texts without a recording are left out: 1, as words.txt",
     )
     (tmp_path / "a.lab").write_text("later")
     (tmp_path / "c.txt").unlink()

@@ -17,7 +17,7 @@ import torch
 
 from torch_ctc_align.speech import command
 from torch_ctc_align.speech.command.corpus_report import Report
-from torch_ctc_align.speech.command.report import count, some
+from torch_ctc_align.speech.command.report import count, some, warn
 from torch_ctc_align.speech.corpus.files import FORMATS
 from torch_ctc_align.speech.corpus.job import Job, Summary
 from torch_ctc_align.speech.corpus.local import run_local
@@ -41,8 +41,8 @@ examples:
 
 OUT gets a file part-00000.jsonl for each shard of the manifest, which is there
 whole or not at all; failures.jsonl, which lists the items without words and
-why; and summary.json. A folder whose name is corpus is aligned with
-ctc-align ./corpus
+why; low_confidence.jsonl; and summary.json. A folder whose name is corpus is
+aligned with ctc-align ./corpus
 
 exit status: 0 all is aligned, 2 nothing could be done or OUT cannot be
 written, 3 some items failed, 130 interrupted
@@ -94,7 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--gpus-per-worker",
         type=share,
         metavar="FRACTION",
-        help="with Ray: of a GPU, as 0.5 (default: 1 if there is a GPU)",
+        help="with Ray: of a GPU, as 0.5 (default: 1 with --model or --onnx, if there is a GPU)",
     )
     how.add_argument("--batch-seconds", type=share, metavar="S", help="sound that the model gets at once")
 
@@ -160,6 +160,8 @@ def run(arguments: argparse.Namespace) -> int:
     first, step = arguments.shard
     mine = range(first, job.manifest.num_shards, step)
     job.begin()
+    for note in job.manifest.notes:
+        warn(note)
     shards = choose_shards(job, mine, arguments)
     report = Report(job, mine, shards, arguments.quiet)
     with terminated_as_interrupted(), contextlib.closing(start(job, shards, arguments, report)) as summaries:
@@ -212,8 +214,7 @@ def open_job(arguments: argparse.Namespace) -> Job:
             "with --id-column, or remove what is there twice"
         )
     device = arguments.device
-    named = arguments.model or arguments.onnx  # the English one is small, and runs on the CPU
-    if device is None and arguments.engine == "local" and named and torch.cuda.is_available():
+    if arguments.engine == "local" and device is None and wants_gpu(device, arguments) and torch.cuda.is_available():
         device = "cuda"
     settings = {
         "model": choose_model(arguments),
@@ -231,6 +232,11 @@ def open_job(arguments: argparse.Namespace) -> Job:
 def choose_model(arguments: argparse.Namespace) -> Any:
     """The model as ``Align`` takes it."""
     return arguments.model or (arguments.onnx and str(arguments.onnx.resolve())) or "english"
+
+
+def wants_gpu(device: str | None, arguments: argparse.Namespace) -> bool:
+    """Whether the model is better off on a GPU. The English one is small, and runs on the CPU."""
+    return bool(arguments.model or arguments.onnx) if device is None else device.startswith("cuda")
 
 
 def choose_shards(job: Job, mine: Sequence[int], arguments: argparse.Namespace) -> list[int]:
@@ -256,7 +262,7 @@ def start(job: Job, shards: list[int], arguments: argparse.Namespace, report: Re
 
         gpus = arguments.gpus_per_worker
         if gpus is None:
-            gpus = float(torch.cuda.is_available() and job.settings["device"] != "cpu")
+            gpus = float(torch.cuda.is_available() and wants_gpu(job.settings["device"], arguments))
         return run_ray(
             job, shards, workers=arguments.workers or (1, len(shards)), gpus=gpus, on_progress=report.progress
         )

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from torch_ctc_align.speech.command.report import DONE, FAILED, INTERRUPTED, LOW_CONFIDENCE, Printer, count, some, warn
+from torch_ctc_align.speech.command.report import DONE, FAILED, INTERRUPTED, LOW_CONFIDENCE, Printer, count, warn
 from torch_ctc_align.speech.corpus.job import Job, Summary, Totals
 from torch_ctc_align.speech.errors import SpeechError
 
@@ -93,8 +93,8 @@ class Report:
         self.printer.say(f"wrote {self.job.out}")
         if totals.low_confidence:
             warn(
-                f"{count(len(totals.low_confidence), 'item')} with a mean confidence below {LOW_CONFIDENCE}: "
-                f"{some(totals.low_confidence)}; all are in {self.job.out / 'summary.json'}"
+                f"{count(totals.low_confidence, 'item')} with a mean confidence below {LOW_CONFIDENCE}, listed in "
+                f"{self.job.out / 'low_confidence.jsonl'}"
             )
         left = len(self.mine) - totals.shards
         if left:

@@ -46,6 +46,8 @@ AHEAD = 4  # recordings a thread that are opened before the model is ready for t
 LONGEST_READ_AHEAD = 600.0  # seconds; a longer recording is read while the model listens, so that memory is bounded
 GROUP_CELLS = 1 << 24  # of emissions whose paths are found in one call: 64 MB of float32
 CONFIDENCE_DIGITS = 4
+IMPORTER = os.getpid()  # other processes are its forks
+OF_OTHERS: list[Aligner | None] = []  # what a fork has of the process before it: kept, not used
 
 
 class Align:
@@ -59,7 +61,8 @@ class Align:
     The result of an item does not depend on its batch: alone or among others, it has the same bits. So the model gets
     windows of one recording at once, never those of two; and no padding.
 
-    An instance can be pickled; the model is loaded where it is called first, once a process.
+    An instance can be pickled; the model is loaded where it is called first, once a process. In a process that was forked
+    torch gets one thread.
 
     Args:
         model (str, path or callable): ``"english"``, the model that the extra ``speech`` brings; a name or a directory
@@ -120,15 +123,22 @@ class Align:
         self.progress: Callable[[int], None] | None = None
         self._aligner: Aligner | None = None
         self._spelling: Spelling | None = None
+        self._process: int | None = None  # which has loaded them
 
     def __getstate__(self) -> dict[str, Any]:
         """Settings alone: the model is loaded in the other process."""
-        return self.__dict__ | {"_aligner": None, "_spelling": None, "progress": None}
+        return self.__dict__ | {"_aligner": None, "_spelling": None, "_process": None, "progress": None}
 
     @property
     def aligner(self) -> Aligner:
-        """The aligner, whose model is loaded now if it has not been."""
-        if self._aligner is None:
+        """The aligner, whose model is loaded now if this process has not loaded it."""
+        if self._aligner is None or self._process != os.getpid():
+            if os.getpid() != IMPORTER:
+                # A fork of a process that has used GNU's OpenMP hangs or crashes where that wants threads; and a session
+                # of onnxruntime hangs at its end, where it waits for threads that only the other process has.
+                torch.set_num_threads(1)
+                OF_OTHERS.append(self._aligner)
+            self._process = os.getpid()
             language = self.options.language
             self._aligner = _load(self.model, self.device, self.dtype, language)
             model = self._aligner.model

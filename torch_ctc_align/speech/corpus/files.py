@@ -11,12 +11,12 @@ import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from torch_ctc_align.speech.corpus.columns import COLUMNS, arrow_schema
 from torch_ctc_align.speech.errors import SpeechError, require
 
-__all__ = ["FORMATS", "HEAD", "OutputError", "decode_rows", "encode_rows", "locked", "refusing_to_write", "write_whole"]
+__all__ = ["FORMATS", "HEAD", "OutputError", "decode_rows", "encode_rows", "growing", "locked", "refusing_to_write", "write_whole"]
 
 FORMATS = ("jsonl", "parquet")
 
@@ -100,43 +100,44 @@ def refusing_to_write(path: Path) -> Iterator[None]:
         ) from error
 
 
-def write_whole(path: Path, content: bytes, scratch: Path, *, only_new: bool = False) -> bool:
-    """Writes a file that appears whole, or not at all.
+@contextlib.contextmanager
+def growing(path: Path, scratch: Path, *, only_new: bool = False) -> Iterator[BinaryIO]:
+    """A file to write to, which appears under its name at the end of the block: whole, or after an error not at all.
 
     Args:
-        path: the file.
-        content: its bytes. They are on the disk before the name is.
+        path: the name.
         scratch: a folder of the same file system, for the file while it grows.
-        only_new: leave a file alone that is there.
-
-    Returns:
-        Whether the file is ours: False if there was one, with ``only_new``.
+        only_new: leave a file alone that has the name already.
 
     Raises:
         OutputError: the disk is full, for example. Nothing is left behind.
     """
-    growing = scratch / f"{path.name}.{secrets.token_hex(4)}"
+    unfinished = scratch / f"{path.name}.{secrets.token_hex(4)}"
     with refusing_to_write(path):
         try:
-            with open(growing, "xb") as file:
-                file.write(content)
+            with open(unfinished, "xb") as file:
+                yield file
                 file.flush()
-                os.fsync(file.fileno())
-            if only_new:
-                try:
-                    os.link(growing, path)
-                except FileExistsError:
-                    return False
-                except OSError:  # a file system without hard links
-                    if path.exists():
-                        return False
-                    growing.replace(path)
-            else:
-                growing.replace(path)
+                os.fsync(file.fileno())  # the content is on the disk before the name is
+            if not only_new:
+                unfinished.replace(path)
+                return
+            try:
+                os.link(unfinished, path)
+            except FileExistsError:
+                return
+            except OSError:  # a file system without hard links
+                if not path.exists():
+                    unfinished.replace(path)
         finally:
             with contextlib.suppress(FileNotFoundError):
-                growing.unlink()
-    return True
+                unfinished.unlink()
+
+
+def write_whole(path: Path, content: bytes, scratch: Path, *, only_new: bool = False) -> None:
+    """Writes a file that appears whole, or not at all; see :func:`growing`."""
+    with growing(path, scratch, only_new=only_new) as file:
+        file.write(content)
 
 
 @contextlib.contextmanager

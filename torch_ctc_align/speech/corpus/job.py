@@ -3,6 +3,7 @@
     OUT/job.json                  what the rows depend on; who finds other facts there refuses to work
     OUT/part-00003.jsonl          the rows of shard 3, in the manifest's order: it is there whole, or not at all
     OUT/failures.jsonl            of all parts, the items without words: {"id", "status", "message"} a line
+    OUT/low_confidence.jsonl      of all parts, aligned items whose text is doubtful: {"id", "confidence"} a line
     OUT/summary.json              counts
     OUT/.summaries/part-00003.json  counts and failures of one part
     OUT/.journal/part-00003       there while a shard is worked on, and after its worker died: see journal.py
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch_ctc_align
-from torch_ctc_align.speech.corpus.files import decode_rows, encode_rows, locked, refusing_to_write, write_whole
+from torch_ctc_align.speech.corpus.files import decode_rows, encode_rows, growing, locked, refusing_to_write, write_whole
 from torch_ctc_align.speech.corpus.manifest_rows import Names
 from torch_ctc_align.speech.errors import SpeechError
 
@@ -35,6 +36,8 @@ __all__ = ["LOW_CONFIDENCE", "Job", "Summary", "Totals"]
 
 LAYOUT = 1  # of the folder
 LOW_CONFIDENCE = 0.3  # as in command/report.py: below it the text is probably that of another recording
+
+LISTS = ("failures.jsonl", "low_confidence.jsonl")
 
 # Settings of Align that the rows do not depend on.
 FREE_SETTINGS = ("batch_seconds", "device", "threads")
@@ -50,7 +53,7 @@ class Summary:
         seconds: of sound that was aligned.
         took: seconds of work, in the run that wrote the part.
         statuses: how many rows have which.
-        low_confidence: the ids of aligned items below :data:`LOW_CONFIDENCE`.
+        low_confidence: id and confidence of aligned items below :data:`LOW_CONFIDENCE`.
         failures: id, status and message of the rows that are not "ok".
     """
 
@@ -59,16 +62,15 @@ class Summary:
     seconds: float
     took: float
     statuses: dict[str, int]
-    low_confidence: list[str]
+    low_confidence: list[dict[str, Any]]
     failures: list[dict[str, str]]
 
     @classmethod
     def of_rows(cls, shard: int, rows: Sequence[Mapping[str, Any]], took: float) -> Summary:
         """The summary of a part's rows."""
         aligned = [row for row in rows if row["status"] == "ok"]
-        low = [row["id"] for row in aligned if (row["confidence"] or 0) < LOW_CONFIDENCE]
-        keys = ("id", "status", "message")
-        failures = [{key: row[key] for key in keys} for row in rows if row["status"] != "ok"]
+        low = _only([row for row in aligned if (row["confidence"] or 0) < LOW_CONFIDENCE], "id", "confidence")
+        failures = _only([row for row in rows if row["status"] != "ok"], "id", "status", "message")
         statuses = dict(sorted(Counter(row["status"] for row in rows).items()))
         seconds = sum(row["seconds"] or 0.0 for row in aligned)
         return cls(shard, len(rows), seconds, took, statuses, low, failures)
@@ -83,16 +85,20 @@ class Summary:
         return json.dumps(asdict(self))
 
 
+def _only(rows: Iterable[Mapping[str, Any]], *keys: str) -> list[dict[str, Any]]:
+    return [{key: row[key] for key in keys} for row in rows]
+
+
 @dataclass
 class Totals:
-    """The sum of summaries."""
+    """The sum of summaries: counts alone, as there may be millions of items."""
 
     shards: int = 0
     rows: int = 0
     seconds: float = 0.0
     took: float = 0.0
     statuses: Counter[str] = field(default_factory=Counter)
-    low_confidence: list[str] = field(default_factory=list)
+    low_confidence: int = 0
 
     @property
     def failed(self) -> int:
@@ -105,7 +111,7 @@ class Totals:
         self.seconds += summary.seconds
         self.took += summary.took
         self.statuses.update(summary.statuses)
-        self.low_confidence += summary.low_confidence
+        self.low_confidence += len(summary.low_confidence)
 
 
 @dataclass(frozen=True)
@@ -201,7 +207,7 @@ class Job:
             return
         except OSError as error:
             raise SpeechError(f"cannot write to {self.out}: {error.strerror}; give another folder") from None
-        ours = [name for name in names if name.startswith("part-") or name in ("failures.jsonl", "summary.json")]
+        ours = [name for name in names if name.startswith("part-") or name in (*LISTS, "summary.json")]
         if ours:
             raise SpeechError(f"{self.out} has no job.json, but a file {ours[0]}: give another folder, or remove that")
 
@@ -278,23 +284,25 @@ class Job:
         return (self.summary(shard) for shard in shards if shard not in missing)
 
     def finish(self) -> Totals:
-        """Writes failures.jsonl and summary.json, of all parts that are there.
+        """Writes failures.jsonl, low_confidence.jsonl and summary.json, of all parts that are there.
 
         Raises:
             OutputError: they cannot be written.
         """
         totals = Totals()
-        lines: list[str] = []
+        lists = [self.out / name for name in LISTS]
         with locked(self._scratch / "lock"):  # of processes that end at once, the last one sees all parts
-            for summary in self.summaries(range(self.manifest.num_shards)):
-                totals.add(summary)
-                lines += [json.dumps(failure, ensure_ascii=False) + "\n" for failure in summary.failures]
-            failures = self.out / "failures.jsonl"
-            if lines:
-                write_whole(failures, "".join(lines).encode("utf-8", "backslashreplace"), self._scratch)
-            else:
-                with refusing_to_write(failures):
-                    failures.unlink(missing_ok=True)
+            with contextlib.ExitStack() as stack:
+                files = [stack.enter_context(growing(path, self._scratch)) for path in lists]
+                for summary in self.summaries(range(self.manifest.num_shards)):
+                    totals.add(summary)
+                    for file, items in zip(files, (summary.failures, summary.low_confidence), strict=True):
+                        lines = (json.dumps(item, ensure_ascii=False) + "\n" for item in items)
+                        file.writelines(line.encode("utf-8", "backslashreplace") for line in lines)
+            for path, items in zip(lists, (totals.failed, totals.low_confidence), strict=True):
+                if not items:
+                    with refusing_to_write(path):
+                        path.unlink(missing_ok=True)
             written = {"num_shards": self.manifest.num_shards, **asdict(totals)}
             written["statuses"] = dict(sorted(totals.statuses.items()))
             write_whole(

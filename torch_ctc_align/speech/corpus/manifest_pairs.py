@@ -110,7 +110,7 @@ def open_pairs(folder: str, shard_rows: int) -> tuple[PairSource, int, tuple[str
             f"{shown} holds no recording with its text, name.wav with name.txt or name.lab, and no manifest "
             "(*.jsonl, *.csv, *.tsv, *.parquet)"
         )
-    notes = [f"{count} {what} left out, as {show_name(name)}" for what, (count, name) in lonely.items() if count]
+    notes = [f"{what} are left out: {count}, as {show_name(name)}" for what, (count, name) in lonely.items() if count]
     return PairSource(folder, tuple(shards)), num_rows, tuple(notes)
 
 

@@ -7,8 +7,8 @@ An item is one or two of the prompts and clips of examples/speech_data.py with a
 in a hundred is broken on purpose, in ten ways. Each engine aligns all of them with the English model, and its rows are
 compared with those of a plain loop. Writes corpora.md; takes half an hour on two idle cores.
 
-Engines that cannot be imported are left out; the environment of make test-corpora has all of them. Needs apt-get to
-fetch the prompts the first time.
+Engines that cannot be imported are left out; the environment of make test-corpora has all of them. Needs
+examples/requirements.txt, and apt-get to fetch the prompts the first time.
 """
 
 import argparse

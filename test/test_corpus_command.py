@@ -326,8 +326,8 @@ def test_what_a_folder_lacks_is_said(run):
 @pytest.mark.parametrize(
     "arguments, cuda, device, workers",
     [
-        ("", 0, None, 4),
-        ("", 2, None, 4),  # the English model is small, and runs on the CPU
+        ("", 0, None, 8),
+        ("", 2, None, 8),  # the English model is small, and runs on the CPU
         ("--model m/n", 0, None, 4),
         ("--model m/n", 2, "cuda", 2),
         ("--model m/n --device cpu", 2, "cpu", 4),

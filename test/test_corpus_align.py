@@ -558,7 +558,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 def test_a_fork_loads_the_model_again(library):
-    """As ``datasets.map(num_proc=...)`` forks. Threads of the process before it are gone, and nothing waits for them."""
+    """As ``datasets.map(num_proc=...)`` forks. Nothing waits for the threads of the process before it."""
     library("soundfile"), library("hama")
     clip = ROOT / "examples/data/sense_and_sensibility_01_austen_64kb-0870"
     command = [sys.executable, "-c", FORKED, f"{clip}.wav", f"{clip}.txt"]

@@ -61,8 +61,8 @@ class Align:
     The result of an item does not depend on its batch: alone or among others, it has the same bits. So the model gets
     windows of one recording at once, never those of two; and no padding.
 
-    An instance can be pickled; the model is loaded where it is called first, once a process. In a process that was forked
-    torch gets one thread.
+    An instance can be pickled; the model is loaded where it is called first, once a process. In a process that was
+    forked torch gets one thread.
 
     Args:
         model (str, path or callable): ``"english"``, the model that the extra ``speech`` brings; a name or a directory
@@ -134,8 +134,8 @@ class Align:
         """The aligner, whose model is loaded now if this process has not loaded it."""
         if self._aligner is None or self._process != os.getpid():
             if os.getpid() != IMPORTER:
-                # A fork of a process that has used GNU's OpenMP hangs or crashes where that wants threads; and a session
-                # of onnxruntime hangs at its end, where it waits for threads that only the other process has.
+                # A fork of a process that has used GNU's OpenMP hangs or crashes where that wants threads; and a
+                # session of onnxruntime hangs at its end, where it waits for threads that only the other process has.
                 torch.set_num_threads(1)
                 OF_OTHERS.append(self._aligner)
             self._process = os.getpid()

@@ -16,7 +16,17 @@ from typing import Any, BinaryIO
 from torch_ctc_align.speech.corpus.columns import COLUMNS, arrow_schema
 from torch_ctc_align.speech.errors import SpeechError, require
 
-__all__ = ["FORMATS", "HEAD", "OutputError", "decode_rows", "encode_rows", "growing", "locked", "refusing_to_write", "write_whole"]
+__all__ = [
+    "FORMATS",
+    "HEAD",
+    "OutputError",
+    "decode_rows",
+    "encode_rows",
+    "growing",
+    "locked",
+    "refusing_to_write",
+    "write_whole",
+]
 
 FORMATS = ("jsonl", "parquet")
 

@@ -25,7 +25,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch_ctc_align
-from torch_ctc_align.speech.corpus.files import decode_rows, encode_rows, growing, locked, refusing_to_write, write_whole
+from torch_ctc_align.speech.corpus.files import (
+    decode_rows,
+    encode_rows,
+    growing,
+    locked,
+    refusing_to_write,
+    write_whole,
+)
 from torch_ctc_align.speech.corpus.manifest_rows import Names
 from torch_ctc_align.speech.errors import SpeechError
 
@@ -299,8 +306,8 @@ class Job:
                     for file, items in zip(files, (summary.failures, summary.low_confidence), strict=True):
                         lines = (json.dumps(item, ensure_ascii=False) + "\n" for item in items)
                         file.writelines(line.encode("utf-8", "backslashreplace") for line in lines)
-            for path, items in zip(lists, (totals.failed, totals.low_confidence), strict=True):
-                if not items:
+            for path, length in zip(lists, (totals.failed, totals.low_confidence), strict=True):
+                if not length:
                     with refusing_to_write(path):
                         path.unlink(missing_ok=True)
             written = {"num_shards": self.manifest.num_shards, **asdict(totals)}

@@ -335,6 +335,15 @@ def test_english_spelling_ends(english, monkeypatch):
     assert module.load_english().spell("m") is None
 
 
+def test_phonemes_are_those_of_hama_with_its_tables_made_once(library):
+    from torch_ctc_align.speech.models import english as module
+
+    theirs, ours = library("hama").G2PModel(), library("hama").G2PModel()
+    module.keep_tables(ours.vocab)
+    assert ours.vocab.encoder_token_to_id is ours.vocab.encoder_token_to_id
+    assert all(ours.predict(word) == theirs.predict(word) for word in ["sensibility", "o'clock", "Ümlaut", "7"])
+
+
 def test_english_spelling_forgets_accents_and_case(english):
     assert english.spell("café") == english.spell("cafe") == english.spell("CAFÉ")
     assert english.spell("don’t") == english.spell("don't")

@@ -52,7 +52,7 @@ BROKEN_EVERY = 100
 PAUSE_S = 0.3
 GIVEN_ITEMS, REPEATS = 600, 5
 MEMORY_ITEMS, MEMORY_BATCH = 10_000, 1000
-SCALING_ITEMS, SCALING_SHARDS, SCALING_RUNS = 2000, 40, 3
+SCALING_SHARD_ROWS, SCALING_RUNS = 100, 3
 
 # What is done to an item, and the status that it must get.
 FAULTS = {
@@ -282,7 +282,7 @@ def run_command(folder: Path, out: Path, *options: str, cores: Sequence[int] = (
 def measure_scaling(folder: Path, scratch: Path) -> dict[str, list[float]]:
     """Seconds of one worker on a core, two on two, and two commands side by side, each with a worker and a core."""
     first, second = sorted(os.sched_getaffinity(0))[:2]
-    shards = ("--shard-rows", str(SCALING_ITEMS // SCALING_SHARDS))
+    shards = ("--shard-rows", str(SCALING_SHARD_ROWS))
 
     def one(core: int) -> float:
         return run_command(folder, scratch / f"core {core}", "--workers", "1", *shards, cores=[core])
@@ -291,9 +291,9 @@ def measure_scaling(folder: Path, scratch: Path) -> dict[str, list[float]]:
     for _ in range(SCALING_RUNS):
         took["one"].append(one(first))
         took["two"].append(run_command(folder, scratch / "both", "--workers", "2", *shards, cores=[first, second]))
-        with ThreadPoolExecutor(2) as pool:
-            took["apart"].append(max(pool.map(one, (first, second))))
-        print("scaling", {name: times[-1] for name, times in took.items()}, file=sys.stderr)
+    with ThreadPoolExecutor(2) as pool:
+        took["apart"].append(max(pool.map(one, (first, second))))
+    print("scaling", took, file=sys.stderr)
     return took
 
 
@@ -399,15 +399,15 @@ def cost_rows(given: dict[str, Any], share: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
-def scaling_rows(scaling: dict[str, Any], median: dict[str, float]) -> list[list[str]]:
+def scaling_rows(facts: dict[str, Any], median: dict[str, float]) -> list[list[str]]:
     rows = []
     for what, name, times in (
         ("one worker", "one", 1),
         ("two workers", "two", 1),
         ("two commands side by side, a worker each", "apart", 2),
     ):
-        took, work = median[name], times * scaling["items"]
-        speed = f"{times * scaling['seconds'] / took:.0f}"
+        took, work = median[name], times * facts["items"]
+        speed = f"{times * facts['seconds'] / took:.0f}"
         rows.append([what, f"{took:.1f}", f"{work / took:.1f}", speed, f"{times * median['one'] / took:.2f}"])
     return rows
 
@@ -416,7 +416,7 @@ def write_page(path: Path, facts: dict[str, Any], measured: dict[str, Any], comm
     made, processor = commit_and_date(), re.search(r"Model name: *(.+)", output_of("lscpu"))
     given, share, memory, scaling = (measured[name] for name in ("given", "share", "memory", "scaling"))
     own = sum(value for name, value in given["spent"].items() if name not in SOUND)
-    median = {name: statistics.median(times) for name, times in scaling["took"].items()}
+    median = {name: statistics.median(times) for name, times in scaling.items()}
     parts = [
         "# Corpora",
         paragraph(
@@ -441,12 +441,12 @@ def write_page(path: Path, facts: dict[str, Any], measured: dict[str, Any], comm
         ),
         "## Two workers beside one",
         paragraph(
-            f"`ctc-align corpus` with the English model, {scaling['items']} items, {scaling['seconds'] / 60:.0f} "
-            f"minutes of sound in {SCALING_SHARDS} shards; each worker has a core. Seconds on the clock, start "
-            f"included, the median of {SCALING_RUNS} runs that alternate. The last line does the work twice, in two "
-            "commands that share nothing but the machine: what it lacks to 2.00, the machine's two cores lack."
+            f"`ctc-align corpus` with the English model and the items of the last section, in shards of "
+            f"{SCALING_SHARD_ROWS}; each worker has a core. Seconds on the clock, start included, the median of "
+            f"{SCALING_RUNS} runs that alternate. The last line does the work twice, in two commands that share "
+            "nothing but the machine: what it lacks to 2.00, the machine's two cores lack."
         ),
-        table(["", "s", "items a second", "times real time", "beside one worker"], scaling_rows(scaling, median)),
+        table(["", "s", "items a second", "times real time", "beside one worker"], scaling_rows(facts, median)),
         "## Memory",
         paragraph(
             f"Resident memory of a process after each {MEMORY_BATCH:,} of {MEMORY_ITEMS:,} items, MB: "
@@ -481,7 +481,7 @@ def main() -> None:
                if name in ("loop", "local") or importlib.util.find_spec(name)]  # fmt: skip
     with tempfile.TemporaryDirectory() as made:
         scratch = Path(made)
-        folder, small = scratch / "corpus", scratch / "small"
+        folder = scratch / "corpus"
         facts = make_corpus(folder, arguments.items)
         measured: dict[str, Any] = {}
         for name in ("given", "share", "memory"):
@@ -490,7 +490,7 @@ def main() -> None:
             print(name, measured[name], file=sys.stderr)
             if "error" in measured[name]:
                 sys.exit(f"corpora: {measured[name]['error']}")
-        measured["scaling"] = make_corpus(small, SCALING_ITEMS) | {"took": measure_scaling(small, scratch)}
+        measured["scaling"] = measure_scaling(folder, scratch)
         measured["engines"] = run_engines(folder, facts, engines, scratch)
     arguments.out.mkdir(parents=True, exist_ok=True)
     page = arguments.out / "corpora.md"

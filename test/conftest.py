@@ -177,6 +177,18 @@ def library(missing):
 
 
 @pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 1 MB, which root can mount."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", place], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted: {mounted.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", "--lazy", place], check=True)
+
+
+@pytest.fixture
 def corpora(missing):
     """corpora("datasets"): a library that reads corpora, from the environment of `make test-corpora`."""
 

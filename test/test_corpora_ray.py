@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -272,6 +273,28 @@ def test_a_folder_that_cannot_be_written_ends_the_job_with_its_sentence(ray, cor
         list(run_ray(one, [1, 2], workers=1, cpus=0.5))
     assert str(one.part(1)) in str(caught.value)
     assert "Ray" not in str(caught.value)
+
+
+def test_a_full_disk_ends_the_job_and_a_second_run_does_the_rest(ray, corpus, job, small_disk):
+    corpus()
+    with_room = job("room")
+    run(with_room)
+    one = replace(job("ray"), out=small_disk / "out")
+    one.begin()
+    disk = os.statvfs(small_disk)
+    # Room for the journal, the summary and the part of one shard, a block each.
+    (small_disk / "filler").write_bytes(bytes(disk.f_bsize * (disk.f_bavail - 3)))
+    with pytest.raises(SpeechError, match="No space left on device; make room, then run the same command") as caught:
+        run(one)
+    assert "Ray" not in str(caught.value)
+    assert list(parts(one).items()) == list(parts(with_room).items())[:1]
+    assert not list(one.out.glob(".journal/part-*"))
+    assert not list(one.out.glob(".summaries/*.json.*"))
+    (small_disk / "filler").unlink()
+    run(one)
+    assert parts(one) == parts(with_room)
+    model = one.settings["model"]
+    assert all(model.texts.count(text_of(k)) == 1 for k in range(SHARD_ROWS))  # what was finished is not done again
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_job_with_its_sentence(ray, corpus, job):

@@ -175,18 +175,6 @@ def test_stopping_is_clean_and_the_next_run_goes_on(wish, monkeypatch):
 # The disk is full -----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def small_disk(folder):
-    """A file system of 1 MB, which root can mount."""
-    place = folder / "disk"
-    place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", place], capture_output=True, text=True)
-    if mounted.returncode:
-        pytest.skip(f"no file system can be mounted: {mounted.stderr.strip()}")
-    yield place
-    subprocess.run(["umount", "--lazy", place], check=True)
-
-
 def test_a_full_disk_stops_all_and_loses_nothing(small_disk, monkeypatch, capsys):
     put(*corpora.texts(100))
     out = small_disk / "out"

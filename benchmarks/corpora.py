@@ -51,6 +51,7 @@ RATE = 16_000
 BROKEN_EVERY = 100
 PAUSE_S = 0.3
 GIVEN_ITEMS, REPEATS = 600, 5
+LONGER_ITEMS, LONGER_CLIPS = 120, (8, 14)
 MEMORY_ITEMS, MEMORY_BATCH = 10_000, 1000
 SCALING_SHARD_ROWS, SCALING_RUNS = 100, 3
 
@@ -72,7 +73,7 @@ FAULTS = {
 # --------------------------------------------------------------------------------------------------- the corpus
 
 
-def make_corpus(folder: Path, items: int) -> dict[str, Any]:
+def make_corpus(folder: Path, items: int, clips_an_item: tuple[int, int] = (1, 2)) -> dict[str, Any]:
     """Writes recordings and manifest.jsonl; returns the seconds of those that are not broken, and the faults."""
     clips = speech_data.read_corpus(speech_data.fetch_prompts()) + speech_data.read_corpus(speech_data.CLIPS)
     sounds = [read_frames(clip.path) for clip in clips]
@@ -80,7 +81,7 @@ def make_corpus(folder: Path, items: int) -> dict[str, Any]:
     seconds, lines, expected = 0.0, [], Counter[str]()
     folder.mkdir(parents=True)
     for item in range(items):
-        chosen = choose.sample(range(len(clips)), choose.randint(1, 2))
+        chosen = choose.sample(range(len(clips)), choose.randint(*clips_an_item))
         pause = bytes(2 * round(PAUSE_S * choose.random() * RATE))
         sound = pause.join(sounds[k] for k in chosen)
         text = " ".join(word for k in chosen for word in clips[k].words)
@@ -310,7 +311,8 @@ def write_rows(done: dict[str, Any], path: str) -> None:
 
 
 def align_in_a_loop(folder: str, rows: str) -> dict[str, Any]:
-    """Every item alone."""
+    """Every item alone, with one thread of torch, as a worker has with this model."""
+    torch.set_num_threads(1)
     manifest = read_manifest(folder)
     aligning = Align()
     aligning({name: values[:1] for name, values in manifest.items()})
@@ -330,6 +332,7 @@ def align_with_datasets(folder: str, rows: str) -> dict[str, Any]:
     import datasets
 
     datasets.disable_progress_bars()
+    torch.set_num_threads(1)
     corpus = datasets.Dataset.from_dict(read_manifest(folder)).with_format("arrow")
     began = time.perf_counter()
     done = corpus.map(Align(), batched=True, batch_size=1000, new_fingerprint="aligned")
@@ -393,10 +396,14 @@ def cost_rows(given: dict[str, Any], share: dict[str, Any]) -> list[list[str]]:
 
     own = [name for name in STAGES if name not in SOUND]
     rows = [line(STAGES[name], given["spent"][name], share["spent"][name]) for name in own]
-    totals = (sum(result["spent"][name] for name in own) for result in (given, share))
-    rows.append(line("the aligner: all of these", *totals))
+    rows.append(line("the aligner: all of these", sum_of_own(given), sum_of_own(share)))
     rows += [line(STAGES[name], given["spent"][name], share["spent"][name]) for name in SOUND[:2]]
     return rows
+
+
+def sum_of_own(result: dict[str, Any]) -> float:
+    """Seconds of the aligner's own stages, whoever reads the sound."""
+    return sum(value for name, value in result["spent"].items() if name not in SOUND)
 
 
 def scaling_rows(facts: dict[str, Any], median: dict[str, float]) -> list[list[str]]:
@@ -414,8 +421,10 @@ def scaling_rows(facts: dict[str, Any], median: dict[str, float]) -> list[list[s
 
 def write_page(path: Path, facts: dict[str, Any], measured: dict[str, Any], command: str) -> None:
     made, processor = commit_and_date(), re.search(r"Model name: *(.+)", output_of("lscpu"))
-    given, share, memory, scaling = (measured[name] for name in ("given", "share", "memory", "scaling"))
-    own = sum(value for name, value in given["spent"].items() if name not in SOUND)
+    given, longer, share, memory, scaling = (
+        measured[name] for name in ("given", "longer", "share", "memory", "scaling")
+    )
+    own = sum_of_own(given)
     median = {name: statistics.median(times) for name, times in scaling.items()}
     parts = [
         "# Corpora",
@@ -433,6 +442,10 @@ def write_page(path: Path, facts: dict[str, Any], measured: dict[str, Any], comm
         ),
         table(["stage", "ms an item", "times real time", "share with the model"], cost_rows(given, share)),
         paragraph(
+            f"Of longer recordings, {longer['items']} of {longer['seconds'] / longer['items']:.1f} s on the mean, the "
+            f"aligner takes {longer['seconds'] / sum_of_own(longer):,.0f} times real time a core."
+        ),
+        paragraph(
             f"The aligner takes {given['items'] / own:,.0f} items, or {given['seconds'] / own / 3600:.2f} hours of "
             f"sound, a second and core. With opening and reading of samples in memory, `Align` takes "
             f"{given['seconds'] / given['whole']:,.0f} times real time. All words have been seen before; a network of "
@@ -443,8 +456,8 @@ def write_page(path: Path, facts: dict[str, Any], measured: dict[str, Any], comm
         paragraph(
             f"`ctc-align corpus` with the English model and the items of the last section, in shards of "
             f"{SCALING_SHARD_ROWS}; each worker has a core. Seconds on the clock, start included, the median of "
-            f"{SCALING_RUNS} runs that alternate. The last line does the work twice, in two commands that share "
-            "nothing but the machine: what it lacks to 2.00, the machine's two cores lack."
+            f"{SCALING_RUNS} runs that alternate. The last line does the work twice, once, in two commands that share "
+            "nothing but the machine: it tells how much of a second core there was."
         ),
         table(["", "s", "items a second", "times real time", "beside one worker"], scaling_rows(facts, median)),
         "## Memory",
@@ -457,7 +470,8 @@ def write_page(path: Path, facts: dict[str, Any], measured: dict[str, Any], comm
         paragraph(
             f"{facts['items']:,} items, {facts['seconds'] / 3600:.2f} hours of sound, with the English model. One item "
             f"in {BROKEN_EVERY} is broken: {', '.join(FAULTS)}. Each has the status that its fault must get; all other "
-            "rows are compared, bit by bit, with those of the loop, in which every item is alone. (Only the command "
+            "rows are compared, bit by bit, with those of the loop, in which every item is alone. Torch has one "
+            "thread in each process. (Only the command "
             "reads the manifest itself, so only there a line that is no JSON is a row.)"
         ),
         table(["engine", "s", "items a second", "times real time", "rows", "differences"], measured["engines"]),
@@ -481,12 +495,17 @@ def main() -> None:
                if name in ("loop", "local") or importlib.util.find_spec(name)]  # fmt: skip
     with tempfile.TemporaryDirectory() as made:
         scratch = Path(made)
-        folder = scratch / "corpus"
+        folder, longer = scratch / "corpus", scratch / "longer"
         facts = make_corpus(folder, arguments.items)
         measured: dict[str, Any] = {}
-        for name in ("given", "share", "memory"):
-            given = {} if name == "memory" else {"folder": str(folder)}
-            measured[name] = run_child(f"measure_{name}", given, LIMIT_S)
+        make_corpus(longer, LONGER_ITEMS, LONGER_CLIPS)
+        for name, function, given in (
+            ("given", "measure_given", {"folder": str(folder)}),
+            ("longer", "measure_given", {"folder": str(longer)}),
+            ("share", "measure_share", {"folder": str(folder)}),
+            ("memory", "measure_memory", {}),
+        ):
+            measured[name] = run_child(function, given, LIMIT_S)
             print(name, measured[name], file=sys.stderr)
             if "error" in measured[name]:
                 sys.exit(f"corpora: {measured[name]['error']}")

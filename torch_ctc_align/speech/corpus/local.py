@@ -152,6 +152,8 @@ class Worker:
                 env=os.environ | choose_device(job, number),
             )
         threads = max(1, len(os.sched_getaffinity(0)) // workers)
+        if job.settings.get("model", "english") == "english":
+            threads = 1  # a second one gives little, and may change last bits: rows do not depend on --workers so
         with contextlib.suppress(OSError):  # it died: recv() will find out
             self.connection.send(sys.path)
             self.connection.send_bytes(pickle.dumps((job, threads)))

@@ -1,10 +1,11 @@
 # Everything happens in .venv, which the first command sets up; test-clients and test-torches have environments of their
-# own, in the directories CLIENTS and TORCHES.
+# own, in the directories CLIENTS and TORCHES; so has test-corpora, in CORPORA.
 # PYTHON=python3.12 picks another interpreter, ARGS goes to the command underneath: make test ARGS="-k ties".
 # V=1 shows every command and all that it says.
 PYTHON ?= python3
 VENV := .venv
 CLIENTS ?= .clients
+CORPORA ?= .corpora
 TORCHES ?= .torches
 BIN := $(VENV)/bin
 
@@ -34,13 +35,14 @@ TOOLS := $(VENV)/.tools
 EXAMPLES := $(VENV)/.examples
 LINKED := $(VENV)/.linked
 CLIENTS_READY := $(CLIENTS)/.ready
+CORPORA_READY := $(CORPORA)/.ready
 BUILT := build/.built
 
 # Directories are listed too: their time changes when a file comes or goes.
 NATIVE := setup.py $(shell find csrc)
 CXX_FILES = $(shell find csrc test benchmarks -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help build test test-all test-clients test-torches sanitize demo train-demo lint format wheel check-wheel cuda-compile cuda-cycles bench bench-long bench-plot gpu clean
+.PHONY: help build test test-all test-clients test-corpora test-torches sanitize demo train-demo lint format wheel check-wheel cuda-compile cuda-cycles bench bench-long bench-plot gpu clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -50,31 +52,35 @@ help:  ## list these commands
 build: $(BUILT) $(LINKED)  ## build the extension in place
 
 # On a busy machine threads that spin while they wait slow tiny cases down many times over; these sleep.
-test test-all: export OMP_WAIT_POLICY ?= passive
-test test-all: pytest = $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+test test-all test-clients test-torches: export OMP_WAIT_POLICY ?= passive
+pytest := -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 test: build  ## run the tests, in seven minutes: all but those that are marked slow
-	$(pytest) -m "not slow" $(ARGS)
+	$(BIN)/python $(pytest) -m "not slow" $(ARGS)
 
 test-all: build  ## run all tests
-	$(pytest) $(ARGS)
+	$(BIN)/python $(pytest) $(ARGS)
 
 # One build of the extension serves every Python and torch, so the clients import the clone. The libraries are what
 # torchaudio is linked against: see test/clients_environment.py.
-test-clients: export OMP_WAIT_POLICY ?= passive
 test-clients: export CTC_ALIGN_REQUIRE := clients,torchaudio$(CTC_ALIGN_REQUIRE:%=,%)
 test-clients: $(BUILT) $(CLIENTS_READY)  ## run clients and torchaudio with our functions in them; CLIENTS=directory
 	LD_LIBRARY_PATH=$(abspath $(CLIENTS))/stubs$${LD_LIBRARY_PATH:+:$$LD_LIBRARY_PATH} \
 	  $(CLIENTS)/bin/python -m pytest test/test_clients.py test/test_drop_in.py test/test_peers.py $(ARGS)
 
+# Ray and the libraries of the recipes in docs/corpora.md. Ray starts once, for all of these tests.
+test-corpora: export OMP_WAIT_POLICY ?= passive
+test-corpora: export CTC_ALIGN_REQUIRE := corpora$(CTC_ALIGN_REQUIRE:%=,%)
+test-corpora: $(BUILT) $(CORPORA_READY)  ## align corpora on Ray, in datasets.map and in the other recipes; CORPORA=directory
+	$(CORPORA)/bin/python -m pytest test/test_corpora_ray.py test/test_corpora_recipes.py test/test_corpus_manifest_kinds.py $(ARGS)
+
 # What depends on torch itself: kinds of errors, interrupts, the operator's registrations. One build serves all of them.
 TORCH_TESTS := $(addprefix test/test_,arguments.py arguments_of_functions.py errors.py mistakes.py operator.py interrupt.py memory.py \
   star_operator.py star_posteriors_gradients.py ctc_loss.py ctc_loss_arguments.py ctc_loss_graphs.py ctc_loss_of_torch.py \
   windows.py window_mistakes.py priors.py speech_aligner.py)
-test-torches: export OMP_WAIT_POLICY ?= passive
 test-torches: $(BUILT) $(TORCHES)/oldest/.ready $(TORCHES)/newest/.ready  ## run some tests on the oldest and the newest torch; TORCHES=directory
 	$(call install,$(TORCHES)/newest) --upgrade --upgrade-strategy only-if-needed -r test/requirements-torch-newest.txt
 	for torch in oldest newest; do \
-	  $(TORCHES)/$$torch/bin/python -m pytest $(TORCH_TESTS) $(ARGS) || exit; done
+	  $(TORCHES)/$$torch/bin/python $(pytest) $(TORCH_TESTS) $(ARGS) || exit; done
 
 sanitize:  ## run the CPU kernel under AddressSanitizer, UBSan and ThreadSanitizer; needs only a C++ compiler
 	$(PYTHON) test/run_sanitizers.py $(ARGS)
@@ -153,6 +159,12 @@ $(CLIENTS_READY): test/requirements-clients.txt test/requirements-clients-alone.
 	$(call install,$(CLIENTS)) -r test/requirements-clients.txt
 	$(call install,$(CLIENTS)) --no-deps --no-build-isolation -r test/requirements-clients-alone.txt
 	$(CLIENTS)/bin/python test/clients_environment.py $(CLIENTS)/stubs
+	touch $@
+
+$(CORPORA_READY): test/requirements-corpora.txt
+	echo "Setting up $(CORPORA), 1.7 GB with the CPU build of torch; the first time this takes some minutes"
+	$(PYTHON) -m venv $(CORPORA)
+	$(call install,$(CORPORA)) -r $<
 	touch $@
 
 $(TORCHES)/%/.ready: test/requirements-torch-%.txt

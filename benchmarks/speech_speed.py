@@ -102,7 +102,7 @@ PATH, POSTERIORS, OURS = "`forced_align`", "`span_posteriors`", "everything else
 
 def time_parts(aligner: Aligner, clock: Clock) -> None:
     """Puts the clock around what is not the Python of the speech layer."""
-    module = speech.aligner
+    module = speech.stages
     model = aligner.model
     model.run = clock.around(MODEL, model.run)
     model.spell = clock.around(SPELLING, model.spell)

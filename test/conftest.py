@@ -20,12 +20,14 @@ import torch_ctc_align
 from torch_ctc_align import _mistakes, errors, reference
 from torch_ctc_align.config import _forced
 
+ROOT = Path(torch_ctc_align.__file__).parents[1]
+
 SEED = int(os.environ.get("CTC_ALIGN_SEED", "0"))
 CPUS = ["avx512", "avx2", "portable"]  # all instruction sets of the CPU kernel, here or not
 # What CTC_ALIGN_REQUIRE may name. check_cuda_compile.py asks for nvcc; tests skip without any of the others.
 REQUIRABLE = {
     *CPUS,
-    *("asan", "c++", "clients", "cuda", "nvcc", "onnxscript", "setuptools", "torchaudio"),
+    *("asan", "c++", "clients", "corpora", "cuda", "nvcc", "onnxscript", "setuptools", "torchaudio"),
     *(
         "speech",
         "chromium",
@@ -139,7 +141,7 @@ def fresh_python():
         done = subprocess.run(
             [sys.executable, "-c", code],
             env=os.environ | environment,
-            cwd=Path(torch_ctc_align.__file__).parents[1],  # so that it imports the package that is tested here
+            cwd=ROOT,  # so that it imports the package that is tested here
             capture_output=True,
             text=True,
             timeout=300,
@@ -172,6 +174,45 @@ def library(missing):
             return missing("speech", f"{name} cannot be imported ({error}); see requirements-dev.txt")
 
     return find
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 1 MB, which root can mount."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", place], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted: {mounted.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", "--lazy", place], check=True)
+
+
+@pytest.fixture
+def corpora(missing):
+    """corpora("datasets"): a library that reads corpora, from the environment of `make test-corpora`."""
+
+    def find(name):
+        try:
+            return importlib.import_module(name)
+        except ImportError as error:
+            return missing("corpora", f"{name} cannot be imported ({error}); see make test-corpora")
+
+    return find
+
+
+@pytest.fixture
+def ray(corpora):
+    """Ray on this machine, with two cores. It starts with the first test that uses it, and ends with the process."""
+    ray = corpora("ray")
+    corpora("ray.data")
+    if not ray.is_initialized():
+        with pytest.MonkeyPatch.context() as patch:  # Ray's workers have this environment too
+            patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "test")]))
+            ray.init(
+                address="local", num_cpus=2, include_dashboard=False, object_store_memory=200 << 20, log_to_driver=False
+            )
+    return ray
 
 
 @pytest.fixture

@@ -1,8 +1,9 @@
 """Compiles the CPU kernel with each test program of csrc/ and runs it: plainly, with ASan and UBSan, and with TSan.
 
-    python test/run_sanitizers.py [plain] [asan+ubsan] [tsan]
+    python test/run_sanitizers.py [--fresh] [plain] [asan+ubsan] [tsan]
 
-Prints a line for each, or the failure. Needs a C++ compiler (CXX, or c++), but neither torch nor a virtual environment.
+Prints a line for each, or the failure. Programs run each time, but are kept (see kept.py) until a source, a flag or the
+compiler changes; --fresh compiles all. Needs a C++ compiler (CXX, or c++), but neither torch nor a virtual environment.
 CTC_ALIGN_SEED=7 draws other cases.
 """
 
@@ -16,6 +17,8 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import kept
 
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = ["viterbi_test", "forward_backward_test"]
@@ -44,7 +47,7 @@ def build(name: str, test: str, folder: str | Path) -> Path:
     if probe.returncode != 0:
         raise Failure(f"{' '.join(COMPILER)} cannot link {' '.join(BUILDS[name])}:\n{probe.stderr}")
     sources = [ROOT / "test" / "csrc" / f"{test}.cpp", *SOURCES]
-    result = subprocess.run([*COMPILER, *FLAGS, *BUILDS[name], *sources, "-o", program], capture_output=True, text=True)
+    result = kept.compile_program(COMPILER, [*FLAGS, *BUILDS[name]], sources, program)
     if result.returncode != 0 or "warning" in result.stderr:
         raise Failure(result.stderr)
     return program
@@ -79,10 +82,11 @@ def build_and_run(name: str, test: str) -> str:
 
 
 def main() -> None:
+    wanted = [argument for argument in sys.argv[1:] if argument != "--fresh"] or BUILDS
+    if "--fresh" in sys.argv:
+        os.environ["CTC_ALIGN_FRESH"] = "1"
     with ThreadPoolExecutor(max_workers=2) as pool:
-        runs = {
-            (name, test): pool.submit(build_and_run, name, test) for name in sys.argv[1:] or BUILDS for test in TESTS
-        }
+        runs = {(name, test): pool.submit(build_and_run, name, test) for name in wanted for test in TESTS}
         for (name, test), result in runs.items():
             try:
                 print(result.result(), flush=True)

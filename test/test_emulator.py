@@ -8,6 +8,7 @@ import os
 import subprocess
 from pathlib import Path
 
+import kept
 import pytest
 
 SOURCE = Path(__file__).parent / "harness" / "emulator_test.cpp"
@@ -20,18 +21,8 @@ def program(request, tmp_path_factory):
     """The compiled program; None where the compiler has no AddressSanitizer."""
     path = tmp_path_factory.mktemp(request.param) / "emulator_test"
     compiler = os.environ.get("CXX", "c++").split()
-    command = [
-        *compiler,
-        "-std=c++20",
-        "-Wall",
-        "-Wextra",
-        *FLAGS[request.param],
-        f"-I{CSRC}",
-        str(SOURCE),
-        "-o",
-        str(path),
-    ]
-    result = subprocess.run(command, capture_output=True, text=True)
+    flags = ["-std=c++20", "-Wall", "-Wextra", *FLAGS[request.param], f"-I{CSRC}"]
+    result = kept.compile_program(compiler, flags, [SOURCE], path)
     if request.param == "asan" and "asan" in result.stderr:
         return None
     assert result.returncode == 0, result.stderr

@@ -203,7 +203,7 @@ def test_a_model_without_a_separator(aligner):
 
 def test_posteriors_of_pieces_are_those_of_the_whole(aligner, monkeypatch):
     """Pieces leave out the paths on which the labels beside them lie elsewhere: as many as their posteriors say."""
-    from torch_ctc_align.speech import aligner as module
+    from torch_ctc_align.speech import stages
 
     text = "the cat sat on the mat"
     frames = say(text)
@@ -220,8 +220,8 @@ def test_posteriors_of_pieces_are_those_of_the_whole(aligner, monkeypatch):
         mine = torch.tensor([token.word == k for token in whole.tokens])
         assert word.posterior == pytest.approx(float((exact[0] * lengths)[mine].sum() / lengths[mine].sum()), rel=1e-5)
 
-    monkeypatch.setattr(module, "POSTERIOR_CORE", 20 * SECONDS_PER_FRAME)
-    monkeypatch.setattr(module, "POSTERIOR_CONTEXT", 20 * SECONDS_PER_FRAME)
+    monkeypatch.setattr(stages, "POSTERIOR_CORE", 20 * SECONDS_PER_FRAME)
+    monkeypatch.setattr(stages, "POSTERIOR_CONTEXT", 20 * SECONDS_PER_FRAME)
     pieces = align(aligner, frames, text)
     elsewhere = 2 * (1 - float(exact.min()))
     assert [word.posterior for word in pieces.words] == [

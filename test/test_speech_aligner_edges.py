@@ -10,7 +10,7 @@ import torch
 from harness.speech import HOP, LABELS, SAMPLE_RATE, hear, loud_model, say, silence, sound_of
 
 from torch_ctc_align import Pauses
-from torch_ctc_align.speech import Aligner, SpeechError, path
+from torch_ctc_align.speech import Aligner, SpeechError, path, stages
 
 
 @pytest.fixture(autouse=True)
@@ -110,12 +110,13 @@ def test_unspoken_segments_cost_no_pass_through_the_whole_recording_each(monkeyp
     assert len(missing) > 150
     seen = []
 
-    def find(found, blank):
-        seen.append(len(found.log_probs))
-        find_path(found, blank)
+    def find(asked, blank):
+        seen.extend(len(each.log_probs) for each in asked)
+        find_all(asked, blank)
 
-    find_path = path.BestPath.find
-    monkeypatch.setattr(path.BestPath, "find", find)
+    find_all = path.find_all
+    for module in (path, stages):
+        monkeypatch.setattr(module, "find_all", find)
     found = align(loud_model(), say(said), text, star="words", unspoken=True)
     assert [k for k, segment in enumerate(found.segments) if segment.start is None] == missing
     frames = len(found.evidence.log_probs)

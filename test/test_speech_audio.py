@@ -3,6 +3,7 @@
 Expected sound is computed here (tones, exact integers), or read by other programs (wave, ffmpeg).
 """
 
+import io
 import math
 import os
 import shutil
@@ -123,6 +124,21 @@ FORMATS = [
     ("OGG", "OPUS", 0.05),
     ("MP3", "MPEG_LAYER_III", 0.05),
 ]
+
+
+def test_the_content_of_a_file_is_read_as_the_file(tmp_path, libraries, generator):
+    samples = (torch.rand(20_000, generator=generator) * 2 - 1).numpy()
+    for suffix in (".wav", ".flac", ".mp3"):
+        path = tmp_path / f"sound{suffix}"
+        libraries.soundfile.write(path, samples, 16_000)
+        audio = open_audio(io.BytesIO(path.read_bytes()), 16_000, offset=0.25)
+        assert audio.path is None
+        for _ in range(2):  # every call of blocks() begins again
+            assert torch.equal(torch.cat(list(audio.blocks())), read_samples(path, 16_000, offset=0.25))
+    held = audio.held.name
+    assert os.path.exists(held)
+    del audio
+    assert not os.path.exists(held)
 
 
 @pytest.mark.parametrize("format, subtype, step", FORMATS)
@@ -424,8 +440,8 @@ def test_samples_at_the_right_rate_need_torch_alone(monkeypatch):
 @pytest.mark.parametrize(
     "source, message",
     [
-        (torch.zeros(3), "a recording is a path or a pair (samples, rate), found Tensor"),
-        (None, "a recording is a path or a pair (samples, rate), found NoneType"),
+        (torch.zeros(3), "a recording is a path, io.BytesIO or a pair (samples, rate), found Tensor"),
+        (None, "a recording is a path, io.BytesIO or a pair (samples, rate), found NoneType"),
         ((torch.zeros(3),), "samples come as a pair (samples, rate), the rate a whole number of Hz above 0"),
         ((torch.zeros(3), 0), "samples come as a pair (samples, rate), the rate a whole number of Hz above 0"),
         ((torch.zeros(3), 16e3), "samples come as a pair (samples, rate), the rate a whole number of Hz above 0"),

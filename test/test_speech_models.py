@@ -1,6 +1,5 @@
 """Acoustic models: any Python function, the English model, and the programs of docs/models.md."""
 
-import doctest
 import re
 import sys
 from pathlib import Path
@@ -12,7 +11,6 @@ import torch
 from torch_ctc_align import speech
 from torch_ctc_align.errors import AlignmentWarning
 from torch_ctc_align.speech import SpeechError
-from torch_ctc_align.speech.models import callable as callable_module
 from torch_ctc_align.speech.models.callable import from_callable
 from torch_ctc_align.speech.models.measure import measure_geometry, what_sums_to_one
 
@@ -46,12 +44,6 @@ def expect_error(call, *parts):
     assert "\n" not in message
     for part in parts:
         assert part in message, message
-
-
-def test_example_of_from_callable():
-    result = doctest.testmod(callable_module)
-    assert result.attempted > 0
-    assert result.failed == 0
 
 
 # How samples become frames ------------------------------------------------------------------------------------------
@@ -331,6 +323,25 @@ def test_english_words_are_spelt_as_recorded(english, clip):
 @pytest.mark.parametrize("part", ["", "'", "7", "a1", "слово", "a-b", "a b", "ß", "x" * 61])
 def test_english_model_spells_letters_alone(english, part):
     assert english.spell(part) is None
+
+
+def test_english_spelling_ends(english, monkeypatch):
+    """The phonemizer of hama 1.3.10 repeats itself over a lone m."""
+    from torch_ctc_align.speech.models import english as module
+
+    assert [english.labels[label] for label in english.spell("m")] == ["ɛ", "m"]
+    assert len(english.spell("antidisestablishmentarianism")) > 20
+    monkeypatch.setattr(module, "UNSAID", {})
+    assert module.load_english().spell("m") is None
+
+
+def test_phonemes_are_those_of_hama_with_its_tables_made_once(library):
+    from torch_ctc_align.speech.models import english as module
+
+    theirs, ours = library("hama").G2PModel(), library("hama").G2PModel()
+    module.keep_tables(ours.vocab)
+    assert ours.vocab.encoder_token_to_id is ours.vocab.encoder_token_to_id
+    assert all(ours.predict(word) == theirs.predict(word) for word in ["sensibility", "o'clock", "Ümlaut", "7"])
 
 
 def test_english_spelling_forgets_accents_and_case(english):

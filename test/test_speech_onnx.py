@@ -120,6 +120,33 @@ def assert_same(log_probs, expected):
 # Inputs and outputs -------------------------------------------------------------------------------------------------
 
 
+def test_the_session_takes_the_threads_of_torch(export, threads, monkeypatch):
+    import onnxruntime
+
+    made = []
+    session = onnxruntime.InferenceSession
+    monkeypatch.setattr(
+        onnxruntime, "InferenceSession", lambda *given, **options: made.append(session(*given, **options)) or made[-1]
+    )
+    for count in (1, 2):
+        threads(count)
+        load_onnx(export(Network()), **FACTS)
+        assert made[-1].get_session_options().intra_op_num_threads == count
+
+
+def test_the_english_session_takes_the_threads_of_torch(library, threads, monkeypatch):
+    from torch_ctc_align.speech.models.english import load_english
+
+    hama = library("hama")
+    made = []
+    model = hama.ASRModel
+    monkeypatch.setattr(hama, "ASRModel", lambda **options: made.append(model(**options)) or made[-1])
+    for count in (1, 2):
+        threads(count)
+        load_english()
+        assert made[-1].session.get_session_options().intra_op_num_threads == count
+
+
 @pytest.mark.parametrize("kind", [Network, Logits])
 def test_log_probs_and_logits_come_out_as_log_probs(export, kind, recwarn, generator):
     model = load_onnx(export(kind()), **FACTS)

@@ -17,6 +17,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import kept
 import pytest
 import torch
 
@@ -92,11 +93,10 @@ def compile_harness(output: Path, stored: str, pairs: int | str, csrc: Path = CS
 
 def compile_for_host(source: Path, output: Path, macros: dict[str, str], csrc: Path, level: str) -> Path:
     flags = ["-O1", "-g", "-fsanitize=address"] if UNDER_ASAN else [level]
-    command = [*os.environ.get("CXX", "g++").split(), "-std=c++20", "-Wall", "-Wextra", *flags, "-ffp-contract=off"]
-    command += ["-Wno-missing-field-initializers", *(f"-D{name}={value}" for name, value in macros.items())]
-    command += [f"-I{csrc}", "-shared", "-fPIC", str(source), "-o", str(output)]
-    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
-    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    flags = ["-std=c++20", "-Wall", "-Wextra", *flags, "-ffp-contract=off", "-Wno-missing-field-initializers"]
+    flags += [*(f"-D{name}={value}" for name, value in macros.items()), f"-I{csrc}", "-shared", "-fPIC"]
+    compiler = os.environ.get("CXX", "g++").split()
+    result = kept.compile_program(compiler, flags, [source], output, None if csrc == CSRC else csrc)
     assert result.returncode == 0, result.stderr[:5000]
     return output
 

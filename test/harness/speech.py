@@ -33,10 +33,10 @@ def samples_of(text):
     return sound_of(say(text))
 
 
-def hear(samples, lengths):
-    """Loudness to classes. Frame t is samples HOP t to HOP (t + 1)."""
-    frames = lengths // HOP
-    classes = torch.round(samples[:, : samples.shape[1] // HOP * HOP : HOP] * 100).long()
+def hear(samples, lengths, hop=HOP):
+    """Loudness to classes. Frame t is samples hop t to hop (t + 1)."""
+    frames = lengths // hop
+    classes = torch.round(samples[:, : samples.shape[1] // hop * hop : hop] * 100).long()
     classes = classes.clamp(0, len(LABELS) - 1)
     other = (1 - SURE) / (len(LABELS) - 1)
     probabilities = torch.full((*classes.shape, len(LABELS)), other).scatter(2, classes[..., None], SURE)
@@ -44,6 +44,6 @@ def hear(samples, lengths):
 
 
 def loud_model(**facts):
-    facts = {"labels": LABELS, "blank": BLANK, "hop": HOP, "sample_rate": SAMPLE_RATE, "receptive_field": HOP,
-             "separator": SEPARATOR, "language": "en", "name": "loud"} | facts  # fmt: skip
-    return AcousticModel(hear, **facts)
+    facts = {"run": hear, "labels": LABELS, "blank": BLANK, "hop": HOP, "sample_rate": SAMPLE_RATE,
+             "receptive_field": HOP, "separator": SEPARATOR, "language": "en", "name": "loud"} | facts  # fmt: skip
+    return AcousticModel(**facts)

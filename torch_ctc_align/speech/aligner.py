@@ -1,42 +1,30 @@
 """From a recording and its text to words with times: the whole way, for one recording at a time."""
 
-import math
 import os
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from torch_ctc_align.spans import TokenSpan, merge_tokens
-from torch_ctc_align.speech.alignment import Evidence, Segment, SpeechAlignment, Status, Stretch, Token, Word
-from torch_ctc_align.speech.audio import Audio, open_audio
-from torch_ctc_align.speech.errors import SpeechError
+from torch_ctc_align.speech.alignment import SpeechAlignment
 from torch_ctc_align.speech.models import AcousticModel
-from torch_ctc_align.speech.path import (
-    BestPath,
-    Star,
-    check_length,
-    find_owners,
-    find_path,
-    find_spoken,
-    find_unexplained,
+from torch_ctc_align.speech.path import Star
+from torch_ctc_align.speech.stages import (
+    Options,
+    choose_words,
+    describe,
+    find_paths,
+    listen,
+    open_item,
+    place_words,
+    spell,
 )
-from torch_ctc_align.speech.text import Split, Transcript, read_transcript
-from torch_ctc_align.stars import star_scores
-from torch_ctc_align.windows import run_windows
-from torch_ctc_align.words import Pauses, merge_words
+from torch_ctc_align.speech.text import Split
+from torch_ctc_align.words import Pauses
 
 __all__ = ["Aligner"]
 
 Source = str | os.PathLike[str] | tuple[Any, int]
-
-SILENCE = 1e-4  # a recording whose loudest sample is below this, -80 dB, holds no speech
-
-# Posteriors compare the place of a word with others at most so far away. The sums of a recording of up to 30 s are
-# exact; those of an hour would take longer than the model.
-POSTERIOR_CORE, POSTERIOR_CONTEXT = 30.0, 10.0  # seconds
 
 
 class Aligner:
@@ -152,6 +140,32 @@ class Aligner:
 
         return cls.from_model(load_onnx(path, **facts))
 
+    @classmethod
+    def load(
+        cls,
+        model: str | os.PathLike[str] = "english",
+        *,
+        device: str | None = None,
+        dtype: torch.dtype | None = None,
+        language: str | None = None,
+    ) -> "Aligner":
+        """Returns an aligner with a model of any kind.
+
+        Args:
+            model: ``"english"``, the path of an ``.onnx`` file, or a name or a directory for :meth:`from_pretrained`.
+            device: where the model runs. Default: CUDA if there is a device; for ``"english"`` the CPU.
+            dtype, language: of a model of transformers.
+
+        Raises:
+            SpeechError: the model cannot be loaded.
+        """
+        if model == "english":
+            return cls.english(device or "cpu")
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        if os.fspath(model).lower().endswith(".onnx"):
+            return cls.from_onnx(model, providers=["CUDAExecutionProvider", "CPUExecutionProvider"][device == "cpu" :])
+        return cls.from_pretrained(model, device=device, dtype=dtype, language=language)
+
     def __call__(
         self,
         audio: Source,
@@ -187,216 +201,13 @@ class Aligner:
             SpeechError: the recording cannot be read, is silent or too short; the text has no words, cannot be spelt,
                 or is too long for the recording; no segment of it is in the recording.
         """
-        if star not in (None, "ends", "words"):
-            raise SpeechError(f"star must be one of ends, words, None, found {star!r}")
+        options = Options(star, unspoken, split, language)
         model = self.model
-        transcript = read_transcript(text, model, split=split, language=language)
-        recording = open_audio(audio, model.sample_rate, offset=offset, duration=duration)
-        self.notes = [*recording.notes, *transcript.notes]
-        name = recording.path.name if recording.path else "the recording"
-        check_length(transcript, model, self._count_frames(recording, name), name)  # before an hour is heard
-        log_probs = self._listen(recording, name, progress)
-        self.notes = [*recording.notes, *transcript.notes]  # now with those about every sample
-        scores = star_scores(log_probs[None])[0]
-        spoken = [True] * len(transcript.segments)
-        if unspoken:
-            spoken = find_spoken(log_probs, transcript, model, scores, name)
-        kept = [word for word in range(len(transcript.words)) if spoken[transcript.words[word].segment]]
-        found = find_path(log_probs, transcript, kept, model, scores, star, name)
-        return self._describe(found, transcript, kept, recording, scores, language or model.language)
-
-    def _count_frames(self, recording: Audio, name: str) -> int:
-        model = self.model
-        shortest = max(model.receptive_field, model.hop)
-        if recording.num_samples < shortest:
-            raise SpeechError(
-                f"{name} is too short: {recording.seconds:.3f} s, and a frame of the model takes "
-                f"{shortest / model.sample_rate:.3f} s"
-            )
-        return (recording.num_samples - model.receptive_field) // model.hop + 1
-
-    def _listen(self, recording: Audio, name: str, progress: Callable[[str, int, int], None] | None) -> Tensor:
-        """Returns the (T, C) emissions of a recording."""
-        model = self.model
-        window, context = _window_sizes(model, recording.num_samples)
-        blocks = recording.blocks()
-        log_probs = run_windows(
-            model.run,
-            blocks,
-            num_samples=recording.num_samples,
-            hop=model.hop,
-            receptive_field=model.receptive_field,
-            window_frames=window,
-            context_frames=context,
-            batch_size=self.batch_size,
-            dtype=self.dtype,
-            progress=None if progress is None else lambda done, total: progress("listening", done, total),
-        )
-        for _ in blocks:  # what is noted of the sound comes after the last block, where windows stop reading
-            pass
-        if recording.peak < SILENCE:
-            raise SpeechError(f"{name} is silent: no sample is above {SILENCE:g} of full scale; check the recording")
-        if log_probs.shape[1] < len(model.labels):
-            raise SpeechError(
-                f"{model.name} has {len(model.labels)} labels and returns {log_probs.shape[1]} classes; give one label "
-                "for each class"
-            )
-        bad = log_probs[:, model.blank].isnan().nonzero()
-        if len(bad):
-            raise SpeechError(
-                f"the model's log-probabilities are NaN at frame {int(bad[0])} of {name}; use a wider dtype, as "
-                "float32, or check the model"
-            )
-        return log_probs
-
-    def _describe(
-        self,
-        found: BestPath,
-        transcript: Transcript,
-        kept: Sequence[int],
-        recording: Audio,
-        scores: Tensor,
-        language: str | None,
-    ) -> SpeechAlignment:
-        """Turns a path into words, segments and tokens with times."""
-        model = self.model
-        limit = recording.seconds
-
-        def seconds(frame: float) -> float:
-            return recording.offset + min(max((frame + model.frame_offset) * model.seconds_per_frame, 0.0), limit)
-
-        pieces = find_unexplained(found, model)
-        spans = merge_tokens(found.path, found.scores, model.blank)
-        merged = merge_words(
-            spans,
-            [transcript.words[k].text for k in kept],
-            seconds_per_frame=model.seconds_per_frame,
-            separator=model.separator,
-            tokens_per_word=found.tokens_per_word,
-            borders=self.borders,
-            frame_offset=model.frame_offset,
-            stars=pieces,
-        )
-        # Not recording_end=limit: the last frame may begin where the recording ends, and by rounding after it.
-        times = {
-            k: (recording.offset + min(span.start, limit), recording.offset + min(span.end, limit))
-            for k, span in zip(kept, merged, strict=True)
-        }
-        owners = find_owners(found, kept, model.separator)
-        posteriors = None
-        if self.posteriors:
-            core, context = (round(time / model.seconds_per_frame) for time in (POSTERIOR_CORE, POSTERIOR_CONTEXT))
-            posteriors = found.posteriors(spans, model.blank, max(core, 1), context)
-        spoken_words = dict(zip(kept, merged, strict=True))
-        of_words = _mean_posteriors(spans, owners, posteriors)
-        words = []
-        for k, word in enumerate(transcript.words):
-            span = spoken_words.get(k)
-            status: Status = "unspoken" if span is None else "inferred" if word.inferred else "spoken"
-            sure = status == "spoken"
-            start, end = times.get(k, (None, None))
-            words.append(
-                Word(
-                    word.text,
-                    word.begin,
-                    word.stop,
-                    word.segment,
-                    start,
-                    end,
-                    span.score if span is not None and sure else None,
-                    of_words.get(k) if sure else None,
-                    status,
-                )
-            )
-        classes = len(found.log_probs[0])
-        labels = [*model.labels, *[""] * (classes - len(model.labels)), "*"]
-        tokens = [
-            Token(labels[span.token], seconds(span.start), seconds(span.end), span.score, owner)
-            for span, owner in zip(spans, owners, strict=True)
-        ]
-        return SpeechAlignment(
-            text=transcript.text,
-            words=words,
-            segments=[_segment(segment, words) for segment in transcript.segments],
-            tokens=tokens,
-            unexplained=[Stretch(seconds(piece.start), seconds(piece.end)) for piece in pieces],
-            seconds=recording.offset + limit,
-            seconds_per_frame=model.seconds_per_frame,
-            score=float(found.scores.double().sum()),
-            model=model.name,
-            language=language,
-            audio=None if recording.path is None else Path(recording.path),
-            evidence=Evidence(
-                log_probs=found.log_probs,
-                path=found.path,
-                scores=found.scores,
-                targets=found.targets,
-                tokens_per_word=found.tokens_per_word,
-                star_scores=scores if found.wild is not None else None,
-                wild_gaps=found.wild,
-                model=model,
-                start=recording.offset,
-            ),
-        )
-
-
-def _window_sizes(model: AcousticModel, num_samples: int) -> tuple[int, int]:
-    """Returns the frames of a window and its context. A window is longer than its frames need by as much as the
-    recording is, and still not longer than the model takes.
-    """
-    rest = (num_samples - model.receptive_field) % model.hop
-    longest = min(model.window * model.sample_rate, 2.0**62)  # math.inf is for one pass
-    frames = int(longest - max(model.receptive_field + rest, model.hop)) // model.hop + 1
-    context = round(model.context * model.sample_rate / model.hop)
-    if frames <= 2 * context:
-        raise SpeechError(
-            f"a window of {model.name} must be longer than a frame and its context of {model.context:g} s on both "
-            f"sides, found {model.window:g} s; change window or context of the model"
-        )
-    return frames, context
-
-
-def _mean_posteriors(
-    spans: Sequence[TokenSpan], owners: Sequence[int], posteriors: Sequence[float] | None
-) -> dict[int, float]:
-    """Returns the mean posterior of every word over the frames of its labels."""
-    if posteriors is None:
-        return {}
-    sums: dict[int, float] = {}
-    frames: dict[int, int] = {}
-    for span, owner, posterior in zip(spans, owners, posteriors, strict=True):
-        sums[owner] = sums.get(owner, 0.0) + len(span) * posterior
-        frames[owner] = frames.get(owner, 0) + len(span)
-    return {owner: sums[owner] / frames[owner] for owner in sums}
-
-
-def _segment(segment: Any, words: Sequence[Word]) -> Segment:
-    timed = [words[k] for k in segment.words if words[k].start is not None]
-    spoken = [word for word in timed if word.status == "spoken"]
-
-    def mean(values: Iterator[float | None]) -> float | None:
-        """Weighted by duration."""
-        pairs = [(_duration(word), value) for word, value in zip(spoken, values, strict=True) if value is not None]
-        total = math.fsum(weight for weight, _ in pairs)
-        if not pairs:
-            return None
-        if total == 0:
-            return math.fsum(value for _, value in pairs) / len(pairs)
-        return math.fsum(weight * value for weight, value in pairs) / total
-
-    confidences = [word.confidence for word in spoken if word.confidence is not None]
-    return Segment(
-        segment.text,
-        segment.begin,
-        segment.stop,
-        segment.words,
-        timed[0].start if timed else None,
-        timed[-1].end if timed else None,
-        mean(word.confidence for word in spoken),
-        min(confidences, default=None),
-        mean(word.posterior for word in spoken),
-    )
-
-
-def _duration(word: Word) -> float:
-    return (word.end or 0.0) - (word.start or 0.0)
+        item = open_item(audio, spell(text, model, options), model, offset, duration)
+        self.notes = item.notes
+        listen(item, model, self.batch_size, self.dtype, progress)
+        self.notes = item.notes  # now with those about every sample
+        choose_words(item, model, options)
+        find_paths([item], model)
+        placed = place_words(item, model, self.borders, self.posteriors)
+        return describe(item, placed, model, language)

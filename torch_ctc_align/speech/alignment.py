@@ -14,7 +14,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from torch_ctc_align.speech.models import AcousticModel
 
-__all__ = ["Evidence", "Segment", "SpeechAlignment", "Stretch", "Token", "Word"]
+__all__ = ["Evidence", "Segment", "SpeechAlignment", "Stretch", "Token", "Word", "round_time"]
 
 Status = Literal["spoken", "inferred", "unspoken"]
 
@@ -208,3 +208,12 @@ class SpeechAlignment:
 
 def _mean(values: Sequence[float]) -> float | None:
     return math.fsum(values) / len(values) if values else None
+
+
+def round_time(seconds: float | None) -> Any:
+    """To the millisecond, as it is written to files; None stays None.
+
+    Times that end with half a millisecond are common (wav2vec 2.0 begins at 2.5 ms). They all go up, whatever the last
+    bit of the number is: a word's end and the next one's start must not part.
+    """
+    return None if seconds is None else round(seconds + 1e-9, 3)

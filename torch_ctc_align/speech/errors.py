@@ -1,9 +1,11 @@
 """What the speech layer says when something is wrong, and how it finds the libraries of its extras."""
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 
-__all__ = ["SpeechError", "require"]
+__all__ = ["SpeechError", "blame", "require"]
 
 # Which extra of the package brings a module. The name that pip knows, where it differs, is in the sentence.
 EXTRAS = {
@@ -15,7 +17,9 @@ EXTRAS = {
     "numpy": "speech",
     "onnxruntime": "speech",
     "praatio": "speech",
+    "pyarrow": "corpora",
     "pysubs2": "speech",
+    "ray": "ray",
     "soundfile": "speech",
     "soxr": "speech",
     "tqdm": "speech",
@@ -25,7 +29,24 @@ EXTRAS = {
 
 
 class SpeechError(ValueError):
-    """A recording, a text, a model or a file that cannot be used. The message is a sentence that says what to do."""
+    """A recording, a text, a model or a file that cannot be used. The message is a sentence that says what to do.
+
+    Attributes:
+        status: what a corpus calls it, one of ``torch_ctc_align.speech.corpus.STATUSES``.
+    """
+
+    status = "error"
+
+
+@contextmanager
+def blame(status: str) -> Iterator[None]:
+    """Gives the errors of a piece of work their status, unless they have one."""
+    try:
+        yield
+    except SpeechError as error:
+        if error.status == SpeechError.status:
+            error.status = status
+        raise
 
 
 def require(module: str, what_for: str) -> ModuleType:

@@ -1,7 +1,7 @@
 """The best path of a text through the emissions of a recording: stars, segments that are not spoken, posteriors."""
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import Any, Literal
 
@@ -16,7 +16,17 @@ from torch_ctc_align.speech.text import Transcript
 from torch_ctc_align.stars import GAP_STAR, merge_stars, wild_gaps
 from torch_ctc_align.unspoken import find_unspoken
 
-__all__ = ["BestPath", "Star", "check_length", "find_owners", "find_path", "find_spoken", "find_unexplained"]
+__all__ = [
+    "BestPath",
+    "Star",
+    "ask_path",
+    "check_length",
+    "check_path",
+    "find_all",
+    "find_owners",
+    "find_spoken",
+    "find_unexplained",
+]
 
 Star = Literal["ends", "words"]
 
@@ -30,26 +40,20 @@ PAUSE = 0.5  # seconds; a longer silence ends what is reported as one stretch
 LEAST_GAIN = 10.0  # nats
 NEARBY = 20.0  # seconds; words that are farther from the place of the segment stay where they are
 
+MOST_PADDED = 2  # times the frames that are there; recordings of other lengths go into another call
+
 
 class BestPath:
-    """The best path of some words through the emissions, and what was asked."""
+    """The best path of some words through the emissions, and what was asked. :func:`find_all` finds it."""
+
+    path: Tensor
+    scores: Tensor
 
     def __init__(
         self, log_probs: Tensor, targets: Tensor, tokens_per_word: list[int], stars: Tensor | None, wild: Tensor | None
     ) -> None:
         self.log_probs, self.targets, self.tokens_per_word = log_probs, targets, tokens_per_word
         self.stars, self.wild = stars, wild
-
-    def find(self, blank: int) -> None:
-        paths, scores = forced_align(
-            self.log_probs[None],
-            self.targets[None],
-            blank=blank,
-            strict=False,
-            star_scores=None if self.stars is None else self.stars[None],
-            wild_gaps=None if self.wild is None else self.wild[None],
-        )
-        self.path, self.scores = paths[0], scores[0]
 
     def posteriors(self, spans: Sequence[TokenSpan], blank: int, core: int, context: int) -> list[float]:
         """Returns the mean posterior of every label over its frames, compared with other places nearby.
@@ -91,16 +95,15 @@ def check_length(transcript: Transcript, model: AcousticModel, frames: int, name
         )
 
 
-def find_path(
+def ask_path(
     log_probs: Tensor,
     transcript: Transcript,
     kept: Sequence[int],
     model: AcousticModel,
     stars: Tensor,
     star: Star | None,
-    name: str,
 ) -> BestPath:
-    """Finds the best path of some words of the transcript, which have to fit: see :func:`check_length`."""
+    """Says what path some words of the transcript ask for. They have to fit: see :func:`check_length`."""
     classes = log_probs.shape[1]
     labels, counts = transcript.targets(star=classes, separator=model.separator, words=kept)
     targets = torch.tensor(labels)
@@ -120,14 +123,71 @@ def find_path(
                 0 <= beside < len(labels) and labels[beside] == model.separator for beside in (place - 1, place + 1)
             )
             wild[place - separated_before : place + 2 + separated_after] = False
-    found = BestPath(log_probs, targets, counts, stars if wild is not None else None, wild)
-    found.find(model.blank)
+    return BestPath(log_probs, targets, counts, stars if wild is not None else None, wild)
+
+
+def find_all(asked: Sequence[BestPath], blank: int) -> None:
+    """Finds paths, those through recordings of similar lengths in one call of the operator.
+
+    A path does not depend on the others, so neither does it on how they are grouped. A recording without a path is
+    marked: :func:`check_path`.
+    """
+    for group in _group(asked):
+        frames, labels = (torch.tensor([len(tensor) for tensor in column]) for column in (
+            [path.log_probs for path in group], [path.targets for path in group]))  # fmt: skip
+        stars = wild = None
+        if group[0].stars is not None:
+            stars = _stack([path.stars for path in group])
+            wild = _stack([path.wild for path in group])
+        paths, scores = forced_align(
+            _stack([path.log_probs for path in group]),
+            _stack([path.targets for path in group]),
+            frames,
+            labels,
+            blank=blank,
+            strict=False,
+            star_scores=stars,
+            wild_gaps=wild,
+        )
+        for path, row, values, length in zip(group, paths, scores, frames.tolist(), strict=True):
+            path.path, path.scores = row[:length], values[:length]
+
+
+def _group(asked: Sequence[BestPath]) -> Iterator[list[BestPath]]:
+    """Puts paths together that go into one tensor, such that at most half of it is padding."""
+    group: list[BestPath] = []
+    cells = 0
+    for path in sorted(asked, key=lambda path: (path.stars is None, path.log_probs.shape[1], -len(path.log_probs))):
+        if group:
+            first = group[0]
+            alike = first.log_probs.shape[1] == path.log_probs.shape[1] and (first.stars is None) == (
+                path.stars is None
+            )
+            padded = (len(group) + 1) * len(first.log_probs)
+            if not alike or padded > MOST_PADDED * (cells + len(path.log_probs)):
+                yield group
+                group, cells = [], 0
+        group.append(path)
+        cells += len(path.log_probs)
+    if group:
+        yield group
+
+
+def _stack(tensors: Sequence[Any]) -> Tensor:
+    """(n, ...) tensors of one kind, as one; shorter ones get zeros at the end."""
+    if len(tensors) == 1:
+        only: Tensor = tensors[0][None]
+        return only
+    return torch.nn.utils.rnn.pad_sequence(list(tensors), batch_first=True)
+
+
+def check_path(found: BestPath, name: str) -> None:
+    """Raises SpeechError if a recording has no path."""
     if len(found.path) and int(found.path[0]) == -1:
         raise SpeechError(
             f"the model's log-probabilities for {name} leave no path through the text: some are NaN or -inf; use a "
             "wider dtype, float32 for example, or check the model"
         )
-    return found
 
 
 def find_spoken(
@@ -205,7 +265,10 @@ class _Nearby:
         return True
 
     def find(self, words: Sequence[int], part: slice) -> BestPath:
-        return find_path(self.log_probs[part], self.transcript, words, self.model, self.stars[part], "words", self.name)
+        found = ask_path(self.log_probs[part], self.transcript, words, self.model, self.stars[part], "words")
+        find_all([found], self.model.blank)
+        check_path(found, self.name)
+        return found
 
     def put(self, place: slice, words: Sequence[int], part: slice, found: BestPath) -> None:
         """Replaces some of the words by others, which a path through a part of the recording has."""

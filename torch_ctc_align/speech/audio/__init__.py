@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import shlex
 import stat
+import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from numbers import Real
@@ -31,9 +34,9 @@ from torch_ctc_align.speech.errors import SpeechError, require
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Audio", "open_audio", "read_samples"]
+__all__ = ["Audio", "gather", "open_audio", "read_samples"]
 
-Source = Union[str, "os.PathLike[str]", tuple[Union[Tensor, "np.ndarray[Any, Any]"], int]]
+Source = Union[str, "os.PathLike[str]", io.BytesIO, tuple[Union[Tensor, "np.ndarray[Any, Any]"], int]]
 
 LOUDEST = 256.0  # 48 dB above full scale: what is louder holds integers
 LEAST_CLIPPED = 1.5  # lossy formats go a little above 1, and that is not worth a word
@@ -63,6 +66,7 @@ class Audio:
     name: str = field(repr=False)  # for messages
     notes: list[str] = field(default_factory=list)
     peak: float = 0.0
+    held: Any = field(default=None, repr=False)  # the file of a recording that was given as its content
 
     @property
     def seconds(self) -> float:
@@ -79,7 +83,7 @@ class Audio:
         """
         self.peak = 0.0
         left = self.num_samples
-        for block in self._resampled():
+        for block in _call_it(self.name, self.held, self._resampled()):
             block = block[:left].clamp(-1, 1)
             if len(block):
                 left -= len(block)
@@ -133,8 +137,9 @@ def open_audio(source: Source, sample_rate: int, *, offset: float = 0.0, duratio
     """Opens a recording; reading happens in :meth:`Audio.blocks`.
 
     Args:
-        source: a file, or ``(samples, rate)``: a tensor or an array, ``(N,)`` or ``(channels, N)``, floating point in
-            [-1, 1] or integers of 8 to 32 bits; and its rate in Hz. Channels are mixed down to their mean.
+        source: a file; or ``io.BytesIO(content)`` of one; or ``(samples, rate)``: a tensor or an array, ``(N,)`` or
+            ``(channels, N)``, floating point in [-1, 1] or integers of 8 to 32 bits; and its rate in Hz. Channels are
+            mixed down to their mean.
         sample_rate: Hz, of the samples that come out.
         offset: seconds of the recording that are left out at its beginning.
         duration: seconds that are read from there on, or up to the end if that comes earlier. Default: all.
@@ -152,15 +157,19 @@ def open_audio(source: Source, sample_rate: int, *, offset: float = 0.0, duratio
     if duration is not None and (not isinstance(duration, Real) or not 0 < duration < math.inf):
         raise SpeechError(f"duration must be a number of seconds above 0, found {duration!r}")
 
-    path, name = None, "the recording"
+    path, name, held = None, "the recording", None
     reader: Reader
     if isinstance(source, tuple):
         reader = ArrayReader(source)
+    elif isinstance(source, io.BytesIO):
+        held = _hold(source)
+        with _called(name, held):
+            reader = _read_file(Path(held.name), None)
     elif isinstance(source, (str, bytes, os.PathLike)):
         path = Path(os.fsdecode(source))
         reader, name = _read_file(path, sample_rate), show(path)
     else:
-        raise SpeechError(f"a recording is a path or a pair (samples, rate), found {type(source).__name__}")
+        raise SpeechError(f"a recording is a path, io.BytesIO or a pair (samples, rate), found {type(source).__name__}")
 
     rate = reader.rate
     begin = round(offset * rate)
@@ -168,7 +177,8 @@ def open_audio(source: Source, sample_rate: int, *, offset: float = 0.0, duratio
     there = reader.frames
     if there is None:
         try:
-            there = _count(reader, None if wanted is None else begin + wanted)
+            with _called(name, held):
+                there = _count(reader, None if wanted is None else begin + wanted)
         except CutShort as error:  # only here is the offset known
             raise CutShort(name, error.end, error.said, offset) from None
     if not there:
@@ -185,12 +195,16 @@ def open_audio(source: Source, sample_rate: int, *, offset: float = 0.0, duratio
     if rate != sample_rate:
         require("soxr", "resampling")
         notes.append(f"resampled from {rate} Hz to {sample_rate} Hz")
-    return Audio(path, sample_rate, num_samples, begin / rate, reader, begin, frames, name, notes)
+    return Audio(path, sample_rate, num_samples, begin / rate, reader, begin, frames, name, notes, held=held)
 
 
 def read_samples(source: Source, sample_rate: int, *, offset: float = 0.0, duration: float | None = None) -> Tensor:
     """Reads a recording, or a part of it, at once: (N,) float32 in [-1, 1]. See :func:`open_audio`."""
-    audio = open_audio(source, sample_rate, offset=offset, duration=duration)
+    return gather(open_audio(source, sample_rate, offset=offset, duration=duration))
+
+
+def gather(audio: Audio) -> Tensor:
+    """Reads all of an opened recording: (N,) float32 in [-1, 1]."""
     samples = torch.empty(audio.num_samples)
     place = 0
     for block in audio.blocks():
@@ -209,10 +223,38 @@ def _count(reader: Reader, enough: int | None) -> int:
     return frames
 
 
+# Content -------------------------------------------------------------------------------------------------------------
+
+
+def _hold(content: io.BytesIO) -> Any:
+    """A file with this content, for libraries that open names; it goes away with the object that is returned."""
+    held = tempfile.NamedTemporaryFile()  # noqa: SIM115
+    held.write(content.getbuffer())
+    held.flush()
+    return held
+
+
+@contextmanager
+def _called(name: str, held: Any) -> Iterator[None]:
+    """Gives the recording its name in messages, in place of that of a temporary file."""
+    try:
+        yield
+    except SpeechError as error:
+        if held is not None:
+            error.args = (str(error).replace(held.name, name),)
+        raise
+
+
+def _call_it(name: str, held: Any, blocks: Iterator[Tensor]) -> Iterator[Tensor]:
+    with _called(name, held):
+        yield from blocks
+
+
 # Files ---------------------------------------------------------------------------------------------------------------
 
 
-def _read_file(path: Path, sample_rate: int) -> Reader:
+def _read_file(path: Path, sample_rate: int | None) -> Reader:
+    """Opens a file; ``sample_rate`` is for the advice to convert it, None for a file that the caller does not have."""
     name = show(path)
     try:
         if not stat.S_ISREG(path.stat().st_mode):
@@ -236,7 +278,8 @@ def _read_file(path: Path, sample_rate: int) -> Reader:
             return kind(path)
         except Unreadable as error:
             reasons.append(str(error))
-    raise SpeechError(f"{name} cannot be read as sound ({', '.join(reasons)}); {_convert(path, sample_rate)}")
+    advice = "" if sample_rate is None else f"; {_convert(path, sample_rate)}"
+    raise SpeechError(f"{name} cannot be read as sound ({', '.join(reasons)}){advice}")
 
 
 def _convert(path: Path, sample_rate: int) -> str:

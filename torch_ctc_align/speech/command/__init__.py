@@ -5,7 +5,7 @@ import io
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -27,7 +27,8 @@ USAGE_LINES = """\
 %(prog)s [options] RECORDING [TEXT]
        %(prog)s [options] FOLDER
        %(prog)s [options] MANIFEST.jsonl
-       %(prog)s [options] RECORDING RECORDING ..."""
+       %(prog)s [options] RECORDING RECORDING ...
+       %(prog)s corpus [options] MANIFEST OUT"""
 
 EXAMPLES = """\
 examples:
@@ -39,6 +40,9 @@ examples:
   ctc-align manifest.jsonl --out-dir aligned  lines as NeMo has them:
                       {"audio_filepath": "a.wav", "text": "what is said"}
   ctc-align rede.wav --model some-user/wav2vec2-german --language de
+  ctc-align corpus manifest.jsonl aligned     many processes, one file for each
+                      thousand lines; corpus --help has more (a folder of
+                      that name is ./corpus)
 
 exit status: 0 all is aligned, 2 nothing could be done, 3 some failed (of many
 they are listed in failures.jsonl), 130 interrupted
@@ -64,8 +68,33 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"ctc-align {torch_ctc_align.__version__}")
 
-    text = parser.add_argument_group("the text")
+    text = add_text_arguments(parser)
     text.add_argument("--text", metavar="WORDS", help="what is said, in place of a file")
+
+    output = parser.add_argument_group("what is written")
+    output.add_argument(
+        "--format",
+        metavar="A,B,...",
+        default="json,srt",
+        help=f"formats, of {', '.join(known_formats())} (default: %(default)s)",
+    )
+    output.add_argument("--out-dir", type=Path, metavar="FOLDER", help="where to (default: beside each recording)")
+    output.add_argument(
+        "--force", action="store_true", help="align again what is finished, and overwrite files that others made"
+    )
+    output.add_argument("--quiet", action="store_true", help="print failures and warnings only")
+    output.add_argument("--debug", action="store_true", help="show the traceback of each failure")
+
+    model = add_model_arguments(parser)
+    model.add_argument(
+        "--batch-size", type=positive, metavar="N", help="windows of a recording that the model gets at once"
+    )
+    return parser
+
+
+def add_text_arguments(parser: argparse.ArgumentParser) -> Any:
+    """What the text is, and what may be said beside it. Returns the group."""
+    text = parser.add_argument_group("the text")
     text.add_argument(
         "--language",
         metavar="TAG",
@@ -87,21 +116,11 @@ def build_parser() -> argparse.ArgumentParser:
     text.add_argument(
         "--unspoken", action="store_true", help="find the segments of the text that are not in the recording"
     )
+    return text
 
-    output = parser.add_argument_group("what is written")
-    output.add_argument(
-        "--format",
-        metavar="A,B,...",
-        default="json,srt",
-        help=f"formats, of {', '.join(known_formats())} (default: %(default)s)",
-    )
-    output.add_argument("--out-dir", type=Path, metavar="FOLDER", help="where to (default: beside each recording)")
-    output.add_argument(
-        "--force", action="store_true", help="align again what is finished, and overwrite files that others made"
-    )
-    output.add_argument("--quiet", action="store_true", help="print failures and warnings only")
-    output.add_argument("--debug", action="store_true", help="show the traceback of each failure")
 
+def add_model_arguments(parser: argparse.ArgumentParser) -> Any:
+    """Which model, and where it runs. Returns the group."""
     model = parser.add_argument_group("the model (default: a small English one that comes with the package hama)")
     which = model.add_mutually_exclusive_group()
     which.add_argument("--model", metavar="NAME_OR_FOLDER", help="a CTC model that the package transformers can load")
@@ -112,10 +131,7 @@ def build_parser() -> argparse.ArgumentParser:
         choices=("float32", "float16", "bfloat16"),
         help="of the model's weights (default: as saved)",
     )
-    model.add_argument(
-        "--batch-size", type=positive, metavar="N", help="windows of a recording that the model gets at once"
-    )
-    return parser
+    return model
 
 
 def positive(text: str) -> int:
@@ -269,12 +285,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a letter shows its number
             stream.reconfigure(errors="backslashreplace")
+    argv = sys.argv[1:] if argv is None else argv
+    job: Callable[[argparse.Namespace], int] = run
+    parser = build_parser()
+    if list(argv[:1]) == ["corpus"]:
+        from torch_ctc_align.speech.command import corpus
+
+        job, parser, argv = corpus.run, corpus.build_parser(), argv[1:]
     try:
-        arguments = build_parser().parse_intermixed_args(without_dashes(sys.argv[1:] if argv is None else argv))
+        arguments = parser.parse_intermixed_args(without_dashes(argv))
     except SystemExit as end:  # argparse has said what is wrong, or the help
         return end.code if isinstance(end.code, int) else USAGE
     try:
-        return run(arguments)
+        return job(arguments)
     except KeyboardInterrupt:
         warn("interrupted")
         return INTERRUPTED

@@ -3,9 +3,10 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from torch_ctc_align.speech.errors import SpeechError
 
@@ -15,13 +16,18 @@ __all__ = [
     "Failure",
     "Item",
     "Work",
+    "check_part",
     "find_folder",
     "find_text",
     "is_audio",
+    "is_json",
     "is_text",
+    "pair_names",
+    "parse_object",
     "read_manifest",
     "refuse_clashes",
     "take_recordings",
+    "walk_folder",
 ]
 
 # What a folder is searched for. A recording that is named on the command line may be called anything.
@@ -140,42 +146,60 @@ def find_folder(folder: Path, out_dir: Path | None = None) -> Work:
     Hidden files and folders are left out, and so is ``out_dir`` if it lies within.
     """
     work = Work([], out_dir or folder)
-    recordings: list[Path] = []
-    texts: dict[Path, list[Path]] = {}
-    for path in _walk(folder, work, None if out_dir is None else out_dir.resolve()):
-        if is_audio(path):
-            recordings.append(path)
-        elif is_text(path):
-            texts.setdefault(path.with_suffix(""), []).append(path)
-    with_recording = {path.with_suffix("") for path in recordings}
-    for audio in recordings:
-        stem = audio.with_suffix("")
-        if stem in texts:
-            # In the order of TEXT_SUFFIXES, whatever the case of their letters.
-            text = min(texts[stem], key=lambda path: TEXT_SUFFIXES.index(path.suffix.lower()))
-            output = (out_dir or folder) / stem.relative_to(folder)
-            work.items.append(Item(str(audio.relative_to(folder)), audio, text, output, source=str(audio)))
-        else:
-            work.without_text.append(audio)
-    work.without_recording += [path for stem in texts if stem not in with_recording for path in texts[stem]]
-    return work
-
-
-def _walk(folder: Path, work: Work, left_out: Path | None) -> Iterator[Path]:
-    """Every file that is not hidden, in order of its name. Links are followed, each folder is read once."""
 
     def fail(error: OSError) -> None:
         work.failures.append(Failure(str(error.filename), f"cannot be read ({error.strerror})"))
 
+    for place, names in walk_folder(folder, fail, None if out_dir is None else out_dir.resolve()):
+        pairs, texts = pair_names(names)
+        for name, text in pairs:
+            audio = Path(place, name)
+            if text is None:
+                work.without_text.append(audio)
+                continue
+            output = (out_dir or folder) / audio.with_suffix("").relative_to(folder)
+            work.items.append(Item(str(audio.relative_to(folder)), audio, Path(place, text), output, source=str(audio)))
+        work.without_recording += [Path(place, name) for name in texts]
+    return work
+
+
+def walk_folder(
+    folder: str | Path, fail: Callable[[OSError], None], left_out: Path | None = None
+) -> Iterator[tuple[str, list[str]]]:
+    """Every folder from this one down, with its files that are not hidden, in order of their names.
+
+    Links are followed, each folder is read once. ``fail`` is called with the error of one that cannot be read.
+    """
     seen = set()
+    top = os.path.realpath(folder)
     for place, folders, names in os.walk(folder, onerror=fail, followlinks=True):
         real = os.path.realpath(place)
-        if real in seen or (left_out is not None and real == str(left_out) != str(folder.resolve())):
+        if real in seen or (left_out is not None and real == str(left_out) != top):
             folders.clear()
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(place, name) for name in sorted(names) if not name.startswith("."))
+        yield place, sorted(name for name in names if not name.startswith("."))
+
+
+def pair_names(names: Iterable[str]) -> tuple[list[tuple[str, str | None]], list[str]]:
+    """The recordings among the files of a folder, each with its text or None; and the texts that have none."""
+    recordings: list[tuple[str, str]] = []
+    texts: dict[str, list[str]] = {}
+    for name in names:
+        stem, suffix = os.path.splitext(name)
+        if suffix.lower() in AUDIO_SUFFIXES:
+            recordings.append((name, stem))
+        elif suffix.lower() in TEXT_SUFFIXES and not name.lower().endswith(NOT_TEXT):
+            texts.setdefault(stem, []).append(name)
+
+    def order(name: str) -> int:
+        return TEXT_SUFFIXES.index(os.path.splitext(name)[1].lower())  # whatever the case of its letters
+
+    pairs = [(name, min(texts[stem], key=order) if stem in texts else None) for name, stem in recordings]
+    for _, stem in recordings:
+        texts.pop(stem, None)
+    return pairs, [name for listed in texts.values() for name in listed]
 
 
 def read_manifest(path: Path, out_dir: Path | None = None) -> Work:
@@ -204,7 +228,7 @@ def read_manifest(path: Path, out_dir: Path | None = None) -> Work:
             found.append(_read_line(line, source, path.parent))
         except SpeechError as error:
             work.failures.append(Failure(source, str(error)))
-    if not found and _is_json("\n".join(lines)):
+    if not found and is_json("\n".join(lines)):
         raise SpeechError(f"{path} is one JSON document, not a manifest: that has a JSON object in each line")
     if out_dir is not None:
         found = _place(found, path.parent, out_dir)
@@ -220,7 +244,8 @@ def read_manifest(path: Path, out_dir: Path | None = None) -> Work:
     return work
 
 
-def _is_json(text: str) -> bool:
+def is_json(text: str) -> bool:
+    """Whether it is one JSON document."""
     try:
         json.loads(text)
     except (ValueError, RecursionError):
@@ -248,6 +273,21 @@ def _place(items: Sequence[Item], folder: Path, out_dir: Path) -> list[Item]:
 
 
 def _read_line(line: str, source: str, folder: Path) -> Item:
+    entry = parse_object(line)
+    for key in ("audio_filepath", "text"):
+        if not isinstance(entry.get(key), str) or not entry[key].strip():
+            found = "nothing" if key not in entry else repr(entry[key])
+            raise SpeechError(f"{key} must be a string that is not empty, found {found}")
+    if "\0" in entry["audio_filepath"]:
+        raise SpeechError("audio_filepath must be the name of a file, found a zero byte in it")
+    offset, duration = check_part(entry.get("offset"), entry.get("duration"))
+    named = Path(entry["audio_filepath"])
+    audio = folder / named
+    return Item(str(named), audio, entry["text"], audio.with_suffix(""), offset, duration, source)
+
+
+def parse_object(line: str) -> dict[str, Any]:
+    """A line of a manifest. Raises SpeechError if it is not a JSON object."""
     try:
         entry = json.loads(line)
     except json.JSONDecodeError as error:  # the line that it counts is the first of one, and would mislead
@@ -256,27 +296,23 @@ def _read_line(line: str, source: str, folder: Path) -> Item:
         raise SpeechError(f"is not JSON ({error})") from None
     if not isinstance(entry, dict):
         raise SpeechError(f"must be a JSON object with audio_filepath and text, found {type(entry).__name__}")
-    for key in ("audio_filepath", "text"):
-        if not isinstance(entry.get(key), str) or not entry[key].strip():
-            found = "nothing" if key not in entry else repr(entry[key])
-            raise SpeechError(f"{key} must be a string that is not empty, found {found}")
-    if "\0" in entry["audio_filepath"]:
-        raise SpeechError("audio_filepath must be the name of a file, found a zero byte in it")
+    return entry
 
-    def number(key: str) -> float | None:
-        value = entry.get(key)
+
+def check_part(offset: Any, duration: Any) -> tuple[float, float | None]:
+    """Which part of a recording is meant: seconds left out, and seconds read or None. Raises SpeechError."""
+
+    def check(key: str, value: Any) -> float | None:
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= LONGEST:
             raise SpeechError(f"{key} must be a number of seconds, 0 or above, found {value!r}")
         return float(value)
 
-    offset, duration = number("offset") or 0.0, number("duration")
-    if duration == 0:
+    begin, seconds = check("offset", offset) or 0.0, check("duration", duration)
+    if seconds == 0:
         raise SpeechError("duration must be above 0 seconds, found 0")
-    named = Path(entry["audio_filepath"])
-    audio = folder / named
-    return Item(str(named), audio, entry["text"], audio.with_suffix(""), offset, duration, source)
+    return begin, seconds
 
 
 def refuse_clashes(work: Work, suffixes: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch_ctc_align.speech.alignment import Evidence, Segment, SpeechAlignment, Stretch, Token, Word
+from torch_ctc_align.speech.alignment import Evidence, Segment, SpeechAlignment, Stretch, Token, Word, round_time
 from torch_ctc_align.speech.errors import SpeechError, require
 from torch_ctc_align.speech.formats.jsonfile import DIGITS, VERSION, load, to_json
 from torch_ctc_align.speech.formats.subtitles import ass_text, srt_text, vtt_text
@@ -134,14 +134,7 @@ def check_times(alignment: SpeechAlignment) -> None:
 
 
 def round_alignment(alignment: SpeechAlignment) -> SpeechAlignment:
-    """Times to the millisecond, scores to the sixth decimal; the evidence stays as it is.
-
-    Times that end with half a millisecond are common (wav2vec 2.0 begins at 2.5 ms). They all go up, whatever the last
-    bit of the number is: a word's end and the next one's start must not part.
-    """
-
-    def time(seconds: float | None) -> Any:
-        return None if seconds is None else round(seconds + 1e-9, 3)
+    """Times to the millisecond, scores to the sixth decimal; the evidence stays as it is."""
 
     def number(value: float | None) -> Any:
         return None if value is None else round(value, DIGITS)
@@ -149,21 +142,22 @@ def round_alignment(alignment: SpeechAlignment) -> SpeechAlignment:
     return replace(
         alignment,
         words=[
-            replace(word, start=time(word.start), end=time(word.end), score=number(word.score),
+            replace(word, start=round_time(word.start), end=round_time(word.end), score=number(word.score),
                     posterior=number(word.posterior))
             for word in alignment.words
         ],
         segments=[
-            replace(segment, start=time(segment.start), end=time(segment.end), confidence=number(segment.confidence),
-                    weakest=number(segment.weakest), posterior=number(segment.posterior))
+            replace(segment, start=round_time(segment.start), end=round_time(segment.end),
+                    confidence=number(segment.confidence), weakest=number(segment.weakest),
+                    posterior=number(segment.posterior))
             for segment in alignment.segments
         ],
         tokens=[
-            replace(token, start=time(token.start), end=time(token.end), score=number(token.score))
+            replace(token, start=round_time(token.start), end=round_time(token.end), score=number(token.score))
             for token in alignment.tokens
         ],
-        unexplained=[Stretch(time(stretch.start), time(stretch.end)) for stretch in alignment.unexplained],
-        seconds=time(alignment.seconds),
+        unexplained=[Stretch(round_time(stretch.start), round_time(stretch.end)) for stretch in alignment.unexplained],
+        seconds=round_time(alignment.seconds),
         score=number(alignment.score),
     )  # fmt: skip
 

@@ -1,8 +1,9 @@
 """The default model: English, in phonemes, out of the package ``hama``."""
 
+import functools
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ LEAST_SAMPLES = HOP - 1  # the model fails on less than what gives one frame for
 CONTEXT_SECONDS = 2.0
 
 LONGEST_PART = 60  # letters; the text-to-phoneme model gives up on longer ones
+MOST_KNOWN = 1 << 17  # distinct words whose phonemes are remembered
+UNSAID = {"m": ["ɛ", "m"]}  # what the phonemizer goes round and round over: "m ə m ə m ə ..."
 MOST_PHONEMES = 128  # of a part; its default, 32, cuts long words off
 
 
@@ -32,7 +35,8 @@ def load_english(device: str | torch.device = "cpu") -> AcousticModel:
 
     Args:
         device: ``"cpu"``, or ``"cuda"`` where the package onnxruntime-gpu is installed in place of onnxruntime. The
-            model is small: the CPU hears an hour in some minutes.
+            model is small: the CPU hears an hour in some minutes. It takes as many threads as torch has now
+            (``torch.set_num_threads``); another number may change the last bits of what it returns.
 
     Raises:
         SpeechError: hama is missing or is another version than this works with; onnxruntime has nothing for the device.
@@ -41,6 +45,7 @@ def load_english(device: str | torch.device = "cpu") -> AcousticModel:
     numpy = require("numpy", "the English model")
     try:
         listener = hama.ASRModel(providers=choose_providers(device))
+        set_threads(hama, listener, {"session": "asr_waveform_fp16.onnx"}, torch.get_num_threads())
         tokens = list(listener.decoder_tokens)
         blank, separator = tokens.index("<blank>"), tokens.index("<wb>")
     except SpeechError:  # about the device; another version of hama would not help
@@ -94,35 +99,47 @@ def find_name(names: Sequence[str], wanted: str) -> str:
 def make_spell(hama: Any, tokens: Sequence[str]) -> Callable[[str], list[int] | None]:
     """Returns ``spell(part)``: the phoneme classes of a part of a word, or None if it is not English letters."""
     phonemizer = hama.G2PModel(max_output_len=MOST_PHONEMES)
-    use_one_thread(hama, phonemizer)
+    # Its steps are so small that two threads take twice the time.
+    set_threads(hama, phonemizer, {"encoder_session": "encoder.onnx", "decoder_step_session": "decoder_step.onnx"}, 1)
+    keep_tables(phonemizer.vocab)
     class_of = {token: index for index, token in enumerate(tokens)}
-    known: dict[str, list[int] | None] = {}
 
+    @functools.lru_cache(maxsize=MOST_KNOWN)
     def pronounce(letters: str) -> list[int] | None:
         # The phonemizer guesses at anything: digits come out as Chinese.
         if not re.fullmatch("[a-z']+", letters) or not re.search("[a-z]", letters) or len(letters) > LONGEST_PART:
             return None
         # For a few words it separates phonemes by spaces. The acoustic model has neither of these two.
-        phonemes = [found.phoneme for found in phonemizer.predict(letters).alignments]
+        phonemes = UNSAID.get(letters) or [found.phoneme for found in phonemizer.predict(letters).alignments]
+        if len(phonemes) >= MOST_PHONEMES:  # it goes round and round
+            return None
         phonemes = [phoneme for phoneme in phonemes if phoneme not in (" ", "<unk>")]
         return [class_of[phoneme] for phoneme in phonemes] if phonemes and class_of.keys() >= set(phonemes) else None
 
     def spell(part: str) -> list[int] | None:
         decomposed = unicodedata.normalize("NFKD", part.lower().replace("’", "'"))
         letters = "".join(letter for letter in decomposed if not unicodedata.combining(letter))
-        if letters not in known:
-            known[letters] = pronounce(letters)
-        return known[letters]
+        return pronounce(letters)
 
     return spell
 
 
-def use_one_thread(hama: Any, phonemizer: Any) -> None:
-    """Gives the text-to-phoneme model sessions of one thread: its steps are so small that two take twice the time."""
+def keep_tables(vocabulary: Any) -> None:
+    """Makes the tables of the phonemizer's tokens once. hama 1.3.10 makes one anew for every letter, and spends nine
+    tenths of its time there. The tables are properties of a class whose lists do not change.
+    """
+    kind = type(vocabulary)
+    tables = {name: table.fget for name, table in vars(kind).items() if isinstance(table, property)}
+    kept = {name: functools.cached_property(make) for name, make in tables.items() if make is not None}
+    vocabulary.__class__ = type(kind.__name__, (kind,), kept)
+
+
+def set_threads(hama: Any, owner: Any, files: Mapping[str, str], threads: int) -> None:
+    """Replaces sessions of onnxruntime by some of so many threads; it takes all cores where it is not told."""
     options = require("onnxruntime", "the English model").SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     assets = Path(hama.__file__).parent / "assets"
-    for name, file in (("encoder_session", "encoder.onnx"), ("decoder_step_session", "decoder_step.onnx")):
-        session = getattr(phonemizer, name, None)
+    for name, file in files.items():
+        session = getattr(owner, name, None)
         if session is not None and (assets / file).is_file():
-            setattr(phonemizer, name, type(session)(str(assets / file), options, providers=session.get_providers()))
+            setattr(owner, name, type(session)(str(assets / file), options, providers=session.get_providers()))

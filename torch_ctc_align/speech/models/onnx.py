@@ -67,6 +67,7 @@ def load_onnx(
     path = find_file(Path(path))
     runtime = require("onnxruntime", "an ONNX model")
     options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()  # onnxruntime would take all cores, also of other workers
     options.log_severity_level = 4  # errors become SpeechErrors; onnxruntime would print them too
     try:
         session = runtime.InferenceSession(

@@ -133,6 +133,7 @@ def read_transcript(
     split: Split = "lines",
     language: str | None = None,
     romanize: bool | None = None,
+    spelling: Spelling | None = None,
 ) -> Transcript:
     """Finds the words of a text and spells them with a model's labels.
 
@@ -144,6 +145,8 @@ def read_transcript(
             model's.
         romanize: whether to romanise words with uroman before they are spelt. Default: where the labels are Latin
             letters, words in other scripts.
+        spelling: of the same model and language, from an earlier text: it knows the words that it has spelt. Notes are
+            then about all of its texts.
 
     Raises:
         SpeechError: the text has no words, or none that can be spelt; the labels are pieces of words.
@@ -166,7 +169,8 @@ def read_transcript(
         raise SpeechError(f"the text must be a string, found {type(text).__name__}")
     if split not in ("lines", "sentences", "words"):
         raise SpeechError(f"split must be 'lines', 'sentences' or 'words', found {split!r}")
-    spelling = Spelling(model, language or model.language, romanize)
+    if spelling is None:
+        spelling = Spelling(model, language or model.language, romanize)
     grouped = re.search(r"\d \d", text) and spelling.numbers.spaces_group
     chunks = _CHUNK_OR_GROUPS if grouped else _CHUNK
     words: list[TranscriptWord] = []

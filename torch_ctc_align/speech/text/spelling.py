@@ -41,6 +41,8 @@ _FIGURES = re.compile(
 )
 _romanizing = threading.Lock()
 
+MOST_KNOWN = 1 << 17  # distinct words that are remembered; a corpus of many languages has millions
+
 # (parts, labels of each part, whether there is a STAR among them)
 Spelt = tuple[tuple[str, ...], tuple[tuple[int, ...], ...], bool]
 
@@ -107,7 +109,7 @@ def _romanize(word: str) -> str:
 
 
 class Spelling:
-    """Spells words with a model's labels, each distinct word once.
+    """Spells words with a model's labels, each distinct word once. It may serve text after text.
 
     Attributes:
         notes: what the reader of a result should know, in sentences.
@@ -142,6 +144,9 @@ class Spelling:
             be spelt.
         """
         if (spelt := self._words.get((word, number))) is None:
+            if len(self._words) >= MOST_KNOWN:
+                self._words.clear()
+                self._parts.clear()
             spelt = self._words[word, number] = self._spell(word, number)
         return spelt
 

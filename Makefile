@@ -33,6 +33,7 @@ endef
 # Stamps: what has been installed lies in the environment, what has been built lies beside the objects.
 TOOLS := $(VENV)/.tools
 EXAMPLES := $(VENV)/.examples
+DOCS := $(VENV)/.docs
 LINKED := $(VENV)/.linked
 CLIENTS_READY := $(CLIENTS)/.ready
 CORPORA_READY := $(CORPORA)/.ready
@@ -42,7 +43,7 @@ BUILT := build/.built
 NATIVE := setup.py $(shell find csrc)
 CXX_FILES = $(shell find csrc test benchmarks -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help build test test-all test-clients test-corpora test-torches sanitize demo train-demo lint format wheel check-wheel cuda-compile cuda-cycles bench bench-long bench-plot gpu clean
+.PHONY: help build test test-all test-clients test-corpora test-torches sanitize demo train-demo docs lint format wheel check-wheel cuda-compile cuda-cycles bench bench-long bench-plot gpu clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -93,11 +94,18 @@ train-demo: build $(EXAMPLES)  ## train a CTC model and a duration predictor on 
 	$(BIN)/python examples/train_ctc.py $(ARGS)
 	$(BIN)/python examples/train_durations.py $(ARGS)
 
+docs: build $(DOCS)  ## build the documentation site: build/site/index.html
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet docs build/site
+	echo "Built build/site/index.html"
+
 lint: $(TOOLS)  ## check style and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
 	$(BIN)/mypy
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
+	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 
 format: $(TOOLS)  ## mend style in place
 	$(BIN)/ruff check --fix
@@ -150,6 +158,10 @@ $(TOOLS): requirements-dev.txt
 	touch $@
 
 $(EXAMPLES): examples/requirements.txt | $(TOOLS)
+	$(call install,$(VENV)) -r $<
+	touch $@
+
+$(DOCS): docs/requirements.txt | $(TOOLS)
 	$(call install,$(VENV)) -r $<
 	touch $@
 

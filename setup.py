@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.errors import SetupError
 from torch.utils import cpp_extension
 
@@ -157,6 +158,13 @@ class BuildLibraries(cpp_extension.BuildExtension):
         super().build_extensions()
 
 
+class WheelForAnyPython(bdist_wheel):
+    """The libraries have no symbol of Python, so any Python takes them, without a GIL too."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        return "py3", "none", super().get_tag()[2]
+
+
 if __name__ == "__main__":  # test/check_cuda_compile.py reads the flags above
     extensions = [cpu_library()]
     if cuda_home := find_cuda():
@@ -164,7 +172,7 @@ if __name__ == "__main__":  # test/check_cuda_compile.py reads the flags above
 
     setup(
         ext_modules=extensions,
-        cmdclass={"build_ext": BuildLibraries},
+        cmdclass={"build_ext": BuildLibraries, "bdist_wheel": WheelForAnyPython},
         # One home for object files: an editable install, an in-place build and a wheel share them.
-        options={"bdist_wheel": {"py_limited_api": "cp310"}, "build_ext": {"build_temp": "build/objects"}},
+        options={"build_ext": {"build_temp": "build/objects"}},
     )

@@ -40,10 +40,8 @@ else:
 
 def check_contents(wheel: Path) -> None:
     """The package as it is in the tree, compiled libraries, metadata, license: all of it and nothing else."""
-    if not wheel.name.endswith(".whl") or "-cp310-abi3-" not in wheel.name:
-        sys.exit(
-            f"{wheel.name}: expected one wheel for every CPython from 3.10 on, NAME-VERSION-cp310-abi3-PLATFORM.whl"
-        )
+    if not wheel.name.endswith(".whl") or "-py3-none-" not in wheel.name:
+        sys.exit(f"{wheel.name}: expected one wheel for every Python, NAME-VERSION-py3-none-PLATFORM.whl")
     names = zipfile.ZipFile(wheel).namelist()
     info = re.escape("-".join(wheel.name.split("-")[:2]) + ".dist-info/")
     found = {re.sub(f"^{info}", "dist-info/", name) for name in names}

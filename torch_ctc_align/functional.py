@@ -374,7 +374,7 @@ def class_posteriors(
         log_likelihoods (Tensor): ``(B,)``, as :func:`posteriors`.
 
     Raises:
-        As :func:`posteriors`.
+        AlignmentError: as :func:`posteriors`.
 
     Example::
 
@@ -423,8 +423,7 @@ def span_posteriors(
         log_likelihoods (Tensor): ``(B,)``, as :func:`posteriors`.
 
     Raises:
-        As :func:`posteriors`; and AlignmentError if ``starts`` or ``ends`` does not have the shape, dtype or device
-        above.
+        AlignmentError: as :func:`posteriors`; or ``starts`` or ``ends`` does not have the shape, dtype or device above.
 
     Example::
 

@@ -114,11 +114,17 @@ format: $(TOOLS)  ## mend style in place
 
 # Not isolated: an isolated build would fetch a torch of its own, several GB with CUDA, to read its headers.
 # build/lib is where setuptools gathers the package; without the rm, files deleted since would be packed as well.
+# auditwheel finds the oldest system that the wheel loads on, and names it so. torch brings its libraries itself.
 wheel: $(TOOLS)  ## build dist/*.whl
-	rm -rf build/lib* build/bdist* dist
-	$(call quietly,$(BIN)/python -m build --no-isolation --wheel)
+	rm -rf build/lib* build/bdist* build/wheel dist
+	$(call quietly,$(BIN)/python -m build --no-isolation --wheel --outdir build/wheel)
+	PATH=$(abspath $(BIN)):$$PATH auditwheel $(if $(V),--verbose,) repair --exclude 'libtorch*.so' --exclude 'libc10*.so' \
+	  --wheel-dir dist build/wheel/*.whl $(if $(V),,2>build/log || { cat build/log; exit 1; })
+	ls dist/*.whl
 
 check-wheel: wheel  ## install the wheel in a clean environment and align with it
+	$(BIN)/twine check --strict dist/*.whl
+	$(BIN)/check-wheel-contents dist/*.whl
 	$(BIN)/python test/check_wheel.py dist/*.whl
 
 cuda-compile: $(TOOLS)  ## compile the CUDA kernels for every architecture; needs nvcc, but no GPU

@@ -58,7 +58,7 @@ def cuda_library(cuda_home: str) -> Extension:
         "torch_ctc_align._C_cuda",
         sources("csrc/cuda/*.cu"),
         depends=sources("csrc/**/*.h", "csrc/**/*.cuh"),
-        extra_compile_args={"cxx": CXX_FLAGS, "nvcc": [*NVCC_FLAGS, f"--threads={jobs}"]},
+        extra_compile_args={"cxx": CXX_FLAGS, "nvcc": [*NVCC_FLAGS, "-Xfatbin=-compress-all", f"--threads={jobs}"]},
         extra_link_args=LINK_FLAGS,
         include_dirs=[os.path.join(cuda_home, "include")],
         # The runtime goes in statically: the library must not ask for another CUDA than torch's own.

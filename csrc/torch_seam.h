@@ -4,6 +4,8 @@
 // torch from 2.10 on. Nothing in csrc/lattice includes this file.
 #pragma once
 
+#include "symbol_versions.h"
+
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/library.h>

@@ -1,6 +1,6 @@
 """Checks a wheel as a stranger gets it: its contents, its libraries, one alignment in a clean environment.
 
-    python test/check_wheel.py dist/*.whl [--torch 2.13.0]
+    python test/check_wheel.py dist/*.whl [--torch 2.13.0] [--skip-alignment]
 
 The environment holds torch (the version at hand, or the one asked for), the wheel and nothing else of ours.
 """
@@ -18,6 +18,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "torch_ctc_align"
 METADATA = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "top_level.txt", "licenses/LICENSE"}
+
+OLDEST_GLIBC = 28  # 2.28: that of torch's own wheels
+# No library of Python, none of CUDA: the CUDA runtime is inside, and finds the driver by itself.
+LIBRARIES = {"libtorch.so", "libtorch_cpu.so", "libc10.so", "libstdc++.so.6", "libgcc_s.so.1", "libm.so.6", "libc.so.6"}
+LIBRARIES |= {"ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"}
+CUDA_LIBRARIES = {"libtorch_cuda.so", "libdl.so.2", "librt.so.1", "libpthread.so.0"}
+SYMBOLS = (
+    r"(?:aoti_torch|torch)_\w+|\w+@(?:GLIBC|GLIBCXX|CXXABI|GCC)_[\d.]+|__gmon_start__|_ITM_\w+|__cxa_finalize@?\S*"
+)
 
 # Two ways through frame 1 tie; the advance over the blank goes before the skip.
 ALIGN = """
@@ -42,7 +51,7 @@ def check_contents(wheel: Path) -> None:
     """The package as it is in the tree, compiled libraries, metadata, license: all of it and nothing else."""
     if not wheel.name.endswith(".whl") or "-py3-none-" not in wheel.name:
         sys.exit(f"{wheel.name}: expected one wheel for every Python, NAME-VERSION-py3-none-PLATFORM.whl")
-    names = zipfile.ZipFile(wheel).namelist()
+    names = [name for name in zipfile.ZipFile(wheel).namelist() if not name.endswith("/")]  # auditwheel keeps folders
     info = re.escape("-".join(wheel.name.split("-")[:2]) + ".dist-info/")
     found = {re.sub(f"^{info}", "dist-info/", name) for name in names}
     libraries = {name for name in found if re.fullmatch(rf"{PACKAGE}/[^/]+\.so", name)}
@@ -57,20 +66,38 @@ def check_contents(wheel: Path) -> None:
     print(f"{wheel.name}: {len(names)} files, {wheel.stat().st_size} bytes")
 
 
-def check_symbols(wheel: Path) -> None:
-    """One binary for many releases: nothing of CPython, and of torch only the stable C functions."""
+def check_tag(wheel: Path) -> None:
+    """Every Linux that a torch of 2.10 runs on takes the wheel, and its libraries ask for no more than that."""
+    glibc = re.search(r"-py3-none-.*\bmanylinux_2_(\d+)_(?:x86_64|aarch64)\.whl$", wheel.name)
+    if not glibc or int(glibc[1]) > OLDEST_GLIBC:
+        sys.exit(
+            f"{wheel.name}: expected manylinux_2_{OLDEST_GLIBC} or lower. `auditwheel show` names the symbols that are "
+            "too new; csrc/symbol_versions.h asks for older versions of them"
+        )
+
+
+def check_libraries(wheel: Path) -> None:
+    """One binary for many releases: of torch it takes the stable C functions, of the system what glibc 2.28 has."""
     with tempfile.TemporaryDirectory() as scratch:
         zipfile.ZipFile(wheel).extractall(scratch)
-        for library in Path(scratch, PACKAGE).glob("*.so"):
-            needed = subprocess.run(
-                ["nm", "--dynamic", "--undefined-only", "--demangle", library],
-                check=True,
-                capture_output=True,
-                text=True,
-            ).stdout
-            unstable = re.findall(r"\bU (_?Py\w+|(?:.* )?(?:at|c10|torch)::.*)", needed)
-            if unstable:
-                sys.exit(f"{library.name} needs symbols outside the stable ABI: {unstable[:5]}")
+        for library in sorted(Path(scratch, PACKAGE).glob("*.so")):
+            needed = set(re.findall(r"NEEDED.*\[(.*)\]", answer("readelf", "--dynamic", library)))
+            allowed = LIBRARIES | (CUDA_LIBRARIES if "cuda" in library.name else set())
+            if needed - allowed:
+                sys.exit(f"{library.name} needs {sorted(needed - allowed)}; allowed are {sorted(allowed)}")
+            symbols = re.findall(
+                r"^ +[Uw] (\S+)$", answer("nm", "--dynamic", "--undefined-only", library), re.MULTILINE
+            )
+            others = [symbol for symbol in symbols if not re.fullmatch(SYMBOLS, symbol)]
+            if others or not symbols:
+                sys.exit(
+                    f"{library.name} needs symbols of neither torch's stable C functions nor the system: {others[:5]}"
+                )
+            print(f"{library.name}: {library.stat().st_size} bytes, needs {' '.join(sorted(needed))}")
+
+
+def answer(*command: str | Path) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def check_alignment(wheel: Path, torch_version: str) -> None:
@@ -90,10 +117,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("wheel", type=Path)
     parser.add_argument("--torch", default=importlib.metadata.version("torch").split("+")[0], metavar="VERSION")
+    parser.add_argument("--skip-alignment", action="store_true", help="of a wheel for another processor, for example")
     arguments = parser.parse_args()
     check_contents(arguments.wheel)
-    check_symbols(arguments.wheel)
-    check_alignment(arguments.wheel, arguments.torch)
+    check_tag(arguments.wheel)
+    check_libraries(arguments.wheel)
+    if not arguments.skip_alignment:
+        check_alignment(arguments.wheel, arguments.torch)
 
 
 if __name__ == "__main__":

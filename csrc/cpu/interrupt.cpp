@@ -1,5 +1,7 @@
 #include "interrupt.h"
 
+#include "../symbol_versions.h"
+
 #if defined(__linux__)
 #include <dlfcn.h>
 #include <sys/syscall.h>

@@ -36,7 +36,8 @@ inline void run_on_threads(StopSignal& stop, int count, const std::function<void
     ended.notify_all();
     // A thread that has not begun yet finds no work left: work is taken piece by piece.
     while (stop.is_caller() && at_work > 0) {
-      ended.wait_for(lock, kPatience);
+      // Not wait_for: it takes a function that glibc has since 2.30. A clock that is set only delays Ctrl-C.
+      ended.wait_until(lock, std::chrono::system_clock::now() + kPatience);
       lock.unlock();
       stop.stopped();
       lock.lock();

@@ -1,24 +1,16 @@
-// Tensors and errors as the operators on CUDA see them.
+// Tensors as the operators on CUDA see them.
 #pragma once
 
 #include <cuda_runtime.h>
 
 #include <optional>
-#include <stdexcept>
-#include <string>
 
 #include "../arguments.h"
 #include "../torch_seam.h"
+#include "errors.cuh"
 #include "inputs.cuh"
 
 namespace ctc_align {
-
-inline void check_cuda(const char* name, cudaError_t error, const char* action) {
-  if (error != cudaSuccess) {
-    // "CUDA" tells Python that this does not refuse an argument (as_raised in _library.py).
-    throw std::runtime_error(std::string(name) + ": CUDA failed in " + action + ": " + cudaGetErrorString(error));
-  }
-}
 
 inline cudaStream_t current_stream(int32_t device) {
   void* stream = nullptr;

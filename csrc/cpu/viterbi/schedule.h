@@ -25,6 +25,7 @@
 #include <vector>
 
 #include "../../lattice/viterbi/ladder.h"
+#include "../../symbol_versions.h"
 #include "../float_state.h"
 #include "../item.h"
 #include "../lanes/isa.h"

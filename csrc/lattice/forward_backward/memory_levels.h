@@ -11,7 +11,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <utility>
 #include <vector>
 
@@ -28,15 +27,25 @@ struct MemoryLevels {
     MemoryLevels best{1, std::max<index_t>(frames, 1)};
     index_t rows = best.rows;
     for (int levels = 2; best.levels * best.rows * row_bytes > bytes && rows > 2; ++levels) {
-      rows = static_cast<index_t>(std::pow(static_cast<double>(frames), 1.0 / levels));
-      while (power(rows, levels) < frames) {
-        ++rows;
-      }
+      rows = fewest_rows(frames, levels);
       if (levels * rows < best.levels * best.rows) {
         best = {levels, rows};
       }
     }
     return best;
+  }
+  // The fewest rows with rows^levels >= frames.
+  static index_t fewest_rows(index_t frames, int levels) {
+    index_t fewest = 1;
+    for (index_t most = frames; fewest < most;) {
+      const index_t middle = fewest + (most - fewest) / 2;
+      if (power(middle, levels) < frames) {
+        fewest = middle + 1;
+      } else {
+        most = middle;
+      }
+    }
+    return fewest;
   }
   // rows^levels, or a number greater than any item's frames.
   static index_t power(index_t rows, int levels) {

@@ -3,8 +3,11 @@
 #pragma once
 
 #if defined(__linux__) && !defined(__CUDA_ARCH__)
-#include <features.h>  // __GLIBC__
-#ifdef __GLIBC__
+#include <new>
+#include <sstream>
+#include <string>
+
+#if defined(__GLIBC__) && defined(__GLIBCXX__)
 
 // glibc 2.34 gave dlsym a second version when it moved to libc.so, and GCC 12 gave one to a wait() that is noexcept.
 #if defined(__x86_64__)
@@ -21,6 +24,16 @@ extern "C" {
 extern char __libc_single_threaded __attribute__((visibility("hidden")));
 __attribute__((weak)) char __libc_single_threaded = 0;
 }
+
+// Functions of newer libstdc++ that torch's headers call: the streams of its messages, and new[] of an absurd size.
+// They are made of functions that every libstdc++ has.
+template std::basic_stringstream<char>::basic_stringstream();
+template std::basic_ostringstream<char>::basic_ostringstream();
+template std::string std::basic_stringbuf<char>::str() const&;
+template std::string std::basic_stringbuf<char>::str() &&;
+namespace std {
+__attribute__((weak)) void __throw_bad_array_new_length() { throw bad_array_new_length(); }
+}  // namespace std
 
 #endif
 #endif

@@ -8,7 +8,10 @@
 #include <exception>
 #include <functional>
 #include <mutex>
+#include <new>
 #include <numeric>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "../torch_seam.h"
@@ -44,6 +47,50 @@ inline void run_on_threads(StopSignal& stop, int count, const std::function<void
     }
   });
 }
+
+// The first exception of several threads. (A std::exception_ptr asks for functions that libstdc++ has since GCC 11.)
+class FirstError {
+ public:
+  // Keeps the exception that is being handled.
+  void keep() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (kind_ != Kind::kNone) {
+      return;
+    }
+    try {
+      throw;
+    } catch (const Interrupted&) {
+      kind_ = Kind::kInterrupted;
+    } catch (const std::bad_alloc&) {
+      kind_ = Kind::kNoMemory;
+    } catch (const std::length_error&) {  // of a container: more than a machine can count
+      kind_ = Kind::kNoMemory;
+    } catch (const std::exception& error) {
+      kind_ = Kind::kOther;
+      message_ = error.what();
+    } catch (...) {
+      kind_ = Kind::kOther;
+      message_ = "an exception of an unknown type";
+    }
+  }
+
+  // Once the threads are done.
+  void throw_again() const {
+    switch (kind_) {
+      case Kind::kNone:        return;
+      case Kind::kInterrupted: throw Interrupted();
+      case Kind::kNoMemory:    throw std::bad_alloc();
+      case Kind::kOther:       throw std::runtime_error(message_);
+    }
+  }
+
+ private:
+  enum class Kind { kNone, kInterrupted, kNoMemory, kOther };
+
+  std::mutex mutex_;
+  Kind kind_ = Kind::kNone;
+  std::string message_;
+};
 
 // Runs align(b, workers, side_by_side) for every item, the largest first. An item that would keep one thread busy after
 // all others are done gets all workers if splits(b). The rest get a thread each, with side_by_side items at a time. Never
@@ -88,8 +135,7 @@ void for_each_item(index_t count, const Size& size, const Splits& splits, const 
 
   const int side_by_side = static_cast<int>(std::min<index_t>(all.count, count - done));
   std::atomic<index_t> next{done};
-  std::exception_ptr error;
-  std::mutex error_mutex;
+  FirstError error;
   const auto work = [&](int) {
     try {
       for (index_t i = next++; i < count; i = next++) {
@@ -97,8 +143,7 @@ void for_each_item(index_t count, const Size& size, const Splits& splits, const 
         align(order[i], alone, side_by_side);
       }
     } catch (...) {
-      const std::lock_guard<std::mutex> lock(error_mutex);
-      error = error ? error : std::current_exception();
+      error.keep();
       next = count;
     }
   };
@@ -107,9 +152,7 @@ void for_each_item(index_t count, const Size& size, const Splits& splits, const 
   } else {
     work(0);
   }
-  if (error) {
-    std::rethrow_exception(error);
-  }
+  error.throw_again();
   // The calling thread may have noticed Ctrl-C after the other threads asked for the last time. Python has an exception
   // then, so the call must not seem to have gone well.
   end_if_stopped(stop.was_stopped());

@@ -5,8 +5,8 @@ what only looks like a claim), and every number of a table of docs/performance.m
 
 **Where it must be.** A row of a table of docs/performance.md is, column by column, a row of a measurement that its
 section links to. Any other claim is a number with the same unit in the measurement whose link it stands in, like [36
-seconds](docs/measurements/speech_speed.md), or else in one that its paragraph or list item links to, directly or by way
-of one page or section. Without such links a paragraph of docs/performance.md has those of its section, and one of
+seconds](docs/measurements/speech_speed.md), or else in one that its paragraph, list item or row links to, directly or by
+way of one page or section. Without such links a paragraph of docs/performance.md has those of its section, and one of
 README.md those of docs/performance.md. If a clause names frames or hours, rows of other lengths do not count.
 
 **Rounding.** A number is quoted to the digits that it has: 36 seconds are 35.5 to 36.5. In prose the zeros that end a
@@ -50,14 +50,14 @@ def measurements_of(page, text, hops=1):
         target = (page.parent / path).resolve() if path else page
         if target.parent == MEASUREMENTS:
             found.append(target)
-        elif hops and target.parent == PERFORMANCE.parent:
+        elif hops and target.parent == PERFORMANCE.parent and target.exists():
             found += measurements_of(target, section_of(target, anchor), hops - 1)
     return list(dict.fromkeys(found))
 
 
 @dataclass(frozen=True)
 class Block:
-    """A paragraph, a list item or a table, and the measurements that it answers to."""
+    """A paragraph, a list item, a table or a row of it, and the measurements that it answers to."""
 
     page: Path
     text: str
@@ -101,11 +101,11 @@ def is_part_of(row, other):
 
 def read_blocks(page):
     everything = measurements_of(PERFORMANCE, PERFORMANCE.read_text(encoding="utf-8"), hops=0)
-    for heading, text in blocks_of(page):
-        sources = measurements_of(page, text)
-        if page == PERFORMANCE and not sources:
-            sources = measurements_of(page, section_of(page, anchor_of(heading)), hops=0)
-        yield Block(page, text, tuple(sources or everything))
+    for heading, block in blocks_of(page):
+        of_section = measurements_of(page, section_of(page, anchor_of(heading)), hops=0) if page == PERFORMANCE else []
+        is_text = page != PERFORMANCE and block.startswith("|")  # each row of such a table has links of its own
+        for text in block.splitlines() if is_text else [block]:
+            yield Block(page, text, tuple(measurements_of(page, text) or of_section or everything))
 
 
 def name_of(block):
@@ -217,9 +217,10 @@ def test_measured_commits_are_in_the_history(missing):
             assert git("merge-base", "--is-ancestor", commit, "HEAD").returncode == 0, f"{page.name}: {commit}"
 
 
-def test_the_pages_of_the_processor_show_their_json(monkeypatch):
+def test_pages_show_their_json(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    from page import render_cpu
+    from page import render_cpu, render_gpu
 
-    for page in MEASUREMENTS.glob("cpu_*.json"):
-        assert render_cpu(json.loads(page.read_text())).rstrip("\n") + "\n" == page.with_suffix(".md").read_text(), page
+    for data in MEASUREMENTS.glob("*.json"):
+        render = render_cpu if data.name.startswith("cpu") else render_gpu
+        assert render(json.loads(data.read_text())).rstrip("\n") + "\n" == data.with_suffix(".md").read_text(), data

@@ -30,11 +30,11 @@ UNIT_OF_HEADER = re.compile(rf"(?:^|[\s,(])({UNIT})(?=$|[\s,):])")
 
 # Text that has numbers and units, and measures nothing.
 NOTHING_MEASURED = re.compile(
-    r"`[^`\n]*`"  # code
+    r"`make [\w-]+`[^.;]*? takes? [\w -]*?minutes?"  # on the reader's machine, about
+    r"|`[^`\n]*`"  # code
     r"|(?<=\]\()[^)]*"  # where links lead
     r"|\b(?:[Rr]ecordings?|[Ss]peech|clips?) of [\d,]+ (?:seconds|minutes)"  # lengths of inputs
     r"|80GB HBM3"  # a name
-    r"|`make [\w-]+`[^.;]*? takes? [\w -]*?minutes?"  # on the reader's machine, about
 )
 SHORTEST = 50  # frames; a smaller number is a part of a recording
 

@@ -5,8 +5,8 @@ what only looks like a claim), and every number of a table of docs/performance.m
 
 **Where it must be.** A row of a table of docs/performance.md is, column by column, a row of a measurement that its
 section links to. Any other claim is a number with the same unit in the measurement whose link it stands in, like [36
-seconds](docs/measurements/speech_speed.md), or else in one that its paragraph, list item or row links to, directly or by
-way of one page or section. Without such links a paragraph of docs/performance.md has those of its section, and one of
+seconds](docs/measurements/speech_speed.md), or else in one that its paragraph, list item or row links to, directly or
+by way of one page or section. Without such links a paragraph of docs/performance.md has those of its section, and one of
 README.md those of docs/performance.md. If a clause names frames or hours, rows of other lengths do not count.
 
 **Rounding.** A number is quoted to the digits that it has: 36 seconds are 35.5 to 36.5. In prose the zeros that end a

@@ -96,6 +96,7 @@ def quantities_in(text):
                 yield quantity(match[name], match["unit"], match.start(name), digits, match["scale"], lengths)
 
 
+@cache
 def quantities_of_cell(header, cell, start=0):
     """All numbers of a cell. Their unit is beside them, in the header, or beside the next one; else they have none."""
     if not re.match(r"[*+-]*\d", cell):

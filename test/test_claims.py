@@ -1,4 +1,4 @@
-"""Every number that README.md and docs/performance.md claim is in docs/measurements, and the pages there have a source.
+"""Every number that README.md, docs/index.md and docs/performance.md claim is in docs/measurements, with its source.
 
 **A claim** is a number with a unit of time, memory, speed, ratio or accuracy (harness/measured.py has the units, and
 what only looks like a claim), and every number of a table of docs/performance.md outside of its columns B, T, L, C.
@@ -6,8 +6,8 @@ what only looks like a claim), and every number of a table of docs/performance.m
 **Where it must be.** A row of a table of docs/performance.md is, column by column, a row of a measurement that its
 section links to. Any other claim is a number with the same unit in the measurement whose link it stands in, like [36
 seconds](docs/measurements/speech_speed.md), or else in one that its paragraph, list item or row links to, directly or
-by way of one page or section. Without such links a paragraph of docs/performance.md has those of its section, and one of
-README.md those of docs/performance.md. If a clause names frames or hours, rows of other lengths do not count.
+by way of one page or section. Without such links a paragraph of docs/performance.md has those of its section, and a
+paragraph elsewhere those of docs/performance.md. If a clause names frames or hours, rows of other lengths do not count.
 
 **Rounding.** A number is quoted to the digits that it has: 36 seconds are 35.5 to 36.5. In prose the zeros that end a
 whole number do not count beyond its second digit: 12,000 is 11,500 to 12,500. After "about" or "some", one digit is
@@ -112,7 +112,8 @@ def name_of(block):
     return f"{block.page.name}-" + re.sub(r"[^a-z]+", "-", block.text.lower()).strip("-")[:40]
 
 
-BLOCKS = [block for page in (ROOT / "README.md", PERFORMANCE) for block in read_blocks(page)]
+PAGES = [ROOT / "README.md", ROOT / "docs" / "index.md", PERFORMANCE]
+BLOCKS = [block for page in PAGES for block in read_blocks(page)]
 BLOCKS = [pytest.param(block, id=name_of(block)) for block in BLOCKS if block.claims(block.text)]
 
 

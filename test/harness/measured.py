@@ -34,7 +34,7 @@ NOTHING_MEASURED = re.compile(
     r"|`[^`\n]*`"  # code
     r"|(?<=\]\()[^)]*"  # where links lead
     r"|\b(?:[Rr]ecordings?|[Ss]peech|clips?) of [\d,]+ (?:seconds|minutes)"  # lengths of inputs
-    r"|80GB HBM3"  # a name
+    r"|80GB HBM3|\bten\s+minutes\b"  # names, of a GPU and of a tutorial
 )
 SHORTEST = 50  # frames; a smaller number is a part of a recording
 

@@ -12,10 +12,11 @@ import warnings
 
 import torch
 from cases import make_inputs
+from machine import describe_source
 from page import table
 from timing import take_turns
 
-import torch_ctc_align  # loads the operator
+import torch_ctc_align  # noqa: F401, it loads the operator
 
 ROUNDS, CALLS = 41, 300
 SIZES = [(1, 50, 10, 32), (1, 200, 40, 32), (4, 100, 20, 32)]  # B, T, L, C
@@ -89,7 +90,7 @@ def main():
     torch.set_num_threads(1)
     header = ["B", "T", "L", "C", "what", "eager, us", "compiled, us", "more, us", "quartiles"]
     print(table(header, [row for sizes in SIZES for row in rows_of(sizes)]))
-    print(f"\ntorch {torch.__version__}, torch_ctc_align {torch_ctc_align.__version__}, one thread")
+    print("\n" + describe_source(".venv/bin/python benchmarks/compile.py"))
 
 
 if __name__ == "__main__":

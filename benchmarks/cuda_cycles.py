@@ -204,17 +204,18 @@ def main():
             usage |= {kernel.name: kernel.registers for kernel in read_usage(log)}
             for name, instructions, branches in disassemble(nvdisasm, cubin):
                 kernels[short_name(demangle(name))[0]] = instructions, branches
-    print("sm_90: cycles a frame, one block on a multiprocessor; instructions of a warp a frame")
+    sweeps = []
     for name, (instructions, branches) in kernels.items():
         if not name.startswith("sweep<") or not count(instructions, "FMNMX"):
             continue  # float64 has other instructions, and other rates
         way = one_step(instructions, branches)
         cycles = simulate([[way]] * SCHEDULERS) / STAGE
-        print(f"  {name:40} {cycles:6.0f} {len(way) / STAGE:6.1f}")
+        sweeps.append([f"`{name}`", f"{cycles:.0f}", f"{len(way) / STAGE:.1f}"])
     sums = cuda_sum_cycles.sums_of(kernels, usage, lambda ways: simulate(ways, LATENCY | {"LDG": SECOND_CACHE}))
+    print(cuda_sum_cycles.render_sweeps(sweeps))
     print(cuda_sum_cycles.render_loops(sums))
     if arguments.page:
-        arguments.page.write_text(cuda_sum_cycles.render_page(sums), encoding="utf-8")
+        arguments.page.write_text(cuda_sum_cycles.render_page(sums, sweeps, nvcc), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ sides count.
 
 import json
 import os
+import re
 import subprocess
 import tempfile
 from collections import Counter
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cases import GPU_SUMS, SIZES
-from machine import commit_and_date
+from machine import commit_and_date, output_of
 from page import in_three_digits, table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -474,14 +475,20 @@ def estimate_row(case, sums):
     ]
 
 
-def render_page(sums):
+def render_sweeps(sweeps):
+    return table(["kernel", "cycles", "instructions"], sweeps)
+
+
+def render_page(sums, sweeps, nvcc):
     header = ["", *"BTLC", "chain, ms", "MB moved", "ms at 3 TB/s", "clearing, ms", "launches", "in all, ms"]
     rows = [estimate_row(case, sums) for case in GPU_SUMS if case.target_ms]
     made = commit_and_date()
+    release = re.search(r"release ([\d.]+)", output_of(nvcc, "--version"))[1]
     return f"""# The sums over all paths on CUDA: estimates
 
 **Estimated from the machine code, not measured.** The kernels have not been timed on a GPU. {made["date"]}, package at
-{made["commit"] or "an unknown commit"}, for sm_90 and the clock of an H100 ({CLOCK_HZ / 1e9:g} GHz). Made by
+{made["commit"] or "an unknown commit"}, nvcc {release}, for sm_90 and the clock of an H100
+({CLOCK_HZ / 1e9:g} GHz). Made by
 `make cuda-cycles ARGS="--page docs/measurements/cuda_sums_estimates.md"`, which needs nvcc and nvdisasm, but no GPU;
 [cuda_sum_cycles.py](../../benchmarks/cuda_sum_cycles.py) says how. `make gpu` will measure the same rows.
 
@@ -496,6 +503,13 @@ goes forward and one back, each keeps half of the frames and then meets what the
 posteriors of spans take "spans" after it, which does the same once more. All frames are inside their sweep.
 
 {render_loops(sums)}
+
+## The sweep of alignments
+
+Cycles of a frame of a column, one block of threads on a multiprocessor, and instructions of a warp, of the best path
+instead of the sums. Template arguments: the type of alphas, of emissions; whether rows are whole; stars.
+
+{render_sweeps(sweeps)}
 
 ## The rows
 

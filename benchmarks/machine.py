@@ -11,6 +11,20 @@ from cases import make_inputs
 from processes import ROOT, last_line
 
 
+def describe_source(command):
+    """The first lines of a page that a small benchmark makes."""
+    import torch
+
+    made = commit_and_date()
+    versions = f"package at {made['commit']}, torch {torch.__version__}"
+    return f"{made['date']}, {versions}; `{command}`. {processor_name()}, threads: {torch.get_num_threads()}."
+
+
+def processor_name():
+    found = re.search(r"^Model name: *(.+)$", output_of("lscpu"), re.MULTILINE)
+    return found[1] if found else os.uname().machine
+
+
 def describe_cpu_machine(package, peers_found):
     processor = dict(re.findall(r"^\s*([^:\n]+):\s*(.+)$", output_of("lscpu"), re.MULTILINE))
     return {

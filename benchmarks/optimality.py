@@ -9,6 +9,7 @@ up in float64.
 import argparse
 
 import torch
+from machine import commit_and_date, processor_name
 from page import table
 
 import torch_ctc_align
@@ -22,8 +23,9 @@ CHUNK = 4  # items a call
 PAGE = """\
 # Below the best total
 
-Made by `.venv/bin/python benchmarks/optimality.py > docs/measurements/optimality.md`{arguments}, package {version},
-torch {torch}. The page has no speeds: on another machine only the last bits of torch's `log_softmax` differ.
+{date}, package {version} at {commit}, torch {torch}; made by
+`.venv/bin/python benchmarks/optimality.py > docs/measurements/optimality.md`{arguments}. {processor}. The page
+has no speeds: on another machine only the last bits of torch's `log_softmax` differ.
 
 float32 emissions, {classes} classes, T frames, and a label every ten frames or two in five. Each item is aligned as
 float32 and, widened exactly, as float64. "Below": items whose float32 path has a smaller total than their float64 path,
@@ -95,10 +97,12 @@ def main():
                         f"{best.mean():,.0f}",
                     ]
                 )
-    header = ["emissions", "T", "L", "below", "largest gap", "of the total", "mean total"]
+    header = ["emissions", "T", "L", "below", "largest gap, nats", "of the total", "mean total"]
     page = PAGE.format(
         arguments=" with `--quick`" if arguments.quick else "",
         version=torch_ctc_align.__version__,
+        processor=processor_name(),
+        **commit_and_date(),
         torch=torch.__version__,
         classes=CLASSES,
         table=table(header, rows),

@@ -243,8 +243,7 @@ paths and scores equal the CPU kernel's, bit for bit.
 
 {table(costs_header, costs)}
 
-{render_sums(result)}
-## Checks
+{render_sums(result)}## Checks
 
 {notes}
 """
@@ -287,6 +286,7 @@ Greatest errors of float32: of a log-likelihood, and of a posterior, which is th
 mean of the items.
 
 {table(errors_header, [sum_precision(row) for row in errors])}
+
 """
 
 

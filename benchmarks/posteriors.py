@@ -13,10 +13,10 @@ import sys
 
 import torch
 from cases import make_inputs
+from machine import describe_source
 from page import table
 from timing import take_turns
 
-import torch_ctc_align  # loads the operators
 from torch_ctc_align import class_posteriors, config, posteriors
 from torch_ctc_align.config import _forced
 
@@ -111,7 +111,7 @@ def main():
         print(table(header, [rows_of(cpu, sizes) for sizes in SIZES for cpu in cpus]))
         header = ["B", "T", "L", "C", "mean log-likelihood, nats", "ctc_loss off by", "its gradient by", "ours off by"]
         print("\n" + table([*header, "its gradient by"], [precision_of(sizes) for sizes in SIZES]))
-    print(f"\ntorch {torch.__version__}, torch_ctc_align {torch_ctc_align.__version__}, one thread")
+    print("\n" + describe_source(".venv/bin/python benchmarks/posteriors.py"))
 
 
 if __name__ == "__main__":

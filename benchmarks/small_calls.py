@@ -11,10 +11,10 @@ from itertools import pairwise
 
 import torch
 from cases import make_inputs
+from machine import describe_source
 from page import in_three_digits, table
 from timing import seconds, take_turns
 
-import torch_ctc_align
 from torch_ctc_align import TokenSpan, forced_align, merge_tokens, min_frames, token_indices, token_spans
 
 ROUNDS, SECONDS = 41, 0.005  # rounds, and a row's time in each
@@ -84,7 +84,7 @@ def main():
         spread = f"{in_three_digits(low)} to {in_three_digits(high)}"
         lines.append([name.strip(), in_three_digits(middle), spread, in_three_digits(ratio(name, NEG)), by_slices])
     print(table(["call", "us", "quartiles", "by `torch.neg`", "times as fast as slices"], lines))
-    print(f"\ntorch {torch.__version__}, torch_ctc_align {torch_ctc_align.__version__}, one thread")
+    print("\n" + describe_source(".venv/bin/python benchmarks/small_calls.py"))
 
 
 if __name__ == "__main__":

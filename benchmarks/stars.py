@@ -17,7 +17,6 @@ import argparse
 import contextlib
 import functools
 import random
-import re
 import sys
 import textwrap
 import time
@@ -29,7 +28,7 @@ from typing import NamedTuple
 
 import torch
 from english import join, listen, spell
-from machine import commit_and_date, output_of
+from machine import commit_and_date, processor_name
 from page import table
 from processes import ROOT
 from torch import Tensor
@@ -535,12 +534,13 @@ a sentence stands in the transcript twice and is said once, either may be droppe
 
 HOUR_TEXT = """\
 `find_unspoken`, threshold 20, on an hour of emissions of the phoneme model: clips again and again, in other orders.
-Processor time, one thread; {}."""
+Processor time, one thread."""
 
 
 def write_page(path: Path, models: list[Model], decibels: tuple[int, ...]) -> None:
     made = commit_and_date()
-    command = f"{made['date']}, package at {made['commit']}, torch {version('torch')}; `python benchmarks/stars.py`."
+    command = f"{made['date']}, package at {made['commit']}, torch {version('torch')}; `python benchmarks/stars.py`. "
+    command += f"{processor_name()}."
     parts = ["# Stars", command]
     parts += [textwrap.fill(describe(model), 118, break_long_words=False, break_on_hyphens=False) for model in models]
     parts += [INTRODUCTION, "## Which score a star needs", RULES_TEXT]
@@ -559,9 +559,8 @@ def write_page(path: Path, models: list[Model], decibels: tuple[int, ...]) -> No
     for model in models:
         rows = sentence_rows(model)
         parts += [f"### {model.name}, sentences", table(["sentences", "dropped", "found", "lost"], rows)]
-    processor = re.search(r"Model name: *(.+)", output_of("lscpu"))[1]
     columns = ["frames", "sentences", "found", "lost", "one alignment", "find_unspoken"]
-    parts += ["## An hour", HOUR_TEXT.format(processor), table(columns, hour_rows(models[0]))]
+    parts += ["## An hour", HOUR_TEXT, table(columns, hour_rows(models[0]))]
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 

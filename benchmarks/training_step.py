@@ -9,11 +9,11 @@ and the gradient of both. The model is the cheapest of its size: every parameter
 """
 
 import argparse
-import datetime
 import statistics
 
 import torch
 import torch.nn.functional as F
+from machine import describe_source
 from page import in_three_digits, table
 from timing import seconds
 from torch import nn
@@ -109,8 +109,8 @@ def main():
         milliseconds = [in_three_digits(1000 * value) for value in (middle, min(times), max(times))]
         rows.append([name, *milliseconds, f"{100 * middle / whole:.2f} %"])
     size = sum(p.numel() for p in model.parameters()) / 1e6
-    print(f"B = {B}, T = {T}, L = {L}, C = {C}; {size:.1f} M parameters; {torch.get_num_threads()} threads; ", end="")
-    print(f"torch {torch.__version__}; {datetime.date.today()}\n")
+    print(describe_source(".venv/bin/python benchmarks/training_step.py"))
+    print(f"B = {B}, T = {T}, L = {L}, C = {C}; {size:.1f} million parameters\n")
     print(table(["", "median (ms)", "smallest", "largest", "share of the step"], rows))
 
 

@@ -13,7 +13,6 @@ Needs examples/requirements.txt (make train-demo installs it), and apt-get to fe
 """
 
 import argparse
-import datetime
 import functools
 import itertools
 import math
@@ -25,6 +24,7 @@ from typing import NamedTuple
 
 import english
 import torch
+from machine import commit_and_date, processor_name
 from page import table
 from processes import ROOT
 from torch import Tensor
@@ -199,11 +199,12 @@ def write_page(path: Path, halves, others: Half, chosen: dict[float, Pauses], wi
                 changed.append([f"`{name}={shown}`", *columns_of(halves, pauses, CENTRED)])
     counts = [2 * len(measure(half, "drop", 0.0).starts) for half in (*halves, others)]
 
+    made = commit_and_date()
     paragraphs = [
-        f"{datetime.date.today()}, `python benchmarks/word_borders.py`. torch {version('torch')}; hama "
-        f"{version('hama')}, the English model of `torch_ctc_align.speech`: frames of 20 ms, frame t centred on "
-        f"sample 320 t; pocketsphinx {version('pocketsphinx')} with its English model. An error is a difference to "
-        "pocketsphinx, which is not the truth.",
+        f"{made['date']}, package at {made['commit']}, torch {version('torch')}; `python benchmarks/word_borders.py`. "
+        f"{processor_name()}. hama {version('hama')}, the English model of `torch_ctc_align.speech`: frames of 20 ms, "
+        f"frame t centred on sample 320 t; pocketsphinx {version('pocketsphinx')} with its English model. An error is "
+        "a difference to pocketsphinx, which is not the truth.",
         "Recordings: the prompts of the Asterisk telephone exchange (one speaker, English; "
         "[more](../../examples/README.md#what-they-learn-from)), in two halves by a checksum of the text: "
         f"{first.clips} clips with {first.words:,} words, {second.clips} clips with {second.words:,} words. {left_out}",

@@ -27,7 +27,7 @@ CPUS = ["avx512", "avx2", "portable"]  # all instruction sets of the CPU kernel,
 # What CTC_ALIGN_REQUIRE may name. check_cuda_compile.py asks for nvcc; tests skip without any of the others.
 REQUIRABLE = {
     *CPUS,
-    *("asan", "c++", "clients", "corpora", "cuda", "nvcc", "onnxscript", "setuptools", "torchaudio"),
+    *("asan", "c++", "clients", "corpora", "cuda", "history", "nvcc", "onnxscript", "setuptools", "torchaudio"),
     *(
         "speech",
         "chromium",

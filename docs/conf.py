@@ -11,7 +11,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 from build_site import name_of_tree  # noqa: E402
 
 project = "torch_ctc_align"
-author = "torch_ctc_align contributors"
+author = copyright = "torch_ctc_align contributors"
 release = name_of_tree((ROOT / "CHANGELOG.md").read_text(encoding="utf-8"))
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
@@ -31,6 +31,7 @@ html_title = "torch_ctc_align"
 html_favicon = "_static/icon.svg"
 html_show_sourcelink = False
 html_copy_source = False
+html_use_index = False  # api.html lists the names, and the search finds them
 html_show_sphinx = False
 html_static_path = ["_static"]
 html_css_files = ["site.css"]

@@ -95,8 +95,7 @@ train-demo: build $(EXAMPLES)  ## train a CTC model and a duration predictor on 
 	$(BIN)/python examples/train_durations.py $(ARGS)
 
 docs: build $(DOCS)  ## build the documentation site: build/site/index.html
-	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet docs build/site
-	echo "Built build/site/index.html"
+	$(BIN)/python docs/build_site.py build/site
 
 lint: $(TOOLS)  ## check style and types
 	$(BIN)/ruff check

@@ -427,7 +427,7 @@ def write_page(path: Path, facts: dict[str, Any], measured: dict[str, Any], comm
     own = sum_of_own(given)
     median = {name: statistics.median(times) for name, times in scaling.items()}
     parts = [
-        "# Corpora",
+        "# What a corpus costs",
         paragraph(
             f"{made['date']}, package at {made['commit']}, torch {version('torch')}, hama {version('hama')}; "
             f"`{command}`. {processor[1] if processor else os.uname().machine}, {configuration()['cpu_in_use']}; "

@@ -67,7 +67,7 @@ def render_cpu(result):
     disturbed = sum(row.get("other_cores", 0) > DISTURBING_CORES for row in rows)
     ceiling = floors.get("ceiling_Gstates")
     ceiling = f". A core that only sweeps reaches {ceiling}; in brackets the share of that" if ceiling else ""
-    return f"""# {machine["processor"]}
+    return f"""# CPU: {machine["processor"]}
 
 {describe(result)}
 
@@ -219,7 +219,7 @@ def render_gpu(result):
     ]
     errors += sum_errors(result.get("sums", []))
     notes = "\n".join([*checks, "", *errors])
-    return f"""# {machine["device"]}
+    return f"""# CUDA: {machine["device"]}
 
 {machine["date"]}, package at {machine["commit"] or "an unknown commit"}; torch {machine["torch"]}, \
 torchaudio {machine.get("torchaudio") or "absent"}, {machine["nvcc"]}, driver {machine["driver"]}, \

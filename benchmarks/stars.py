@@ -541,7 +541,7 @@ def write_page(path: Path, models: list[Model], decibels: tuple[int, ...]) -> No
     made = commit_and_date()
     command = f"{made['date']}, package at {made['commit']}, torch {version('torch')}; `python benchmarks/stars.py`. "
     command += f"{processor_name()}."
-    parts = ["# Stars", command]
+    parts = ["# Stars on real speech", command]
     parts += [textwrap.fill(describe(model), 118, break_long_words=False, break_on_hyphens=False) for model in models]
     parts += [INTRODUCTION, "## Which score a star needs", RULES_TEXT]
     for model in models:

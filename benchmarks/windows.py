@@ -42,7 +42,7 @@ OTHERS = [(30, 13.5), (30, 4), (30, 2), (30, 1), (30, 0.5), (10, 4), (10, 2), (1
 CUT = [(30, 0), (10, 0)]  # without context, so that frames right beside a cut are kept
 NEAR = [0, 0.1, 0.2, 0.5, 1, 2, 5]  # seconds from a cut
 MEMORY = [(5, 1), (30, 1), (5, 4)]  # minutes, batch_size
-PAGE = "# Windows\n\n{}\n\n{}\n\n## At a cut\n\n{}\n\n{}\n\n## Memory\n\n{}\n\n{}\n"
+PAGE = "# Windows on real speech\n\n{}\n\n{}\n\n## At a cut\n\n{}\n\n{}\n\n## Memory\n\n{}\n\n{}\n"
 MEANING = """Compared with a context of 14 s. "windows": their number: how many times a sample is heard. "log p": \
 |difference| of log-probabilities over all frames and classes. "mass moved": half the sum over the classes of \
 |difference| of probabilities, mean over frames. "borders": starts and ends of words, by `forced_align` and \

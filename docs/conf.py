@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 
-import torch_ctc_align  # noqa: E402
+from build_site import name_of_tree  # noqa: E402
 
 project = "torch_ctc_align"
-author = "torch_ctc_align contributors"
-release = torch_ctc_align.__version__
+author = copyright = "torch_ctc_align contributors"
+release = name_of_tree((ROOT / "CHANGELOG.md").read_text(encoding="utf-8"))
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 myst_heading_anchors = 4
@@ -27,21 +27,29 @@ napoleon_use_ivar = True
 python_display_short_literal_types = True
 
 html_theme = "furo"
-html_title = f"torch_ctc_align {release}"
+html_title = "torch_ctc_align"
+html_favicon = "_static/icon.svg"
 html_show_sourcelink = False
+html_copy_source = False
+html_use_index = False  # api.html lists the names, and the search finds them
+html_show_sphinx = False
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_js_files = [("versions.js", {"defer": "defer"})]
+templates_path = ["_templates"]
 html_theme_options = {"navigation_with_keys": True}
 
 # Pages of the site whose text stands elsewhere in the repository.
 ELSEWHERE = {
-    "start": "README.md",
     "changelog": "CHANGELOG.md",
     "contributing": "CONTRIBUTING.md",
+    "security": "SECURITY.md",
     "benchmarks": "benchmarks/README.md",
     "examples": "examples/README.md",
     "recordings": "examples/data/README.md",
     "recordings_of_tests": "test/data/README.md",
 }
-SITE = {source: f"docs/{place}.md" for place, source in ELSEWHERE.items()}
+SITE = {source: f"docs/{place}.md" for place, source in ELSEWHERE.items()} | {"README.md": "docs/index.md"}
 LINK = re.compile(r"\]\((?![a-z]+:|#)([^)#\s]+)")
 
 

@@ -8,6 +8,7 @@ import fcntl
 import importlib
 import itertools
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -27,7 +28,7 @@ CPUS = ["avx512", "avx2", "portable"]  # all instruction sets of the CPU kernel,
 # What CTC_ALIGN_REQUIRE may name. check_cuda_compile.py asks for nvcc; tests skip without any of the others.
 REQUIRABLE = {
     *CPUS,
-    *("asan", "c++", "clients", "corpora", "cuda", "history", "nvcc", "onnxscript", "setuptools", "torchaudio"),
+    *("asan", "c++", "clients", "corpora", "cuda", "docs", "history", "nvcc", "onnxscript", "setuptools", "torchaudio"),
     *(
         "speech",
         "chromium",
@@ -161,6 +162,27 @@ def missing():
         (pytest.fail if name in REQUIRED else pytest.skip)(reason)
 
     return skip_or_fail
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A browser, or why there is none."""
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError as error:
+        yield str(error)
+        return
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
+        yield "there is no chromium"
+        return
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=program, args=[*flags, "--autoplay-policy=no-user-gesture-required"]
+        )
+        yield browser
+        browser.close()
 
 
 @pytest.fixture

@@ -62,26 +62,6 @@ def speech(missing):
     return numpy, soundfile
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    """A browser, or why there is none."""
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError as error:
-        yield str(error)
-        return
-    program = shutil.which("chromium") or shutil.which("google-chrome")
-    if program is None:
-        yield "there is no chromium"
-        return
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=program, args=["--no-sandbox", "--autoplay-policy=no-user-gesture-required"]
-        )
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
 def show(chromium, missing, tmp_path):
     """show(alignment, embed=..., **of the browser's context) opens the page from a file."""

@@ -104,8 +104,8 @@ def forced_align(
         AlignmentWarning: a score is above 0, so ``log_probs`` are not log-probabilities; or the layout looks like
             ``(B, C, T)``. Each is shown once a process; :class:`AlignmentWarning` says how to turn them off.
 
-    The result depends neither on the number of threads nor on the other items. Time is :math:`O((T - L) L)` an item.
-    Memory beside the outputs is a quarter of a byte for each of about :math:`(T - L) L` cells on short recordings, and
+    The result depends neither on the number of threads nor on the other items. Time is ``O((T - L) L)`` an item.
+    Memory beside the outputs is a quarter of a byte for each of about ``(T - L) L`` cells on short recordings, and
     some 160 bytes a frame on long ones; on the CPU :func:`set_memory_budget` makes it less. Source: Graves et al. 2006,
     section 4.1, with a maximum for the sum; ``docs/semantics.md``, and ``reference.py`` in a page of Python.
 
@@ -325,7 +325,7 @@ def posteriors(
     to the input of a ``log_softmax``; see https://github.com/pytorch/pytorch/issues/52241. After a ``log_softmax`` both
     are the same.)
 
-    Time is :math:`O(T L)` an item. Memory beside the results is limited by :func:`set_memory_budget`; the default is 16
+    Time is ``O(T L)`` an item. Memory beside the results is limited by :func:`set_memory_budget`; the default is 16
     bytes (float64: 32) for each label and frame, up to 4 MiB or 1024 bytes a frame. Beyond that, rows of frames are
     kept at checkpoints and the others are computed again, two or three times. For recordings of hours the result itself
     is too large: use :func:`class_posteriors` or :func:`span_posteriors`. Source: Graves et al. 2006, section 4.1,

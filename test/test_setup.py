@@ -342,3 +342,12 @@ def test_links_of_the_description_lead_to_the_tag(describe):
 
 def test_links_stay_where_no_address_is_known(describe):
     assert describe("").strip() == (ROOT / "README.md").read_text(encoding="utf-8").strip()
+
+
+def test_the_release_builds_one_wheel_for_each_architecture():
+    """One serves every Python, so a second one would have the same name."""
+    command = [sys.executable, "-m", "cibuildwheel", "--print-build-identifiers", "--platform", "linux"]
+    done = subprocess.run([*command, "--archs", "x86_64,aarch64", ROOT], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    built = re.findall(r"^\w+-(\w+)$", done.stdout, re.MULTILINE)
+    assert sorted(built) == ["manylinux_aarch64", "manylinux_x86_64"], done.stdout

@@ -130,7 +130,7 @@ check-sdist: wheel sdist  ## build the source distribution alone, and compare it
 	$(BIN)/python test/check_sdist.py dist/*.tar.gz dist/*.whl
 
 release-check:  ## say what VERSION=1.2.3 lacks before it can be published
-	$(PYTHON) test/check_release.py "$(VERSION)"
+	$(PYTHON) test/check_release.py "$$VERSION"
 
 cuda-compile: $(TOOLS)  ## compile the CUDA kernels for every architecture; needs nvcc, but no GPU
 	$(BIN)/python test/check_cuda_compile.py $(ARGS)

@@ -37,9 +37,9 @@ def find_gaps(root: Path, version: str) -> list[str]:
             ["git", *arguments], cwd=root, check=True, stdout=subprocess.PIPE, text=True
         ).stdout.split("\n")
 
-    gaps = []
     if not re.fullmatch(r"\d+\.\d+\.\d+(rc\d+)?", version):
-        gaps.append(f"VERSION must be like 0.2.0 or 0.2.0rc1, found {version!r}")
+        return [f"VERSION must be like 0.2.0 or 0.2.0rc1, found {version!r}"]
+    gaps = []
     for place, found in read_versions(root).items():
         if found != version:
             gaps.append(f"{place} must be {version}, found {found}")
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("version")
     version = parser.parse_args().version
     if gaps := find_gaps(ROOT, version):
-        sys.exit("\n".join([f"{version} cannot be released:", *(f"- {gap}" for gap in gaps)]))
+        sys.exit("\n".join([f"{version or 'Nothing'} cannot be released:", *(f"- {gap}" for gap in gaps)]))
     print(f"{version} can be released")
 
 

@@ -100,7 +100,7 @@ def test_a_release_of_another_version_or_of_none(released):
         "the newest release in CHANGELOG.md must be 0.3.0, found 0.2.0",
         "this commit must have the tag v0.3.0",
     ]
-    assert check_release.find_gaps(released, "")[0] == "VERSION must be like 0.2.0 or 0.2.0rc1, found ''"
+    assert check_release.find_gaps(released, "") == ["VERSION must be like 0.2.0 or 0.2.0rc1, found ''"]
 
 
 # ---------------------------------------------------------------------------------- tables of CONTRIBUTING.md

@@ -52,6 +52,9 @@ def test_the_version_is_the_same_everywhere():
     assert f"\ndate-released: {date}\n" in (ROOT / "CITATION.cff").read_text()
 
 
+COMMIT = ["-c", "user.name=n", "-c", "user.email=e", "commit", "--quiet", "--allow-empty", "--message", "x"]
+
+
 @pytest.fixture
 def released(tmp_path):
     """A repository in which 0.2.0 can be released."""
@@ -60,14 +63,15 @@ def released(tmp_path):
     (tmp_path / "CITATION.cff").write_text("title: x\nversion: 0.2.0\ndate-released: 2027-01-31\nlicense: y\n")
     (tmp_path / "CHANGELOG.md").write_text("## [Unreleased]\n\n## [0.2.0] - 2027-01-31\n\n### Added\n\n- a thing\n")
     (tmp_path / "pyproject.toml").write_text('[project.urls]\nRepository = "https://example.org/o/n"\n')
-    identity = ["-c", "user.name=n", "-c", "user.email=e"]
-    for command in (["init", "-q"], ["add", "."], [*identity, "commit", "-qm", "x"], ["tag", "v0.2.0"]):
+    for command in (["init", "--quiet"], ["add", "."], COMMIT, ["tag", "v0.2.0"]):
         subprocess.run(["git", *command], cwd=tmp_path, check=True)
     return tmp_path
 
 
 def test_a_release_that_lacks_nothing(released):
     assert check_release.find_gaps(released, "0.2.0") == []
+    subprocess.run(["git", *COMMIT], cwd=released, check=True)
+    assert check_release.find_gaps(released, "0.2.0") == ["this commit must have the tag v0.2.0"]  # not the one before
 
 
 def test_everything_that_a_release_lacks_is_said_at_once(released):

@@ -43,7 +43,7 @@ BUILT := build/.built
 NATIVE := setup.py $(shell find csrc)
 CXX_FILES = $(shell find csrc test benchmarks -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help build test test-all test-clients test-corpora test-torches sanitize demo train-demo docs lint format wheel check-wheel cuda-compile cuda-cycles bench bench-long bench-plot gpu clean
+.PHONY: help build test test-all test-clients test-corpora test-torches sanitize demo train-demo docs lint format wheel check-wheel sdist check-sdist release-check cuda-compile cuda-cycles bench bench-long bench-plot gpu clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -102,7 +102,9 @@ lint: $(TOOLS)  ## check style and types
 	$(BIN)/ruff format --check
 	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
 	$(BIN)/mypy
+	$(BIN)/validate-pyproject pyproject.toml
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/zizmor --offline --quiet .github
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
 	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 
@@ -125,6 +127,15 @@ check-wheel: wheel  ## install the wheel in a clean environment and align with i
 	$(BIN)/twine check --strict dist/*.whl
 	$(BIN)/check-wheel-contents dist/*.whl
 	$(BIN)/python test/check_wheel.py dist/*.whl
+
+sdist: $(TOOLS)  ## build dist/*.tar.gz, the source distribution
+	$(call quietly,$(BIN)/python -m build --no-isolation --sdist)
+
+check-sdist: wheel sdist  ## build the source distribution alone, and compare its wheel with that of the tree
+	$(BIN)/python test/check_sdist.py dist/*.tar.gz dist/*.whl
+
+release-check:  ## say what VERSION=1.2.3 lacks before it can be published
+	$(PYTHON) test/check_release.py "$$VERSION"
 
 cuda-compile: $(TOOLS)  ## compile the CUDA kernels for every architecture; needs nvcc, but no GPU
 	$(BIN)/python test/check_cuda_compile.py $(ARGS)

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 from collections.abc import Collection
 from pathlib import Path
+from urllib.parse import urljoin
 
 import torch
 from setuptools import Extension, setup
@@ -158,6 +159,25 @@ class BuildLibraries(cpp_extension.BuildExtension):
         super().build_extensions()
 
 
+def read_description() -> str:
+    """README.md, for pages outside the repository: its links lead to the tag of this version.
+
+    The repository is `Repository` of [project.urls] in pyproject.toml. Without it the links stay as they are, and
+    test/check_release.py refuses a release.
+    """
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    repository = re.search(r'^Repository = "(.+?)/?"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.M)
+    if not repository:
+        return text
+    version = re.search(r'^__version__ = "(.+)"', (ROOT / "torch_ctc_align" / "__init__.py").read_text(), re.M)[1]
+
+    def lead(link: re.Match[str]) -> str:
+        kind = "raw" if link[1].startswith("!") else "blob"  # an image's bytes; a page
+        return link[1] + urljoin(f"{repository[1]}/{kind}/v{version}/README.md", link[2])
+
+    return re.sub(r"(!?\[[^]]*\]\()([^)\s]+)", lead, text)
+
+
 class WheelForAnyPython(bdist_wheel):
     """The libraries have no symbol of Python, so any Python takes them, without a GIL too."""
 
@@ -171,6 +191,8 @@ if __name__ == "__main__":  # test/check_cuda_compile.py reads the flags above
         extensions.append(cuda_library(cuda_home))
 
     setup(
+        long_description=read_description(),
+        long_description_content_type="text/markdown",
         ext_modules=extensions,
         cmdclass={"build_ext": BuildLibraries, "bdist_wheel": WheelForAnyPython},
         # One home for object files: an editable install, an in-place build and a wheel share them.

@@ -4,10 +4,12 @@ CTC_ALIGN_SEED=7                  another seed for every random case (printed at
 CTC_ALIGN_REQUIRE=avx2,asan       names, separated by commas: their absence fails a test instead of skipping it
 """
 
+import ast
 import fcntl
 import importlib
 import itertools
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -50,6 +52,18 @@ def pytest_configure() -> None:
 def pytest_report_header() -> str:
     required = f", required: {', '.join(sorted(REQUIRED))}" if REQUIRED else ""
     return f"CTC_ALIGN_SEED={SEED}, torch {torch.__version__}, torch_ctc_align {torch_ctc_align.__version__}{required}"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says what no longer holds: the docstring of a module states what it proves, and its first sentence is enough."""
+    reports = [report for kind in ("failed", "error") for report in terminalreporter.stats.get(kind, [])]
+    modules = sorted({report.nodeid.partition("::")[0] for report in reports})
+    if modules:
+        terminalreporter.section("Broken promises")
+    for module in filter(re.compile(r"\.py$").search, modules):
+        source = (terminalreporter.config.rootpath / module).read_text(encoding="utf-8")
+        promise = re.split(r"(?<=\.)\s", ast.get_docstring(ast.parse(source)) or "(no docstring)", maxsplit=1)[0]
+        terminalreporter.line(f"{module}: {' '.join(promise.split())}")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import check_release
 import conftest
 import pytest
 
@@ -45,12 +46,65 @@ def test_files_are_short(folder, most):
 
 def test_the_version_is_the_same_everywhere():
     """So is the day of its release. Later changes are above it in the changelog."""
-    releases = re.findall(r"^## \[(.*)\](?: - (.*))?$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
-    assert releases[0] == ("Unreleased", "")
-    version, date = releases[1]
-    assert version == torch_ctc_align.__version__
-    citation = (ROOT / "CITATION.cff").read_text()
-    assert re.findall(r"^(?:version|date-released): (.*)$", citation, re.MULTILINE) == [version, date]
+    (newest, no_date), (version, date), *_ = check_release.read_releases(ROOT)
+    assert (newest, no_date) == ("Unreleased", "")
+    assert set(check_release.read_versions(ROOT).values()) == {version, torch_ctc_align.__version__}
+    assert f"\ndate-released: {date}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+COMMIT = ["-c", "user.name=n", "-c", "user.email=e", "commit", "--quiet", "--allow-empty", "--message", "x"]
+
+
+@pytest.fixture
+def released(tmp_path):
+    """A repository in which 0.2.0 can be released."""
+    (tmp_path / "torch_ctc_align").mkdir()
+    (tmp_path / "torch_ctc_align" / "__init__.py").write_text('__version__ = "0.2.0"\n')
+    (tmp_path / "CITATION.cff").write_text("title: x\nversion: 0.2.0\ndate-released: 2027-01-31\nlicense: y\n")
+    (tmp_path / "CHANGELOG.md").write_text("## [Unreleased]\n\n## [0.2.0] - 2027-01-31\n\n### Added\n\n- a thing\n")
+    (tmp_path / "pyproject.toml").write_text('[project.urls]\nRepository = "https://example.org/o/n"\n')
+    for command in (["init", "--quiet"], ["add", "."], COMMIT, ["tag", "v0.2.0"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    return tmp_path
+
+
+def test_a_release_that_lacks_nothing(released):
+    assert check_release.find_gaps(released, "0.2.0") == []
+    subprocess.run(["git", *COMMIT], cwd=released, check=True)
+    assert check_release.find_gaps(released, "0.2.0") == ["this commit must have the tag v0.2.0"]  # not the one before
+
+
+def test_everything_that_a_release_lacks_is_said_at_once(released):
+    """Each file that the check reads is broken here once, and each break is one sentence."""
+    for name, old, new in (
+        ("torch_ctc_align/__init__.py", "0.2.0", "0.1.0"),
+        ("CITATION.cff", "0.2.0\ndate-released: 2027-01-31", "0.1.0\ndate-released: 2026-11-28"),
+        ("CHANGELOG.md", "## [Unreleased]\n", "## [Unreleased]\n\n### Fixed\n\n- another thing\n"),
+        ("pyproject.toml", "Repository", "Homepage"),
+    ):
+        text = (released / name).read_text()
+        assert old in text
+        (released / name).write_text(text.replace(old, new))
+    subprocess.run(["git", "tag", "--delete", "v0.2.0"], cwd=released, check=True)
+    assert check_release.find_gaps(released, "0.2.0") == [
+        "__version__ in torch_ctc_align/__init__.py must be 0.2.0, found 0.1.0",
+        "version in CITATION.cff must be 0.2.0, found 0.1.0",
+        "[Unreleased] in CHANGELOG.md must be empty: its entries belong under [0.2.0]",
+        "date-released in CITATION.cff must be 2027-01-31, as in CHANGELOG.md",
+        '[project.urls] in pyproject.toml must have Repository = "https://...", where README.md\'s links lead',
+        "the tree must be clean, found 4 changed or new files, as CHANGELOG.md",
+        "this commit must have the tag v0.2.0",
+    ]
+
+
+def test_a_release_of_another_version_or_of_none(released):
+    assert check_release.find_gaps(released, "0.3.0") == [
+        "__version__ in torch_ctc_align/__init__.py must be 0.3.0, found 0.2.0",
+        "version in CITATION.cff must be 0.3.0, found 0.2.0",
+        "the newest release in CHANGELOG.md must be 0.3.0, found 0.2.0",
+        "this commit must have the tag v0.3.0",
+    ]
+    assert check_release.find_gaps(released, "") == ["VERSION must be like 0.2.0 or 0.2.0rc1, found ''"]
 
 
 # ---------------------------------------------------------------------------------- tables of CONTRIBUTING.md
@@ -105,11 +159,12 @@ def test_pages_define_a_word_once():
 # ---------------------------------------------------------------------------------------- what CI demands
 
 
-def run_pytest(folder, test, required):
-    """Exit status and output of one test in a process of its own, with the project's conftest.py."""
+def run_pytest(folder, test, required, *options):
+    """Exit status and output of one module in a process of its own, with the project's conftest.py."""
     (folder / "test_one.py").write_text(test)
+    command = [sys.executable, "-m", "pytest", "-p", "conftest", "-q", "-rs", "--rootdir", folder, *options, folder]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "conftest", "-q", "-rs", "--rootdir", folder, folder / "test_one.py"],
+        command,
         env=os.environ
         | {"CTC_ALIGN_REQUIRE": required, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "test")])},
         capture_output=True,
@@ -133,6 +188,36 @@ def test_an_unknown_requirement_is_an_error(tmp_path):
     assert status == pytest.ExitCode.USAGE_ERROR, said
     assert "CTC_ALIGN_REQUIRE must name some of" in said
     assert "found avx1024" in said
+
+
+@pytest.mark.parametrize("processes", ["0", "2"])
+def test_the_end_says_which_promise_broke(tmp_path, processes):
+    """Of every module with a failure, whether a test fails, or a fixture, or the module cannot be imported."""
+    modules = {
+        "holds": '"""What holds."""\ndef test_it():\n    pass\n',
+        "fails": '"""One rule: two\nlines, as in a.py. Another sentence."""\ndef test_it():\n    assert False\n',
+        "fixture": '"""Second rule."""\nimport pytest\n@pytest.fixture\ndef f():\n    1 / 0\ndef test_it(f): pass\n',
+        "import": '"""Third rule: it is there."""\nimport no_such_module\n',
+    }
+    for name, text in modules.items():
+        (tmp_path / f"test_{name}.py").write_text(text)
+    _, said = run_pytest(tmp_path, modules["holds"], "", "--numprocesses", processes, "--continue-on-collection-errors")
+    (extract,) = re.findall(r"(sed .*) log >>", (ROOT / ".github" / "workflows" / "test.yml").read_text())
+    shown = subprocess.run(
+        extract, shell=True, input=said, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert "Broken promises" in shown[0]
+    assert [line.strip() for line in shown[1:-1]] == [
+        "test_fails.py: One rule: two lines, as in a.py.",
+        "test_fixture.py: Second rule.",
+        "test_import.py: Third rule: it is there.",
+    ]
+
+
+def test_no_promise_is_broken_without_a_failure(tmp_path):
+    status, said = run_pytest(tmp_path, "def test_one():\n    pass\n", "")
+    assert status == pytest.ExitCode.OK
+    assert "Broken promises" not in said
 
 
 def test_ci_requires_words_that_are_known():

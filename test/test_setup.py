@@ -1,18 +1,24 @@
-"""What setup.py decides before anything is compiled: for which GPUs, with which compiler. Compiles nothing."""
+"""What a source install decides and says before anything is compiled: for which GPUs, with which compiler, what the
+environment lacks, where the links of its description lead. Compiles nothing."""
 
+import email
 import importlib.util
 import os
 import re
 import shutil
 import subprocess
 import sys
+import venv
 from pathlib import Path
 
 import pytest
 import setuptools
+from markdown_it import MarkdownIt
 from setuptools import Distribution
 from setuptools.errors import SetupError
 from torch.utils import cpp_extension
+
+import torch_ctc_align
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -206,3 +212,142 @@ def test_an_old_compiler_ends_the_build_at_once(tool, tmp_path, missing):
     assert "error: torch_ctc_align: the C++ compiler must be GCC 11 or newer" in done.stderr
     assert "Traceback" not in done.stderr
     assert (tmp_path / "calls").read_text() == "-E -P -x c++ -\n"
+
+
+# ---------------------------------------------------------------------------- without build isolation
+
+
+@pytest.fixture
+def import_backend(tmp_path):
+    """import_backend(torch="2.9.1") imports the build backend where this is all that is installed: what it says."""
+
+    def run(**installed):
+        for name, version in installed.items():
+            folder = tmp_path / f"{name}-{version}.dist-info"
+            folder.mkdir()
+            (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        code = f"import sys; sys.path += [{str(ROOT)!r}, {str(tmp_path)!r}]; import build_backend"
+        command = [sys.executable, "-I", "-S", "-c", code]  # neither setuptools nor torch can be imported
+        return subprocess.run(command, capture_output=True, text=True).stderr
+
+    return run
+
+
+SENTENCE = "torch_ctc_align: to build without isolation, this environment needs {}, or leave out --no-build-isolation\n"
+SETUPTOOLS = 'setuptools>=77 (found {}): pip install "setuptools>=77"'
+TORCH = 'torch>=2.10 (found {}): pip install "torch>=2.10"'
+BOTH = 'setuptools>=77 (found none) and torch>=2.10 (found none): pip install "setuptools>=77" "torch>=2.10"'
+
+
+@pytest.mark.parametrize(
+    "installed, lacks",
+    [
+        ({"setuptools": "65.5.0", "torch": "2.13.0+cpu"}, SETUPTOOLS.format("65.5.0")),
+        ({"setuptools": "76.1.0", "torch": "2.10.0a0"}, SETUPTOOLS.format("76.1.0")),
+        ({"torch": "2.10.0"}, SETUPTOOLS.format("none")),
+        ({"setuptools": "77.0.3", "torch": "2.9.1"}, TORCH.format("2.9.1")),
+        ({"setuptools": "84.2.1"}, TORCH.format("none")),
+        ({}, BOTH),
+    ],
+)
+def test_what_an_environment_lacks(import_backend, installed, lacks):
+    assert import_backend(**installed) == SENTENCE.format(lacks)
+
+
+def test_an_environment_that_lacks_nothing(import_backend):
+    """The next step is setuptools itself, which is not really there."""
+    said = import_backend(setuptools="77", torch="2.10.0+cpu").splitlines()
+    assert said[-1] == "ModuleNotFoundError: No module named 'setuptools'"
+
+
+def test_the_backend_needs_what_pyproject_says():
+    requires = re.search(r"^requires = \[(.*)\]$", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
+    needed = re.search(r"^NEEDED = \{(.*)\}", (ROOT / "build_backend.py").read_text(), re.MULTILINE)[1]
+    assert set(re.findall(r'"(\w+)>=([\d.]+)"', requires)) == set(re.findall(r'"(\w+)": "([\d.]+)"', needed))
+
+
+@pytest.mark.slow
+def test_pip_prints_that_sentence_and_no_traceback(tmp_path):
+    venv.create(tmp_path, with_pip=True)
+    pip = [tmp_path / "bin" / "python", "-m", "pip", "--disable-pip-version-check"]
+    subprocess.run([*pip, "uninstall", "--quiet", "--yes", "setuptools"], check=True)
+    done = subprocess.run([*pip, "install", "--no-build-isolation", ROOT], capture_output=True, text=True)
+    assert done.returncode != 0
+    assert SENTENCE.format(BOTH) in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+# ------------------------------------------------------------------------------- the page on the index
+
+
+@pytest.fixture
+def describe(tmp_path, missing):
+    """describe(urls) -> the description in a wheel's metadata, where pyproject.toml has these [project.urls]."""
+    if int(setuptools.__version__.split(".")[0]) < 77:
+        missing("setuptools", "setuptools is older than pyproject.toml asks for")
+
+    def run(urls):
+        for name in ("build_backend.py", "setup.py", "README.md", "LICENSE"):
+            shutil.copy(ROOT / name, tmp_path)
+        ignored = shutil.ignore_patterns("*.so", "__pycache__")
+        shutil.copytree(ROOT / "torch_ctc_align", tmp_path / "torch_ctc_align", ignore=ignored)
+        text = (ROOT / "pyproject.toml").read_text()
+        text = re.sub(r"^\[project\.urls\]\n(.+\n)*", urls, text + "\n[project.urls]\n", count=1, flags=re.MULTILINE)
+        (tmp_path / "pyproject.toml").write_text(text.removesuffix("\n[project.urls]\n"))
+        (tmp_path / "metadata").mkdir()
+        code = "import build_backend; build_backend.prepare_metadata_for_build_wheel('metadata')"
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        metadata = next(tmp_path.glob("metadata/*.dist-info/METADATA")).read_text(encoding="utf-8")
+        message = email.message_from_string(metadata)
+        assert message["Description-Content-Type"] == "text/markdown"
+        return message.get_payload()
+
+    return run
+
+
+def tokens(markdown):
+    blocks = MarkdownIt("commonmark").enable("table").parse(markdown)
+    return [token for block in blocks for token in [block, *(block.children or [])]]
+
+
+def links(markdown):
+    """(kind, target) of every link and image."""
+    found = [token for token in tokens(markdown) if token.type in ("link_open", "image")]
+    return [(token.type, token.attrs.get("href") or token.attrs["src"]) for token in found]
+
+
+def code(markdown):
+    return [token.content for token in tokens(markdown) if token.type in ("fence", "code_inline")]
+
+
+def test_links_of_the_description_lead_to_the_tag(describe):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = describe('[project.urls]\nRepository = "https://example.org/owner/name"\n')
+    before, after = links(readme), links(text)
+    assert {kind for kind, _ in before} == {"link_open", "image"}
+    assert len(after) == len(before) > 10
+    tag = f"v{torch_ctc_align.__version__}"
+    for (_, relative), (kind, absolute) in zip(before, after, strict=True):
+        if relative.startswith("https://"):
+            assert absolute == relative
+        else:
+            form = "raw" if kind == "image" else "blob"
+            path, hash_sign, anchor = relative.partition("#")
+            assert (ROOT / path).exists()
+            page = f"https://example.org/owner/name/{form}/{tag}/{path or 'README.md'}"
+            assert absolute == page + hash_sign + anchor
+    assert code(text) == code(readme)
+
+
+def test_links_stay_where_no_address_is_known(describe):
+    assert describe("").strip() == (ROOT / "README.md").read_text(encoding="utf-8").strip()
+
+
+def test_the_release_builds_one_wheel_for_each_architecture():
+    """One serves every Python, so a second one would have the same name."""
+    command = [sys.executable, "-m", "cibuildwheel", "--print-build-identifiers", "--platform", "linux"]
+    done = subprocess.run([*command, "--archs", "x86_64,aarch64", ROOT], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    built = re.findall(r"^\w+-(\w+)$", done.stdout, re.MULTILINE)
+    assert sorted(built) == ["manylinux_aarch64", "manylinux_x86_64"], done.stdout

@@ -1,0 +1,81 @@
+"""Programs that earlier releases saved, with an older torch, run here and give the same bits.
+
+`data/saved/VERSION` has an exported program and a package of AOTInductor, made once by save_programs.py, and their
+inputs and outputs. If torch is to refuse one of them some day, that belongs to docs/compatibility.md.
+"""
+
+import json
+import platform
+import subprocess
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from test_operator import assert_same
+from torch.utils._pytree import tree_leaves
+
+import torch_ctc_align
+
+SAVED = Path(__file__).parent / "data" / "saved"
+RELEASES = sorted(path.name for path in SAVED.iterdir())
+
+
+def load(release, kind):
+    path = str(SAVED / release / f"{kind}.pt2")
+    return torch.export.load(path).module() if kind == "exported" else torch._inductor.aoti_load_package(path)
+
+
+@pytest.fixture(params=["exported", "compiled"])
+def kind(request):
+    if request.param == "compiled" and (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+        pytest.skip(f"the packages were compiled for Linux on x86_64, this is {platform.machine()}")
+    return request.param
+
+
+def test_this_release_is_kept():
+    """A release is not made without its programs."""
+    assert torch_ctc_align.__version__ in RELEASES
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_saved_programs_give_the_same_bits(release, kind):
+    program = load(release, kind)
+    cases = torch.load(SAVED / release / "cases.pt")
+    assert len(cases) == 3
+    for arguments, expected in cases:
+        found = program(*arguments)
+        assert type(found[0]) is torch_ctc_align.Alignment
+        assert type(found[0].spans) is torch_ctc_align.TokenSpans
+        assert_same(tree_leaves(found), expected)
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_saved_programs_keep_their_errors(release, kind):
+    """The kernel's text. The type is ValueError, but not from a package: docs/exporting.md."""
+    (log_probs, targets, *rest), _ = torch.load(SAVED / release / "cases.pt")[0]
+    targets = targets.clone()
+    targets[0, 1] = 2
+    text = r"forced_align: targets\[0, 1\] must not be the blank, expected a label other than 2, found 2"
+    with pytest.raises(ValueError if kind == "exported" else RuntimeError, match=text):
+        load(release, kind)(log_probs, targets, *rest)
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_programs_were_saved_with_the_oldest_torch(release):
+    """The oldest that the package supports, so that every one that may meet them is newer."""
+    made_with = json.loads((SAVED / release / "made_with.json").read_text())
+    assert made_with["torch_ctc_align"] == release
+    assert made_with["torch"].split("+")[0] == "2.10.0"
+
+
+def test_packages_run_on_any_x86_processor(tmp_path):
+    """No vector register wider than SSE2's: AVX-512 is not everywhere, AVX neither."""
+    for release in RELEASES:
+        with zipfile.ZipFile(SAVED / release / "compiled.pt2") as package:
+            (name,) = (name for name in package.namelist() if name.endswith(".so"))
+            library = package.extract(name, tmp_path)
+        code = subprocess.run(["objdump", "-d", library], check=True, capture_output=True, text=True).stdout
+        assert "%xmm" in code
+        assert "%ymm" not in code
+        assert "%zmm" not in code

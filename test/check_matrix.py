@@ -127,6 +127,7 @@ class Matrix:
         command = [environment / "bin" / "python", "-I", "-W", "ignore", CELL, SAVED]
         quick = {
             "TORCHINDUCTOR_CACHE_DIR": str(environment / "inductor"),
+            "TORCHINDUCTOR_COMPILE_THREADS": "1",  # no pool of processes for a handful of kernels
             "AOT_INDUCTOR_COMPILE_WRAPPER_OPT_LEVEL": "O0",
         }
         try:
@@ -192,6 +193,8 @@ def table(results: list[dict], wheel: str, machine: str) -> str:
         if result["failed"]:
             return "**no** " + " ".join(number(f"{name}: {why}") for name, why in result["failed"].items())
         refused = [number(f"torch refuses {name} without us, too: {why}") for name, why in result["refused"].items()]
+        if result["python"].endswith("t") and result["versions"].get("gil"):
+            refused.append(number("torch itself switches the GIL on"))
         return " ".join(["yes", *refused])
 
     def exact(key: str, chosen: list[dict], otherwise: str) -> str:

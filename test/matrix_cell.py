@@ -212,10 +212,8 @@ def check_threads():
 
 def compile_quickly():
     """Precompiled headers pay from the second program on."""
-    for place, name in (
-        (torch._inductor.config, "cpp_cache_precompile_headers"),
-        (torch._inductor.config.aot_inductor, "precompile_headers"),
-    ):
+    config = torch._inductor.config
+    for place, name in ((config, "cpp_cache_precompile_headers"), (config.aot_inductor, "precompile_headers")):
         if hasattr(place, name):
             setattr(place, name, False)
 

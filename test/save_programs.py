@@ -78,13 +78,14 @@ def forget_where(program: torch.export.ExportedProgram) -> None:
 def compile_for_any_processor(program: torch.export.ExportedProgram, path: Path) -> None:
     """Without vectors, and with -march=x86-64 in place of the -march=native that inductor always passes.
 
-    The generated C++ is left out: nobody reads it later, and its comments name folders of this machine.
+    Without an executable stack, too, for which an object of inductor's asks by accident: glibc 2.41 and newer refuse to
+    load such a library. The generated C++ is left out: nobody reads it later, and it names folders of this machine.
     """
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
         compiler = Path(folder, "g++")
-        maps = f"-ffile-prefix-map={Path(torch.__file__).parent}=torch -ffile-prefix-map={folder}=."
-        compiler.write_text(f'#!/bin/bash\nexec "${{CXX:-g++}}" "${{@/#-march=native/-march=x86-64}}" {maps}\n')
+        more = f"-ffile-prefix-map={Path(torch.__file__).parent}=torch -ffile-prefix-map={folder}=. -Wl,-z,noexecstack"
+        compiler.write_text(f'#!/bin/bash\nexec "${{CXX:-g++}}" "${{@/#-march=native/-march=x86-64}}" {more}\n')
         compiler.chmod(0o755)
         options = {"cpp.cxx": (None, str(compiler)), "cpp.simdlen": 1, "cpp.threads": 1}
         whole = str(Path(folder, path.name))

@@ -6,6 +6,7 @@ inputs and outputs. If torch is to refuse one of them some day, that belongs to 
 
 import json
 import platform
+import re
 import subprocess
 import zipfile
 from pathlib import Path
@@ -73,13 +74,27 @@ def test_programs_were_saved_with_the_oldest_torch(release):
     assert made_with["torch"].split("+")[0] == "2.10.0"
 
 
-def test_packages_run_on_any_x86_processor(tmp_path):
+@pytest.fixture(params=RELEASES)
+def library(request, tmp_path):
+    """The library in a package."""
+    with zipfile.ZipFile(SAVED / request.param / "compiled.pt2") as package:
+        (name,) = (name for name in package.namelist() if name.endswith(".so"))
+        return package.extract(name, tmp_path)
+
+
+def said_by(*command):
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def test_packages_run_on_any_x86_processor(library):
     """No vector register wider than SSE2's: AVX-512 is not everywhere, AVX neither."""
-    for release in RELEASES:
-        with zipfile.ZipFile(SAVED / release / "compiled.pt2") as package:
-            (name,) = (name for name in package.namelist() if name.endswith(".so"))
-            library = package.extract(name, tmp_path)
-        code = subprocess.run(["objdump", "-d", library], check=True, capture_output=True, text=True).stdout
-        assert "%xmm" in code
-        assert "%ymm" not in code
-        assert "%zmm" not in code
+    code = said_by("objdump", "-d", library)
+    assert "%xmm" in code
+    assert "%ymm" not in code
+    assert "%zmm" not in code
+
+
+def test_packages_load_under_a_new_glibc(library):
+    """From 2.41 on it refuses a library that asks for an executable stack, flags RWE."""
+    (flags,) = re.findall(r"GNU_STACK(?: +0x\w+)+ (\w+)", said_by("readelf", "-lW", library))
+    assert flags == "RW"

@@ -19,7 +19,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-import torch._inductor.config
 from torch.export import Dim
 from torch.utils._pytree import tree_leaves
 
@@ -211,8 +210,9 @@ def check_threads():
 
 
 def compile_quickly():
-    """Precompiled headers pay from the second program on."""
-    config = torch._inductor.config
+    """Precompiled headers pay from the second program on. Not imported earlier: triton switches the GIL on."""
+    from torch._inductor import config
+
     for place, name in ((config, "cpp_cache_precompile_headers"), (config.aot_inductor, "precompile_headers")):
         if hasattr(place, name):
             setattr(place, name, False)
@@ -316,6 +316,8 @@ def check_saved_program():
 
 @promise("saved package")
 def check_saved_package():
+    import torch._inductor.codecache  # torch 2.10 forgets it
+
     run_saved(torch._inductor.aoti_load_package, "compiled.pt2")
 
 

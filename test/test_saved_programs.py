@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch._inductor.codecache  # torch 2.10 forgets to import it before it loads a package
 from test_operator import assert_same
 from torch.utils._pytree import tree_leaves
 
@@ -61,7 +62,7 @@ def test_saved_programs_keep_their_errors(release, kind):
     targets = targets.clone()
     targets[0, 1] = 2
     text = r"forced_align: targets\[0, 1\] must not be the blank, expected a label other than 2, found 2"
-    error, text = (ValueError, text) if kind == "exported" else (RuntimeError, "Tensor that doesn't have storage")
+    error, text = (ValueError, text) if kind == "exported" else (RuntimeError, "doesn't have storage|API call failed")
     with pytest.raises(error, match=text):
         load(release, kind)(log_probs, targets, *rest)
 

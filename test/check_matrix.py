@@ -207,8 +207,10 @@ def table(results: list[dict], wheel: str, machine: str) -> str:
     lines = [f"| torch | its CUDA | Python {' | '.join(head)} |", "| --- | --- |" + " --- |" * len(pythons)]
     for t in torches:
         row = [cells[t, p] for p in pythons if (t, p) in cells]
-        cuda = exact("cuda", row, "none")
-        majors = "".join(f" (cu{major})" for major in sorted({c.split(".")[0] for c in cuda.split(", ")} - {"none"}))
+        cuda = exact("cuda", row, "none" if any(r.get("versions") for r in row) else "-")
+        majors = "".join(
+            f" (cu{major})" for major in sorted({c.split(".")[0] for c in cuda.split(", ")} - {"none", "-"})
+        )
         said = [words(cells[t, p]) if (t, p) in cells else "" for p in pythons]
         lines.append(f"| {exact('torch', row, t)} | {cuda}{majors} | {' | '.join(said)} |")
     dates = sorted({result["date"] for result in results})

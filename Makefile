@@ -1,11 +1,12 @@
 # Everything happens in .venv, which the first command sets up; test-clients and test-torches have environments of their
-# own, in the directories CLIENTS and TORCHES; so has test-corpora, in CORPORA.
+# own, in the directories CLIENTS and TORCHES; so have test-corpora, in CORPORA, and test-matrix, in MATRIX.
 # PYTHON=python3.12 picks another interpreter, ARGS goes to the command underneath: make test ARGS="-k ties".
 # V=1 shows every command and all that it says.
 PYTHON ?= python3
 VENV := .venv
 CLIENTS ?= .clients
 CORPORA ?= .corpora
+MATRIX ?= .matrix
 TORCHES ?= .torches
 BIN := $(VENV)/bin
 
@@ -43,7 +44,7 @@ BUILT := build/.built
 NATIVE := setup.py $(shell find csrc)
 CXX_FILES = $(shell find csrc test benchmarks -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help build test test-all test-clients test-corpora test-torches sanitize demo train-demo docs lint format wheel check-wheel sdist check-sdist release-check cuda-compile cuda-cycles bench bench-long bench-plot gpu clean
+.PHONY: help build test test-all test-clients test-corpora test-matrix test-torches sanitize demo train-demo docs lint format wheel check-wheel sdist check-sdist release-check cuda-compile cuda-cycles bench bench-long bench-plot gpu clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -77,11 +78,17 @@ test-corpora: $(BUILT) $(CORPORA_READY)  ## align corpora on Ray, in datasets.ma
 # What depends on torch itself: kinds of errors, interrupts, the operator's registrations. One build serves all of them.
 TORCH_TESTS := $(addprefix test/test_,arguments.py arguments_of_functions.py errors.py mistakes.py operator.py interrupt.py memory.py \
   star_operator.py star_posteriors_gradients.py ctc_loss.py ctc_loss_arguments.py ctc_loss_graphs.py ctc_loss_of_torch.py \
-  windows.py window_mistakes.py priors.py speech_aligner.py)
+  windows.py window_mistakes.py priors.py saved_programs.py speech_aligner.py)
 test-torches: $(BUILT) $(TORCHES)/oldest/.ready $(TORCHES)/newest/.ready  ## run some tests on the oldest and the newest torch; TORCHES=directory
 	$(call install,$(TORCHES)/newest) --upgrade --upgrade-strategy only-if-needed -r test/requirements-torch-newest.txt
 	for torch in oldest newest; do \
 	  $(TORCHES)/$$torch/bin/python $(pytest) $(TORCH_TESTS) $(ARGS) || exit; done
+
+# What each environment takes from PyPI is gone afterwards: at most 15 GB lie there at a time. ARGS="--torch 2.12
+# --python 3.13" chooses cells; ARGS=--resume goes on after an interruption; MATRIX_PYTHONS=path:path names interpreters.
+test-matrix: export OMP_WAIT_POLICY ?= passive
+test-matrix: wheel  ## check the wheel beside every torch on every Python, one minute each; MATRIX=directory
+	$(BIN)/python test/check_matrix.py dist/*.whl --folder $(MATRIX) $(ARGS)
 
 sanitize:  ## run the CPU kernel under AddressSanitizer, UBSan and ThreadSanitizer; needs only a C++ compiler
 	$(PYTHON) test/run_sanitizers.py $(ARGS)

@@ -1,10 +1,22 @@
 """The two compiled libraries: loading them, and what their operators leave for Python after a call."""
 
 import ctypes
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
+
+OLDEST_TORCH = 2, 10  # the first whose stable C functions the libraries call; pyproject.toml has it, too
+
+
+def _refuse_old_torch(version: str) -> None:
+    """Says in a sentence what pip would have said: an older torch cannot load the libraries, nor name the reason."""
+    if tuple(map(int, re.findall(r"\d+", version)[:2])) < OLDEST_TORCH:
+        oldest = ".".join(map(str, OLDEST_TORCH))
+        raise ImportError(
+            f"torch_ctc_align needs torch {oldest} or newer, found {version}; run pip install --upgrade torch"
+        )
 
 
 def _load(name: str) -> Path | None:
@@ -15,6 +27,7 @@ def _load(name: str) -> Path | None:
     return library
 
 
+_refuse_old_torch(torch.__version__)
 CPU_LIBRARY = _load("_C")
 if CPU_LIBRARY is None:
     raise ImportError("torch_ctc_align: the CPU library is not built; run make build, or pip install .")

@@ -43,7 +43,7 @@ BUILT := build/.built
 NATIVE := setup.py $(shell find csrc)
 CXX_FILES = $(shell find csrc test benchmarks -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help build test test-all test-clients test-corpora test-torches sanitize demo train-demo docs lint format wheel check-wheel cuda-compile cuda-cycles bench bench-long bench-plot gpu clean
+.PHONY: help build test test-all test-clients test-corpora test-torches sanitize demo train-demo docs lint format wheel wheel-aarch64 check-wheel cuda-compile cuda-cycles instructions bench bench-long bench-plot gpu clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -118,6 +118,20 @@ wheel: $(TOOLS)  ## build dist/*.whl
 	rm -rf build/lib* build/bdist* dist
 	$(call quietly,$(BIN)/python -m build --no-isolation --wheel)
 
+# An x86-64 torch has the headers. Its libraries are stood in for by empty ones: the linker takes nothing from them but
+# their names, and torch is loaded first.
+AARCH64 := build/aarch64
+wheel-aarch64: $(TOOLS)  ## build dist/aarch64/*.whl on any processor; needs aarch64-linux-gnu-g++
+	rm -rf $(AARCH64)/lib* $(AARCH64)/bdist* $(AARCH64)/dist dist/aarch64
+	mkdir -p $(AARCH64)/stand_ins
+	for name in c10 torch torch_cpu; do \
+	  aarch64-linux-gnu-gcc -shared -nostdlib -x c /dev/null -Wl,-soname,lib$$name.so -o $(AARCH64)/stand_ins/lib$$name.so || exit; done
+	$(call quietly,CC=aarch64-linux-gnu-gcc CXX=aarch64-linux-gnu-g++ LDFLAGS=-L$(AARCH64)/stand_ins CTC_ALIGN_CUDA=0 \
+	  _PYTHON_HOST_PLATFORM=linux-aarch64 $(BIN)/python setup.py --quiet build --build-base $(AARCH64) \
+	  build_ext --build-temp $(AARCH64)/objects bdist_wheel --bdist-dir $(AARCH64)/bdist --dist-dir $(AARCH64)/dist)
+	PATH=$(abspath $(BIN)):$$PATH $(BIN)/auditwheel repair --exclude 'libtorch*.so' --exclude 'libc10*.so' \
+	  --wheel-dir dist/aarch64 $(AARCH64)/dist/*.whl
+
 check-wheel: wheel  ## install the wheel in a clean environment and align with it
 	$(BIN)/python test/check_wheel.py dist/*.whl
 
@@ -126,6 +140,9 @@ cuda-compile: $(TOOLS)  ## compile the CUDA kernels for every architecture; need
 
 cuda-cycles: $(TOOLS)  ## estimate what a frame of the CUDA sweep costs; needs nvcc and nvdisasm, but no GPU
 	$(BIN)/python benchmarks/cuda_cycles.py $(ARGS)
+
+instructions: build wheel-aarch64  ## count the instructions of an alignment, NEON's under emulation; needs qemu-aarch64
+	$(BIN)/python benchmarks/instructions.py $(ARGS)
 
 bench bench-long bench-plot gpu: OUT ?= docs/measurements
 bench bench-long: export CTC_ALIGN_CEILING ?= build/ceiling

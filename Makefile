@@ -118,19 +118,17 @@ wheel: $(TOOLS)  ## build dist/*.whl
 	rm -rf build/lib* build/bdist* dist
 	$(call quietly,$(BIN)/python -m build --no-isolation --wheel)
 
-# An x86-64 torch has the headers. Its libraries are stood in for by empty ones: the linker takes nothing from them but
-# their names, and torch is loaded first.
+# The headers are those of the torch that is here, the libraries to link with those of the oldest torch for aarch64.
 AARCH64 := build/aarch64
-wheel-aarch64: $(TOOLS)  ## build dist/aarch64/*.whl on any processor; needs aarch64-linux-gnu-g++
-	rm -rf $(AARCH64)/lib* $(AARCH64)/bdist* $(AARCH64)/dist dist/aarch64
-	mkdir -p $(AARCH64)/stand_ins
-	for name in c10 torch torch_cpu; do \
-	  aarch64-linux-gnu-gcc -shared -nostdlib -x c /dev/null -Wl,-soname,lib$$name.so -o $(AARCH64)/stand_ins/lib$$name.so || exit; done
-	$(call quietly,CC=aarch64-linux-gnu-gcc CXX=aarch64-linux-gnu-g++ LDFLAGS=-L$(AARCH64)/stand_ins CTC_ALIGN_CUDA=0 \
+AARCH64_TORCH ?= $(AARCH64)/torch
+wheel-aarch64: $(TOOLS) $(AARCH64_TORCH)/.ready  ## build dist/aarch64/*.whl on any processor; needs aarch64-linux-gnu-g++
+	rm -rf $(AARCH64)/lib* $(AARCH64)/bdist* $(AARCH64)/wheel dist/aarch64
+	$(call quietly,CC=aarch64-linux-gnu-gcc CXX=aarch64-linux-gnu-g++ LDFLAGS=-L$(AARCH64_TORCH)/torch/lib CTC_ALIGN_CUDA=0 \
 	  _PYTHON_HOST_PLATFORM=linux-aarch64 $(BIN)/python setup.py --quiet build --build-base $(AARCH64) \
-	  build_ext --build-temp $(AARCH64)/objects bdist_wheel --bdist-dir $(AARCH64)/bdist --dist-dir $(AARCH64)/dist)
-	PATH=$(abspath $(BIN)):$$PATH $(BIN)/auditwheel repair --exclude 'libtorch*.so' --exclude 'libc10*.so' \
-	  --wheel-dir dist/aarch64 $(AARCH64)/dist/*.whl
+	  build_ext --build-temp $(AARCH64)/objects bdist_wheel --skip-build --bdist-dir $(AARCH64)/bdist --dist-dir $(AARCH64)/wheel)
+	PATH=$(abspath $(BIN)):$$PATH auditwheel $(if $(V),--verbose,) repair --exclude 'libtorch*.so' --exclude 'libc10*.so' \
+	  --wheel-dir dist/aarch64 $(AARCH64)/wheel/*.whl $(if $(V),,2>build/log || { cat build/log; exit 1; })
+	ls dist/aarch64/*.whl
 
 check-wheel: wheel  ## install the wheel in a clean environment and align with it
 	$(BIN)/python test/check_wheel.py dist/*.whl
@@ -200,6 +198,15 @@ $(TORCHES)/%/.ready: test/requirements-torch-%.txt
 	echo "Setting up $(@D), several GB with CUDA's libraries; the first time this takes some minutes"
 	$(PYTHON) -m venv $(@D)
 	$(call install,$(@D)) -r $<
+	touch $@
+
+$(AARCH64_TORCH)/.ready: | $(TOOLS)
+	echo "Fetching torch for aarch64, 146 MB"
+	$(BIN)/python -m pip --disable-pip-version-check --quiet download --dest $(@D) --no-deps --only-binary :all: \
+	  --platform manylinux_2_28_aarch64 --python-version 3.11 torch==2.10.0
+	for name in c10 torch torch_cpu; do $(BIN)/python -c 'import sys, zipfile; zipfile.ZipFile(sys.argv[1]).extract(*sys.argv[2:])' \
+	  $(@D)/torch-*.whl torch/lib/lib$$name.so $(@D) || exit; done
+	rm $(@D)/torch-*.whl
 	touch $@
 
 build/ceiling: benchmarks/ceiling.cpp $(NATIVE)

@@ -35,9 +35,13 @@ def results(case: tuple[int, ...], dtype: torch.dtype, stars: bool) -> dict[str,
     paths, scores = torch_ctc_align.forced_align(log_probs, targets, strict=False, **options)
     posteriors, totals = torch_ctc_align.posteriors(log_probs, targets, **options)
     found = {"paths": paths, "scores": scores, "posteriors": posteriors, "log-likelihoods": totals}
-    for name, output in [("scores", scores), ("posteriors", posteriors), ("log-likelihoods", totals)]:
-        (gradient,) = torch.autograd.grad(output.sum(), log_probs, retain_graph=True)
+    for name, output in [("scores", scores), ("log-likelihoods", totals)]:
+        (gradient,) = torch.autograd.grad(output.sum(), log_probs)
         found[f"gradient of {name}"] = gradient
+    # The operator itself: autograd gives it sums over labels that torch adds up, in an order of each processor's own.
+    weights = torch.randint(-64, 65, (B, T, L + 1 + stars), generator=random).to(posteriors.dtype) / 64
+    given = weights, log_probs.detach(), targets, None, None, 0, options.get("star_scores"), options.get("wild_gaps")
+    found["gradient of posteriors"] = torch.ops.ctc_align.posteriors_backward(*given)
     return found
 
 

@@ -48,7 +48,7 @@ CXX_FILES = $(shell find csrc test benchmarks -name '*.h' -o -name '*.cpp' -o -n
 .NOTPARALLEL:
 
 help:  ## list these commands
-	awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: $(BUILT) $(LINKED)  ## build the extension in place
 

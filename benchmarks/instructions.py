@@ -61,16 +61,16 @@ def count(program, emulator, plugin, cpu, real, case):
     return executed(2) - executed(1)
 
 
-def common_instructions(objects):
-    """The most frequent instructions on vectors in the kernels for aarch64: what the compiler made of the words."""
+def read_instructions(objects):
+    """The kernels for aarch64: their most frequent instructions on vectors, and comparisons of single numbers."""
     listing = run("aarch64-linux-gnu-objdump", "-d", "--no-show-raw-insn", objects / "csrc/cpu/lanes/isa_portable.o")
     vectors = re.findall(r"^\s+[0-9a-f]+:\s+(\w+)\s+\S*v\d+\.", listing.stdout, re.MULTILINE)
-    return collections.Counter(vectors).most_common(16)
+    return collections.Counter(vectors).most_common(16), len(re.findall(r"\tfcmpe?\s", listing.stdout))
 
 
-def write_page(rows, common):
+def write_page(rows, common, scalars):
     made = commit_and_date()
-    versions = ", ".join(
+    versions = ",\n".join(
         output_of(*command.split()).splitlines()[0]
         for command in ("g++ --version", "aarch64-linux-gnu-g++ --version", "qemu-aarch64 --version")
     )
@@ -80,11 +80,11 @@ def write_page(rows, common):
         "",
         f"**Counted, not timed.** {made['date']}, package at {made['commit']}. {processor} ({platform.machine()});",
         f"{versions}.",
-        "Made by `make instructions`, which needs no aarch64 machine;",
+        'Made by `make instructions ARGS="--page docs/measurements/neon_instructions.md"`, without an aarch64 machine;',
         "[instructions.py](../../benchmarks/instructions.py) says how.",
         "",
         "Instructions of a call of the CPU kernel, over the states of the band: the sweep with its records, the panel,",
-        "the traceback, and at the larger size the parts that are swept again.",
+        "and the traceback.",
         "",
         "| T, L, C | dtype | " + " | ".join(name for name, *_ in MACHINES) + " |",
         "| --- | --- |" + " ---: |" * len(MACHINES),
@@ -97,6 +97,9 @@ def write_page(rows, common):
         "",
         "The most frequent instructions on vectors in the code for aarch64, counted where they stand, not as they run:",
         f"{names}.",
+        "Labels are looked up by transposition (`zip1`, `zip2`), as everywhere but with AVX-512; there is no `tbl`.",
+        f"Numbers that are compared one by one: {scalars:,} `fcmpe`. Vectors of four doubles are two registers, and",
+        "GCC compares and selects those element by element, for NEON as for SSE2.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -119,7 +122,7 @@ def main():
                 for name, prefix, emulator, cpu in MACHINES:
                     rows[case, real].append(count(programs[prefix], emulator, plugin, cpu, real, case))
                     print(f"{case} {real} {name}: {rows[case, real][-1]:,}", file=sys.stderr, flush=True)
-    page = write_page(rows, common_instructions(folders["aarch64-linux-gnu-"]))
+    page = write_page(rows, *read_instructions(folders["aarch64-linux-gnu-"]))
     if arguments.page:
         arguments.page.write_text(page, encoding="utf-8")
     print(page)

@@ -116,7 +116,7 @@ def test_links_of_a_page_lead_somewhere(page):
 
 
 # In code, inline or in a block, where a command begins.
-MAKE = re.compile(r"(?:^|`|\|)\s*make ([a-z][a-z-]*)", re.MULTILINE)
+MAKE = re.compile(r"(?:^|`|\|)\s*make ([a-z][a-z0-9-]*)", re.MULTILINE)
 SCRIPT = re.compile(r"(?:python[\d.]* )([\w/]+\.py)\b([^`\n|]*)")
 
 

@@ -44,12 +44,12 @@ BUILT := build/.built
 NATIVE := setup.py $(shell find csrc)
 CXX_FILES = $(shell find csrc test benchmarks -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help build test test-all test-clients test-corpora test-matrix test-torches sanitize demo train-demo docs lint format wheel check-wheel sdist check-sdist release-check cuda-compile cuda-cycles bench bench-long bench-plot gpu clean
+.PHONY: help build test test-all test-clients test-corpora test-matrix test-torches sanitize demo train-demo docs lint format wheel wheel-aarch64 check-wheel sdist check-sdist release-check cuda-compile cuda-cycles instructions bench bench-long bench-plot gpu clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
 help:  ## list these commands
-	awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: $(BUILT) $(LINKED)  ## build the extension in place
 
@@ -130,6 +130,18 @@ wheel: $(TOOLS)  ## build dist/*.whl
 	  --wheel-dir dist build/wheel/*.whl $(if $(V),,2>build/log || { cat build/log; exit 1; })
 	ls dist/*.whl
 
+# The headers are those of the torch that is here, the libraries to link with those of the oldest torch for aarch64.
+AARCH64 := build/aarch64
+AARCH64_TORCH ?= $(AARCH64)/torch
+wheel-aarch64: $(TOOLS) $(AARCH64_TORCH)/.ready  ## build dist/aarch64/*.whl on any processor; needs aarch64-linux-gnu-g++
+	rm -rf $(AARCH64)/lib* $(AARCH64)/bdist* $(AARCH64)/wheel dist/aarch64
+	$(call quietly,CC=aarch64-linux-gnu-gcc CXX=aarch64-linux-gnu-g++ LDFLAGS=-L$(AARCH64_TORCH)/torch/lib CTC_ALIGN_CUDA=0 \
+	  _PYTHON_HOST_PLATFORM=linux-aarch64 $(BIN)/python setup.py --quiet build --build-base $(AARCH64) \
+	  build_ext --build-temp $(AARCH64)/objects bdist_wheel --skip-build --bdist-dir $(AARCH64)/bdist --dist-dir $(AARCH64)/wheel)
+	PATH=$(abspath $(BIN)):$$PATH auditwheel $(if $(V),--verbose,) repair --exclude 'libtorch*.so' --exclude 'libc10*.so' \
+	  --wheel-dir dist/aarch64 $(AARCH64)/wheel/*.whl $(if $(V),,2>build/log || { cat build/log; exit 1; })
+	$(BIN)/python test/check_wheel.py --skip-alignment dist/aarch64/*.whl
+
 check-wheel: wheel  ## install the wheel in a clean environment and align with it
 	$(BIN)/twine check --strict dist/*.whl
 	$(BIN)/check-wheel-contents dist/*.whl
@@ -149,6 +161,9 @@ cuda-compile: $(TOOLS)  ## compile the CUDA kernels for every architecture; need
 
 cuda-cycles: $(TOOLS)  ## estimate what a frame of the CUDA sweep costs; needs nvcc and nvdisasm, but no GPU
 	$(BIN)/python benchmarks/cuda_cycles.py $(ARGS)
+
+instructions: build wheel-aarch64  ## count the instructions of an alignment, NEON's under emulation; needs qemu-aarch64
+	$(BIN)/python benchmarks/instructions.py $(ARGS)
 
 bench bench-long bench-plot gpu: OUT ?= docs/measurements
 bench bench-long: export CTC_ALIGN_CEILING ?= build/ceiling
@@ -206,6 +221,15 @@ $(TORCHES)/%/.ready: test/requirements-torch-%.txt
 	echo "Setting up $(@D), several GB with CUDA's libraries; the first time this takes some minutes"
 	$(PYTHON) -m venv $(@D)
 	$(call install,$(@D)) -r $<
+	touch $@
+
+$(AARCH64_TORCH)/.ready: | $(TOOLS)
+	echo "Fetching torch for aarch64, 146 MB"
+	$(BIN)/python -m pip --disable-pip-version-check --quiet download --dest $(@D) --no-deps --only-binary :all: \
+	  --platform manylinux_2_28_aarch64 --python-version 3.11 torch==2.10.0
+	for name in c10 torch torch_cpu; do $(BIN)/python -c 'import sys, zipfile; zipfile.ZipFile(sys.argv[1]).extract(*sys.argv[2:])' \
+	  $(@D)/torch-*.whl torch/lib/lib$$name.so $(@D) || exit; done
+	rm $(@D)/torch-*.whl
 	touch $@
 
 build/ceiling: benchmarks/ceiling.cpp $(NATIVE)

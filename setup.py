@@ -12,6 +12,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Collection
 from pathlib import Path
 from urllib.parse import urljoin
@@ -32,7 +33,6 @@ CXX_FLAGS = [
     *("-std=c++20", "-O3", "-ffp-contract=off", "-fvisibility=hidden", STABLE_ABI),
     *("-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-psabi"),
 ]
-LINK_FLAGS = ["-Wl,--strip-debug"]  # Python's own flags ask for debug information: 2.5 of 2.8 MB
 NVCC_FLAGS = ["-std=c++20", "-O3", "--fmad=false", "--expt-relaxed-constexpr", "-DUSE_CUDA", STABLE_ABI]
 
 
@@ -40,27 +40,39 @@ def sources(*patterns: str) -> list[str]:
     return sorted(str(path.relative_to(ROOT)) for pattern in patterns for path in ROOT.glob(pattern))
 
 
+def choose_flags(platform: str) -> tuple[list[str], list[str]]:
+    """What compiler and linker are told on this sys.platform. setuptools adds what every extension needs there."""
+    if platform == "win32":
+        raise SetupError("torch_ctc_align: expected Linux or macOS, found Windows; WSL is a Linux")
+    if platform == "darwin":
+        oldest = ["-mmacosx-version-min=11.0"]  # of arm64: torch has no wheels for other Macs
+        return [*CXX_FLAGS, *oldest], oldest
+    return CXX_FLAGS, ["-Wl,--strip-debug"]  # Python's own flags ask for debug information: 2.5 of 2.8 MB
+
+
 def cpu_library() -> Extension:
+    cxx_flags, link_flags = choose_flags(sys.platform)
     return cpp_extension.CppExtension(
         "torch_ctc_align._C",
         sources("csrc/*.cpp", "csrc/cpu/**/*.cpp"),
         depends=sources("csrc/**/*.h"),
-        extra_compile_args={"cxx": CXX_FLAGS},
-        extra_link_args=LINK_FLAGS,
+        extra_compile_args={"cxx": cxx_flags},
+        extra_link_args=link_flags,
         py_limited_api=True,
     )
 
 
 def cuda_library(cuda_home: str) -> Extension:
     jobs = os.environ.get("MAX_JOBS", "0")  # one source, many architectures: side by side, 0 for all processors
+    cxx_flags, link_flags = choose_flags(sys.platform)
     cpp_extension.CUDA_HOME = cuda_home  # a CPU-only torch has set it to None
     torch_cuda = ["torch_cuda"] if list(Path(torch.__file__).parent.glob("lib/libtorch_cuda.*")) else []
     return cpp_extension.CppExtension(
         "torch_ctc_align._C_cuda",
         sources("csrc/cuda/*.cu"),
         depends=sources("csrc/**/*.h", "csrc/**/*.cuh"),
-        extra_compile_args={"cxx": CXX_FLAGS, "nvcc": [*NVCC_FLAGS, "-Xfatbin=-compress-all", f"--threads={jobs}"]},
-        extra_link_args=LINK_FLAGS,
+        extra_compile_args={"cxx": cxx_flags, "nvcc": [*NVCC_FLAGS, "-Xfatbin=-compress-all", f"--threads={jobs}"]},
+        extra_link_args=link_flags,
         include_dirs=[os.path.join(cuda_home, "include")],
         # The runtime goes in statically: the library must not ask for another CUDA than torch's own.
         library_dirs=[os.path.join(cuda_home, "lib64")],
@@ -186,7 +198,10 @@ class WheelForAnyPython(bdist_wheel):
 
 
 if __name__ == "__main__":  # test/check_cuda_compile.py reads the flags above
-    extensions = [cpu_library()]
+    try:
+        extensions = [cpu_library()]
+    except SetupError as error:  # setuptools says in its own way only what goes wrong inside setup()
+        sys.exit(f"error: {error}")
     if cuda_home := find_cuda():
         extensions.append(cuda_library(cuda_home))
 

@@ -4,6 +4,7 @@
 
 Prints a line for each, or the failure. Programs run each time, but are kept (see kept.py) until a source, a flag or the
 compiler changes; --fresh compiles all. Needs a C++ compiler (CXX, or c++), but neither torch nor a virtual environment.
+With a compiler for another processor (CXX=aarch64-linux-gnu-g++, "plain") the programs run under QEMU (qemu-user).
 CTC_ALIGN_SEED=7 draws other cases.
 """
 
@@ -54,7 +55,7 @@ def build(name: str, test: str, folder: str | Path) -> Path:
 
 
 def run(program: Path) -> None:
-    command = [*at_fixed_addresses(), program, os.environ.get("CTC_ALIGN_SEED", "0")]
+    command = [*emulator(), *at_fixed_addresses(), program, os.environ.get("CTC_ALIGN_SEED", "0")]
     result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if result.returncode < 0:
         raise Failure(f"{result.stdout}\nended by {signal.Signals(-result.returncode).name}")
@@ -62,8 +63,19 @@ def run(program: Path) -> None:
         raise Failure(result.stdout)
 
 
+def emulator() -> list[str]:
+    """A prefix, if the compiler is one for another processor: QEMU, with the libraries where Debian has them."""
+    target = subprocess.run([*COMPILER, "-dumpmachine"], capture_output=True, text=True).stdout.strip()
+    processor = target.partition("-")[0]
+    if processor in ("", platform.machine(), "arm64"):  # Apple's word
+        return []
+    return [f"qemu-{processor}", "-L", f"/usr/{target}"]
+
+
 def at_fixed_addresses() -> list[str]:
     """A prefix: some kernels put programs where older sanitizers keep their shadow ("unexpected memory mapping")."""
+    if emulator():
+        return []
     prefix = ["setarch", platform.machine(), "--addr-no-randomize"]
     try:
         return prefix if subprocess.run([*prefix, "true"], capture_output=True).returncode == 0 else []

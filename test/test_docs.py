@@ -116,7 +116,7 @@ def test_links_of_a_page_lead_somewhere(page):
 
 
 # In code, inline or in a block, where a command begins.
-MAKE = re.compile(r"(?:^|`|\|)\s*make ([a-z][a-z-]*)", re.MULTILINE)
+MAKE = re.compile(r"(?:^|`|\|)\s*make ([a-z][a-z0-9-]*)", re.MULTILINE)
 SCRIPT = re.compile(r"(?:python[\d.]* )([\w/]+\.py)\b([^`\n|]*)")
 
 
@@ -124,7 +124,7 @@ SCRIPT = re.compile(r"(?:python[\d.]* )([\w/]+\.py)\b([^`\n|]*)")
 def test_commands_of_a_page_exist(page):
     """Targets of the Makefile; scripts of this repository, from its root on, and their options."""
     text = page.read_text(encoding="utf-8")
-    targets = re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    targets = re.findall(r"^([a-z0-9-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert set(MAKE.findall(text)) <= set(targets)
     for script, arguments in SCRIPT.findall(text):
         assert (ROOT / script).is_file(), f"{page_id(page)} runs {script}"

@@ -179,6 +179,24 @@ def test_compilers(setup, tool, says, fits):
             setup.check_compiler(command)
 
 
+def test_flags_of_platforms(setup):
+    assert setup.choose_flags("linux") == (setup.CXX_FLAGS, ["-Wl,--strip-debug"])
+    compiler, linker = setup.choose_flags("darwin")  # Apple's linker does not know --strip-debug
+    assert linker == ["-mmacosx-version-min=11.0"]
+    assert compiler == setup.CXX_FLAGS + linker
+
+
+def test_windows_is_refused_in_one_line():
+    """The whole way: setup.py as pip calls it, on a Python that takes itself for one on Windows."""
+    code = (
+        "import runpy, sys, sysconfig, setuptools, torch.utils.cpp_extension; sysconfig.get_config_vars(); "
+        "sys.platform = 'win32'; runpy.run_path('setup.py', run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "error: torch_ctc_align: expected Linux or macOS, found Windows; WSL is a Linux\n"
+
+
 def test_a_real_compiler(setup, monkeypatch, missing):
     """Guards the probe: it recognises the compiler that is here."""
     command = os.environ.get("CXX", "c++")

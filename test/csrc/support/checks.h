@@ -49,7 +49,7 @@ Outcome attempt(const Work& work) {
   return outcome;
 }
 
-constexpr unsigned kMostSeconds = 900;  // then a program that hangs is killed
+constexpr unsigned kMostSeconds = 1800;  // then a program that hangs is killed; emulation is slow
 
 // Reads the arguments of a test program, [SEED], and returns its seed.
 inline uint32_t begin(int argc, char** argv) {

@@ -21,12 +21,14 @@ inline std::string advice_on(cudaError_t error) {
     cudaDriverGetVersion(&driver);
     // docs.nvidia.com/deploy/cuda-compatibility: the first driver of each major version serves all of its minor ones.
     const char* const oldest = runtime < 12000 ? "450" : runtime < 13000 ? "525" : "580";
-    return "; this torch_ctc_align has the runtime of CUDA " + cuda_version(runtime) + ", which needs driver " + oldest +
-           " or newer, and " + (driver ? "the driver here knows CUDA " + cuda_version(driver) : "there is no driver") +
+    return "; this torch_ctc_align has the runtime of CUDA " + cuda_version(runtime) + ", which needs driver " +
+           oldest + " or newer, and " +
+           (driver ? "the driver here knows CUDA " + cuda_version(driver) : "there is no driver") +
            ": update the driver, or build with an older CUDA";
   }
   if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorUnsupportedPtxVersion) {
-    return "; this torch_ctc_align was not built for this GPU: build it from source with the GPU's compute capability in "
+    return "; this torch_ctc_align was not built for this GPU: build it from source with the GPU's compute capability "
+           "in "
            "TORCH_CUDA_ARCH_LIST";
   }
   return "";

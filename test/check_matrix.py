@@ -87,7 +87,8 @@ class Matrix:
             return {"status": "untried", "why": f"no interpreter python{python} here"}
         environment = self.folder / f"{torch}-{python}"
         if not (environment / "bin" / "python").exists():
-            done = self.uv("venv", "--clear", "--python", self.interpreters[python], environment)
+            # As python -m venv makes it: up to Python 3.11 with setuptools, which torch 2.10 needs to compile.
+            done = self.uv("venv", "--clear", "--seed", "--python", self.interpreters[python], environment)
             if done.returncode:
                 return {"status": "failed", "failed": {"environment": last_words(done.stderr)}}
         install = ["pip", "install", "--python", environment / "bin" / "python", f"torch=={torch}.*"]

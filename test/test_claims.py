@@ -180,7 +180,7 @@ def test_what_follows_from_measurements_follows():
 HEAD = {
     "a date": r"\b20\d\d-\d\d-\d\d\b",
     "a commit": r"(?:at|recorded in)\s+([0-9a-f]{7})\b",
-    "the version of torch, or of nvcc": r"\b(?:torch|nvcc)\s+\d+\.\d+",
+    "the version of torch, or of the compiler": r"\b(?:torch|nvcc)\s+\d+\.\d+|\bg\+\+ \([^)]*\) \d+\.\d+",
     "a machine": r"AMD EPYC|Intel|NVIDIA|\bsm_90\b|machine\s+was\s+not\s+recorded",
     "a command": r"`[^`]*(?:make\s[\w-]+|python\sbenchmarks/\w+\.py)[^`]*`",
 }

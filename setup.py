@@ -66,17 +66,17 @@ def cuda_library(cuda_home: str) -> Extension:
     jobs = os.environ.get("MAX_JOBS", "0")  # one source, many architectures: side by side, 0 for all processors
     cxx_flags, link_flags = choose_flags(sys.platform)
     cpp_extension.CUDA_HOME = cuda_home  # a CPU-only torch has set it to None
-    torch_cuda = ["torch_cuda"] if list(Path(torch.__file__).parent.glob("lib/libtorch_cuda.*")) else []
     return cpp_extension.CppExtension(
         "torch_ctc_align._C_cuda",
         sources("csrc/cuda/*.cu"),
         depends=sources("csrc/**/*.h", "csrc/**/*.cuh"),
         extra_compile_args={"cxx": cxx_flags, "nvcc": [*NVCC_FLAGS, "-Xfatbin=-compress-all", f"--threads={jobs}"]},
-        extra_link_args=link_flags,
+        # The library names torch's CUDA library as needed, which makes its functions visible to it.
+        extra_link_args=[*link_flags, "-Wl,--no-as-needed", "-ltorch_cuda"],
         include_dirs=[os.path.join(cuda_home, "include")],
         # The runtime goes in statically: the library must not ask for another CUDA than torch's own.
         library_dirs=[os.path.join(cuda_home, "lib64")],
-        libraries=["cudart_static", "dl", "rt", "pthread", *torch_cuda],
+        libraries=["cudart_static", "dl", "rt", "pthread"],
         py_limited_api=True,
     )
 
@@ -168,7 +168,19 @@ class BuildLibraries(cpp_extension.BuildExtension):
         else:
             libraries = f"the CPU library alone: {why_no_cuda()}"
         print(f"torch_ctc_align: building {libraries}", flush=True)
+        has_cuda = list(Path(torch.__file__).parent.glob("lib/libtorch_cuda.*"))
+        for library in self.extensions:
+            if "-ltorch_cuda" in library.extra_link_args and not has_cuda:
+                library.library_dirs.append(self.make_stand_in("libtorch_cuda.so"))
         super().build_extensions()
+
+    def make_stand_in(self, name: str) -> str:
+        """An empty library to link with in place of one of torch's that is not here. Returns its folder."""
+        folder = Path(self.build_temp, "stand_ins")
+        folder.mkdir(parents=True, exist_ok=True)
+        empty = ["-shared", "-x", "c++", os.devnull, f"-Wl,-soname,{name}", "-o", str(folder / name)]
+        subprocess.run([*shlex.split(cpp_extension.get_cxx_compiler()), *empty], check=True)
+        return str(folder)
 
 
 def read_description() -> str:

@@ -267,7 +267,7 @@ def main() -> None:
             result = matrix.not_checked(*cell) if arguments.table else matrix.check(*cell)
         seconds = sum(result.get("seconds", {}).values())
         said = result.get("why") or ", ".join(
-            f"{n}: {why}" for n, why in (result["failed"] | result["refused"]).items()
+            f"{n}: {why}" for n, why in (result.get("failed", {}) | result.get("refused", {})).items()
         )
         print(f"torch {cell[0]}, Python {cell[1]}: {result['status']} ({seconds:.0f} s) {said}", flush=True)
         return result

@@ -20,6 +20,9 @@ PACKAGE = "torch_ctc_align"
 METADATA = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "top_level.txt", "licenses/LICENSE"}
 
 OLDEST_GLIBC = 28  # 2.28: that of torch's own wheels
+# The static CUDA runtime takes the threads of the glibc that it is linked with, which 2.34 gave new versions. Releases
+# are linked in manylinux_2_28, where auditwheel refuses them.
+OLDEST_GLIBC_WITH_CUDA = 34
 # No library of Python, none of CUDA: the CUDA runtime is inside, and finds the driver by itself.
 LIBRARIES = {"libtorch.so", "libtorch_cpu.so", "libc10.so", "libstdc++.so.6", "libgcc_s.so.1", "libm.so.6", "libc.so.6"}
 LIBRARIES |= {"ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"}
@@ -68,10 +71,12 @@ def check_contents(wheel: Path) -> None:
 
 def check_tag(wheel: Path) -> None:
     """Every Linux that a torch of 2.10 runs on takes the wheel, and its libraries ask for no more than that."""
+    names = zipfile.ZipFile(wheel).namelist()
+    oldest = OLDEST_GLIBC_WITH_CUDA if any("_C_cuda" in name for name in names) else OLDEST_GLIBC
     glibc = re.search(r"-py3-none-.*\bmanylinux_2_(\d+)_(?:x86_64|aarch64)\.whl$", wheel.name)
-    if not glibc or int(glibc[1]) > OLDEST_GLIBC:
+    if not glibc or int(glibc[1]) > oldest:
         sys.exit(
-            f"{wheel.name}: expected manylinux_2_{OLDEST_GLIBC} or lower. `auditwheel show` names the symbols that are "
+            f"{wheel.name}: expected manylinux_2_{oldest} or lower. `auditwheel show` names the symbols that are "
             "too new; csrc/symbol_versions.h asks for older versions of them"
         )
 
@@ -85,6 +90,8 @@ def check_libraries(wheel: Path) -> None:
             allowed = LIBRARIES | (CUDA_LIBRARIES if "cuda" in library.name else set())
             if needed - allowed:
                 sys.exit(f"{library.name} needs {sorted(needed - allowed)}; allowed are {sorted(allowed)}")
+            if "cuda" in library.name and "libtorch_cuda.so" not in needed:
+                sys.exit(f"{library.name} does not name libtorch_cuda.so: torch cannot load it")
             symbols = re.findall(
                 r"^ +[Uw] (\S+)$", answer("nm", "--dynamic", "--undefined-only", library), re.MULTILINE
             )

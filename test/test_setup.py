@@ -5,6 +5,7 @@ import email
 import importlib.util
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -117,7 +118,9 @@ def build(setup, monkeypatch, capfd):
         monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "")  # so that the build's value does not outlive the test
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
-        setup.BuildLibraries(Distribution()).build_extensions()
+        command = setup.BuildLibraries(Distribution())
+        command.extensions = []
+        command.build_extensions()
         return capfd.readouterr().out, compiled.pop()
 
     return run
@@ -136,6 +139,21 @@ def test_it_says_what_is_built(build, toolkit):
     assert architectures == "8.6"
     said, architectures = build(CTC_ALIGN_CUDA="0", CUDA_HOME=home)
     assert said == "torch_ctc_align: building the CPU library alone: CTC_ALIGN_CUDA=0\n"
+
+
+def test_a_torch_without_cuda_has_a_stand_in_to_link_with(setup, build, monkeypatch, tmp_path):
+    """Without the name of torch's CUDA library in ours, torch with CUDA cannot load it."""
+    command = setup.BuildLibraries(Distribution())
+    command.build_temp = str(tmp_path / "objects")
+    command.extensions = [setup.cuda_library(str(tmp_path))]
+    monkeypatch.setattr("torch.__file__", str(tmp_path / "__init__.py"))
+    command.build_extensions()
+    compiler = [*shlex.split(cpp_extension.get_cxx_compiler()), "-shared", "-x", "c++", os.devnull, "-x", "none"]
+    folders = [f"-L{folder}" for folder in command.extensions[0].library_dirs]
+    library = tmp_path / "ours.so"
+    subprocess.run([*compiler, *folders, *command.extensions[0].extra_link_args, "-o", library], check=True)
+    needed = subprocess.run(["readelf", "--dynamic", library], check=True, capture_output=True, text=True).stdout
+    assert "[libtorch_cuda.so]" in needed
 
 
 def test_it_says_why_cuda_is_left_out(build, monkeypatch):

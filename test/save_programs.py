@@ -85,8 +85,11 @@ def compile_for_any_processor(program: torch.export.ExportedProgram, path: Path)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
         compiler = Path(folder, "g++")
-        more = f"-ffile-prefix-map={Path(torch.__file__).parent}=torch -ffile-prefix-map={folder}=. -Wl,-z,noexecstack"
-        compiler.write_text(f'#!/bin/bash\nexec "${{CXX:-g++}}" "${{@/#-march=native/-march=x86-64}}" {more}\n')
+        more = f"-ffile-prefix-map={Path(torch.__file__).parent}=torch -ffile-prefix-map={folder}=."
+        compiler.write_text(f"""#!/bin/bash
+[[ " $* " == *" -shared "* ]] && stack=-Wl,-z,noexecstack  # a flag for the linker makes g++ link, whatever it was asked
+exec "${{CXX:-g++}}" "${{@/#-march=native/-march=x86-64}}" {more} $stack
+""")
         compiler.chmod(0o755)
         options = {"cpp.cxx": (None, str(compiler)), "cpp.simdlen": 1, "cpp.threads": 1}
         whole = str(Path(folder, path.name))

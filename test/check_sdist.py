@@ -20,6 +20,7 @@ def read_wheel(wheel: Path) -> dict[str, bytes]:
         return {
             name: b"" if re.search(r"\.so$|/(RECORD|WHEEL)$", name) else archive.read(name)
             for name in archive.namelist()
+            if not name.endswith("/")  # auditwheel keeps folders
         }
 
 

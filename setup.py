@@ -26,6 +26,8 @@ from torch.utils import cpp_extension
 ROOT = Path(__file__).parent
 ARCHITECTURES = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")  # those that make cuda-compile compiles
 OLDEST_COMPILERS = {"GCC": 11, "Clang": 13}  # the oldest that compile the vectors of csrc/cpu
+# The first driver that runs the runtime of each CUDA: docs.nvidia.com/deploy/cuda-compatibility.
+OLDEST_DRIVERS = {"11": "450", "12": "525", "13": "580"}
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020a000000000000"  # 2.10
 
 # No -march=native: wheels travel. No fused multiply-add and no fast-math: every build must round alike.
@@ -131,6 +133,15 @@ def architectures_of(cuda_home: str) -> list[str]:
     return [f"{major}.{minor}" for major, minor in re.findall(r"compute_(\d+)(\d)\b", answer)]
 
 
+def drivers_for(cuda_home: str) -> str:
+    """ ", for drivers from 580 on", which its CUDA runtime needs; nothing where its version is not known."""
+    header = Path(cuda_home, "include", "cuda_runtime_api.h")
+    text = header.read_text(encoding="utf-8") if header.exists() else ""
+    major = re.search(r"^#define CUDART_VERSION +(\d+)\d{3}$", text, re.MULTILINE)
+    driver = OLDEST_DRIVERS.get(major[1]) if major else None
+    return f", for drivers from {driver} on" if driver else ""
+
+
 def check_compiler(command: str) -> None:
     """Fails if the C++ compiler is missing or too old. One that calls itself neither GCC nor Clang is given a try."""
     probe = "#ifdef __clang__\nClang __clang_major__\n#else\nGCC __GNUC__\n#endif\n"
@@ -162,7 +173,8 @@ class BuildLibraries(cpp_extension.BuildExtension):
             if chosen:
                 os.environ["TORCH_CUDA_ARCH_LIST"] = chosen
             libraries = (
-                f"the CPU library, and the CUDA library for {chosen or 'the GPUs here'} with {cuda_home}: minutes "
+                f"the CPU library, and the CUDA library for {chosen or 'the GPUs here'} with {cuda_home}"
+                f"{drivers_for(cuda_home)}: minutes "
                 "(TORCH_CUDA_ARCH_LIST names the architectures, CTC_ALIGN_CUDA=0 leaves CUDA out)"
             )
         else:

@@ -137,6 +137,9 @@ def test_it_says_what_is_built(build, toolkit):
     said, architectures = build(CTC_ALIGN_CUDA="1", CUDA_HOME=home, TORCH_CUDA_ARCH_LIST="8.6")
     assert "the CUDA library for 8.6 with" in said
     assert architectures == "8.6"
+    Path(home, "include", "cuda_runtime_api.h").write_text("#define CUDART_VERSION  12090\n")
+    said, _ = build(CTC_ALIGN_CUDA="1", CUDA_HOME=home)
+    assert f"with {home}, for drivers from 525 on: minutes" in said
     said, architectures = build(CTC_ALIGN_CUDA="0", CUDA_HOME=home)
     assert said == "torch_ctc_align: building the CPU library alone: CTC_ALIGN_CUDA=0\n"
 

@@ -134,7 +134,7 @@ def architectures_of(cuda_home: str) -> list[str]:
 
 
 def drivers_for(cuda_home: str) -> str:
-    """ ", for drivers from 580 on", which its CUDA runtime needs; nothing where its version is not known."""
+    """Which drivers its CUDA runtime needs: ", for drivers from 580 on". Nothing where its version is not known."""
     header = Path(cuda_home, "include", "cuda_runtime_api.h")
     text = header.read_text(encoding="utf-8") if header.exists() else ""
     major = re.search(r"^#define CUDART_VERSION +(\d+)\d{3}$", text, re.MULTILINE)

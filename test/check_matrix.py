@@ -74,6 +74,7 @@ class Matrix:
             "-m",
             "uv",
             "--no-config",
+            "--system-certs",  # as pip: a company's own, for example
             "--cache-dir",
             self.folder / "cache",
             *map(str, arguments),

@@ -91,6 +91,7 @@ class Matrix:
             # As python -m venv makes it: up to Python 3.11 with setuptools, which torch 2.10 needs to compile.
             done = self.uv("venv", "--clear", "--seed", "--python", self.interpreters[python], environment)
             if done.returncode:
+                shutil.rmtree(environment, ignore_errors=True)  # or the next run would take half of one for whole
                 return {"status": "failed", "failed": {"environment": last_words(done.stderr)}}
         install = ["pip", "install", "--python", environment / "bin" / "python", f"torch=={torch}.*"]
         done = self.uv(*install, "--reinstall-package", "torch_ctc_align", self.wheel)

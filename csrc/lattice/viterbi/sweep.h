@@ -1,6 +1,6 @@
 // The forward pass: tiles of (pairs x frames), alphas in registers, one edge value a frame.
 //
-// Contents: 1 names  2 a tile  3 the rebase of a column  4 a strip of frames
+// Contents: 1 a tile  2 the rebase of a column  3 a strip of frames
 //
 // Order of work. Frames are taken in STRIPS, at most a frame block of the rebase grid; inside a strip tiles go from
 // left to right. A tile keeps its pairs' alphas in registers for the whole strip, and only the label alpha of its
@@ -19,84 +19,18 @@
 // the tile is computed. No result reads a value outside the band: pairs not reached yet are -inf, pairs left of the band
 // cannot lead back into it (lattice.h), and nothing leads back from the right of blank L.
 //
-// Tried and slower: hardware gathers for the emissions, a quarter of the speed with 32 classes (AVX-512, Zen 5).
+// Tried and slower: hardware gathers for the emissions, a quarter of the speed with 32 classes (AVX-512, Zen 5); with
+// AVX2 tiles of at most 2 or 3 words instead of 4, 0.85 and 0.9 of the speed. Without effect: asking for the next strip's
+// log_probs in the loop of a tile (prefetch).
 #pragma once
 
-#include "../emission.h"
-#include "../lattice.h"
 #include "pair_step.h"
-#include "rebase.h"
-#include "records.h"
+#include "sweep_job.h"
 #include "tile_emissions.h"
 
 namespace ctc_align {
 
-// ----------------------------------------------------------------------------------------------------- 1 names
-
-// The target for the sweep, padded to whole tiles: ids of panel classes, and 16 bits a record word.
-struct SweepTarget {
-  const int32_t* class_ids;
-  const uint16_t* skip_bits;
-  const uint16_t* wild_bits;  // read with kWild
-};
-
-// Alphas of one frame, of the pairs from first_pair on. Whole tiles.
-template <class Real>
-struct AlphaRow {
-  Real* blanks;
-  Real* labels;
-  index_t first_pair;
-  index_t pairs;
-
-  CTC_ALIGN_FN Real& blank(index_t pair) const { return blanks[pair - first_pair]; }
-  CTC_ALIGN_FN Real& label(index_t pair) const { return labels[pair - first_pair]; }
-};
-
-// The base of every column in every frame block, for the columns that are visited in the frame block and one more (where
-// the last label has its blank). The first sweep of an item computes the bases. Later sweeps of a part of it see less of
-// each column: they read the bases here, and so round identically.
-struct BaseGrid {
-  double* values;
-  const index_t* row_begins;  // [frame_blocks], values[row_begins[n] + j] is column j's base in frame block n
-
-  CTC_ALIGN_FN double& at(index_t frame_block, index_t column) const {
-    return values[row_begins[frame_block] + column];
-  }
-  CTC_ALIGN_FN static index_t first_column(const Band& band, index_t frame_block) {
-    return band.first(frame_block * kFrameBlock) / kColumnPairs;
-  }
-  CTC_ALIGN_FN static index_t last_column(const Band& band, index_t frame_block) {
-    return band.last(smaller((frame_block + 1) * kFrameBlock + 1, band.frames)) / kColumnPairs;
-  }
-  CTC_ALIGN_FN static index_t frame_blocks(index_t frames) { return (frames + kFrameBlock - 2) / kFrameBlock; }
-};
-
-// What is swept, and what is kept of it.
-template <class Real>
-struct SweepJob {
-  Band whole;  // of the item
-  Band band;   // of what is swept: the same, or a cone in it
-  SweepTarget target;
-  AlphaRow<Real> row;    // of the frame before the first one; of the last one afterwards
-  BaseGrid bases;        // float32 only
-  bool settle_bases;     // compute the bases, instead of reading them from the grid
-  RecordWord* records;   // null: no records
-  index_t record_begin;  // RecordRows::begin of the first frame's row
-};
-
-// A strip of frames: what every tile in it reads and writes.
-template <class Real>
-struct Strip {
-  index_t first_frame;  // >= 1; a strip lies in one frame block
-  index_t frames;
-  EmissionPanel<Real> panel;
-  Real* edges;           // [frames]
-  index_t* row_offsets;  // [frames] record word w of the frame is records[row_offset + w]
-
-  CTC_ALIGN_FN index_t last_frame() const { return first_frame + frames - 1; }
-};
-
-// --------------------------------------------------------------------------------------------------- 2 a tile
+// --------------------------------------------------------------------------------------------------- 1 a tile
 
 // Sweeps one tile, kWords record words of pairs from `first_word`, over the frames begin..end-1 of the strip. The row
 // holds frame begin-1 (counted in the strip) before, and frame end-1 afterwards.
@@ -177,7 +111,7 @@ __attribute__((noinline)) void sweep_tile(const SweepJob<typename Lanes::Real>& 
   }
 }
 
-// ------------------------------------------------------------------------------------ 3 the rebase of a column
+// ------------------------------------------------------------------------------------ 2 the rebase of a column
 
 // The largest alpha of the pairs begin..end-1. (A maximum does not depend on the order.)
 template <class Lanes>
@@ -236,7 +170,7 @@ CTC_ALIGN_FN void rebase_column(const SweepJob<float>& job, index_t frame_block,
   }
 }
 
-// ----------------------------------------------------------------------------------- 4 a strip of frames
+// ----------------------------------------------------------------------------------- 3 a strip of frames
 
 // Prepares the edges and the offsets of the records for the tiles of a strip.
 template <class Real>

@@ -109,7 +109,7 @@ void sweep_tile(const Problem& p, index_t first_pair, index_t frames, float* bla
     const auto blank_emission = Lanes::broadcast(row[0]);
     const float edge = edges[i];
     edges[i] = Lanes::last(labels[kVectors - 1]);
-    typename Lanes::Value left;
+    auto left = labels[0];
     for (int v = 0; v < kVectors; ++v) {
       const auto from_left = v == 0 ? Lanes::shift_in(edge, labels[v]) : Lanes::shift_in(left, labels[v]);
       left = labels[v];

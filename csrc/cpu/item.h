@@ -125,6 +125,7 @@ struct CompactTarget {
   // Null if the panel has all classes, as in EmissionPanel.
   const int64_t* panel_classes() const { return classes.empty() ? nullptr : classes.data(); }
   const uint16_t* wild_words() const { return wild_bits.empty() ? nullptr : wild_bits.data(); }
+
   // The classes of the labels.
   struct Labels {
     const int64_t* classes;

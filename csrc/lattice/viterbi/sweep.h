@@ -75,7 +75,7 @@ __attribute__((noinline)) void sweep_tile(const SweepJob<typename Lanes::Real>& 
         wild_emission = emissions.wild_gap(i);
       }
       const typename Lanes::Real edge = edges[i];
-      typename Lanes::Value left;
+      auto left = labels[0];  // the vector before, of which the first has the last lane: the edge
       edges[i] = Lanes::last(labels[kVectors - 1]);
       [[maybe_unused]] RecordWord* words = nullptr;
       if constexpr (kRecords) {
@@ -224,8 +224,10 @@ CTC_ALIGN_FN void sweep_tile_in_band(const SweepJob<typename Lanes::Real>& job,
   // is last_pair + T - L; one more frame leaves the edge that the next tile reads after it.
   const index_t begin = smaller(larger<index_t>(first_pair - t0, 0), strip.frames);
   const index_t end = smaller(larger(last_pair + slack - t0 + 2, begin), strip.frames);
-  if (!job.records) {
-    return sweep_tile<Lanes, kWords, kInRegisters, false, false, kSomeWild>(job, strip, first_word, begin, end);
+  if constexpr (kWords == Lanes::kTileWords) {
+    if (!job.records) {
+      return sweep_tile<Lanes, kWords, kInRegisters, false, false, kSomeWild>(job, strip, first_word, begin, end);
+    }
   }
   // Rows hold all of its words from the frame that reaches its last word to the last frame that needs its first.
   const index_t whole_begin = smaller(larger(last_word * kPairsPerWord - t0, begin), end);
@@ -292,8 +294,11 @@ CTC_ALIGN_FN void sweep_columns(const SweepJob<typename Lanes::Real>& job, const
   constexpr index_t kColumnWords = kColumnPairs / kPairsPerWord;  // a tile lies in one column
   const index_t t = strip.first_frame;
   const ColumnRange all = columns_of_strip(job, t, strip.last_frame());
-  const index_t first_word = job.band.first(t - 1) / kPairsPerWord;
-  const index_t last_word = job.band.last(strip.last_frame()) / kPairsPerWord;
+  // With records the tiles fit the words that are needed. Long items, without, have whole tiles alone: that is enough, and
+  // half the code.
+  const index_t grain = job.records ? 1 : Lanes::kTileWords;
+  const index_t first_word = job.band.first(t - 1) / kPairsPerWord / grain * grain;
+  const index_t end_word = (job.band.last(strip.last_frame()) / kPairsPerWord / grain + 1) * grain;
 
   for (index_t j = columns.first; j <= columns.last; ++j) {
     if constexpr (kRebases<Real>) {
@@ -308,9 +313,9 @@ CTC_ALIGN_FN void sweep_columns(const SweepJob<typename Lanes::Real>& job, const
         }
       }
     }
-    // The tiles fit the words that are needed: no two differ by more than a word.
+    // No two tiles of a column differ by more than a word.
     const index_t begin = larger(first_word, j * kColumnWords);
-    index_t words = smaller(last_word + 1, (j + 1) * kColumnWords) - begin;
+    index_t words = smaller(end_word, (j + 1) * kColumnWords) - begin;
     for (index_t tiles = (words + Lanes::kTileWords - 1) / Lanes::kTileWords, word = begin; tiles > 0; --tiles) {
       const index_t own = (words + tiles - 1) / tiles;
       sweep_tile_of_size<Lanes, kWild>(job, strip, {word, static_cast<int>(own)});

@@ -30,13 +30,10 @@ class FreeArrays {
   FreeArrays() = default;
   FreeArrays(const FreeArrays&) = delete;
   FreeArrays& operator=(const FreeArrays&) = delete;
-  ~FreeArrays() {
-    for (Size& size : sizes_) {
-      while (size.count > 0) {
-        ::operator delete(size.arrays[--size.count]);
-      }
-    }
-  }
+  ~FreeArrays() { clear(); }
+
+  // Gives this thread's arrays back to the system.
+  static void release() { of_thread().clear(); }
 
   static void* take(size_t bytes) {
     const size_t n = size_of(bytes);
@@ -80,6 +77,14 @@ class FreeArrays {
   static FreeArrays& of_thread() {
     static thread_local FreeArrays arrays;
     return arrays;
+  }
+
+  void clear() {
+    for (Size& size : sizes_) {
+      while (size.count > 0) {
+        ::operator delete(size.arrays[--size.count]);
+      }
+    }
   }
 
   std::array<Size, kSizes + 1> sizes_ = {};

@@ -34,7 +34,7 @@ struct VectorOperators {
   CTC_ALIGN_FN static Value multiply(Value a, Value b) { return a * b; }
   CTC_ALIGN_FN static Value divide(Value a, Value b) { return a / b; }
   CTC_ALIGN_FN static Value greater(Value a, Value b) { return a > b ? a : b; }
-  CTC_ALIGN_FN static Value greater_where(Mask m, Value a, Value b) { return m & (a > b) ? a : b; }
+  CTC_ALIGN_FN static Value greater_where(Mask m, Value a, Value b) { return (m & (a > b)) ? a : b; }
   CTC_ALIGN_FN static Mask exceeds(Value a, Value b) { return a > b; }
   CTC_ALIGN_FN static Value select(Mask m, Value yes, Value no) { return m ? yes : no; }
   CTC_ALIGN_FN static Value shift_bits_left(Value v, int n) { return (Value)((Mask)v << n); }

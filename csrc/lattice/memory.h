@@ -12,6 +12,7 @@
 #include <memory>
 #include <new>
 #include <type_traits>
+#include <utility>
 
 #include "lattice.h"
 
@@ -23,27 +24,14 @@
 
 namespace ctc_align {
 
-// Arrays of a thread that nobody uses. Sizes are powers of two, from 1 KB to 512 KB, and there are at most
-// kOfEachSize of each: 2 MB at most.
+struct Array {
+  void* memory;
+  size_t bytes;  // that it has room for
+};
+
+// Arrays of a thread that nobody uses: of 512 KB at most, at most kOfEachSize between two powers of two, so 2 MB at most.
 class FreeArrays {
  public:
-  FreeArrays() = default;
-  FreeArrays(const FreeArrays&) = delete;
-  FreeArrays& operator=(const FreeArrays&) = delete;
-  ~FreeArrays() { clear(); }
-
-  // Gives this thread's arrays back to the system.
-  static void release() { of_thread().clear(); }
-
-  static void* take(size_t bytes) {
-    const size_t n = size_of(bytes);
-    if (n >= kSizes) {
-      return ::operator new(bytes);
-    }
-    Size& size = of_thread().sizes_[n];
-    return size.count > 0 ? size.arrays[--size.count] : ::operator new(size_t{1} << (n + kSmallest));
-  }
-
   static constexpr bool kKeeps =
 #if defined(__SANITIZE_ADDRESS__) || CTC_ALIGN_HAS_FEATURE(address_sanitizer)
       false;  // a checker of addresses must see every array's own size
@@ -51,49 +39,64 @@ class FreeArrays {
       true;
 #endif
 
-  // `bytes` as it was taken.
-  static void give(void* array, size_t bytes) noexcept {
+  FreeArrays() = default;
+  FreeArrays(const FreeArrays&) = delete;
+  FreeArrays& operator=(const FreeArrays&) = delete;
+  ~FreeArrays() { clear(); }
+
+  // An array with room for `bytes`. A new one has no more, for budgets are counted in bytes.
+  static Array take(size_t bytes) {
     const size_t n = size_of(bytes);
     if (n < kSizes) {
-      Size& size = of_thread().sizes_[n];
-      if (size.count < kOfEachSize) {
-        size.arrays[size.count++] = array;
-        return;
+      for (Array& free : of_thread().arrays_[n]) {
+        if (free.bytes >= bytes && free.memory) {
+          return std::exchange(free, Array{nullptr, 0});
+        }
       }
     }
-    ::operator delete(array);
+    return {::operator new(bytes), bytes};
   }
+
+  // Keeps the largest of each size.
+  static void give(Array array) noexcept {
+    const size_t n = size_of(array.bytes);
+    if (n < kSizes) {
+      for (Array& free : of_thread().arrays_[n]) {
+        if (!free.memory || free.bytes < array.bytes) {
+          std::swap(free, array);
+        }
+      }
+    }
+    ::operator delete(array.memory);
+  }
+
+  // Gives this thread's arrays back to the system.
+  static void release() { of_thread().clear(); }
 
  private:
   static constexpr size_t kSizes = kKeeps ? 10 : 0;
   static constexpr size_t kSmallest = 10, kOfEachSize = 2;
-
-  struct Size {
-    std::array<void*, kOfEachSize> arrays;
-    size_t count = 0;
-  };
 
   static size_t size_of(size_t bytes) { return std::bit_width((bytes > 0 ? bytes - 1 : 0) >> kSmallest); }
   static FreeArrays& of_thread() {
     static thread_local FreeArrays arrays;
     return arrays;
   }
-
   void clear() {
-    for (Size& size : sizes_) {
-      while (size.count > 0) {
-        ::operator delete(size.arrays[--size.count]);
+    for (auto& of_a_size : arrays_) {
+      for (Array& free : of_a_size) {
+        ::operator delete(std::exchange(free, Array{nullptr, 0}).memory);
       }
     }
   }
 
-  std::array<Size, kSizes + 1> sizes_ = {};
+  std::array<std::array<Array, kOfEachSize>, kSizes + 1> arrays_ = {};
 };
 
 template <class T>
 struct GiveBack {
   size_t bytes = 0;
-  void operator()(T* array) const noexcept { FreeArrays::give(array, bytes); }
+  void operator()(T* array) const noexcept { FreeArrays::give({array, bytes}); }
 };
 
 template <class T>
@@ -105,8 +108,8 @@ Memory<T> uninitialized(index_t count) {
   if (count > std::numeric_limits<index_t>::max() / static_cast<index_t>(sizeof(T))) {
     throw std::bad_alloc();
   }
-  const size_t bytes = static_cast<size_t>(count) * sizeof(T);
-  return Memory<T>(static_cast<T*>(FreeArrays::take(bytes)), GiveBack<T>{bytes});
+  const Array array = FreeArrays::take(static_cast<size_t>(count) * sizeof(T));
+  return Memory<T>(static_cast<T*>(array.memory), GiveBack<T>{array.bytes});
 }
 
 }  // namespace ctc_align

@@ -405,7 +405,6 @@ void test_allocation_failures(P*, Random& random) {
       int failures = 0;
       bool has_failed = true;
       while (has_failed) {
-        FreeArrays::release();  // those would need no memory
         const Outcome outcome = attempt([&] {
           heap.until_failure = failures;
           align(problem, setting, answer);

@@ -49,10 +49,11 @@ def speech(frames, **others):
 
 STANDARD = [
     Case(1, 50, 10, 32),
-    Case(1, 1_500, 200, 32),
-    Case(32, 1_500, 200, 32),
-    Case(1, 1_500, 200, 5_000),
-    Case(1, 20_000, 5_000, 5_000),
+    Case(1, 1_500, 200, 32, every_cpu=True),
+    Case(32, 1_500, 200, 32, every_cpu=True),
+    Case(64, 500, 60, 32, every_cpu=True),
+    Case(1, 1_500, 200, 5_000, every_cpu=True),
+    Case(1, 20_000, 5_000, 5_000, every_cpu=True),
     Case(1, 50_000, 25_000, 32, every_cpu=True, small_budget=2_000_000),
     *[speech(frames) for frames in (500, 1_500, 6_000, 30_000)],
 ]

@@ -96,21 +96,22 @@ void sweep_tile(const Problem& p, index_t first_pair, index_t frames, float* bla
                 float* edges) {
   TileEmissions<Lanes, kVectors, kLookUp<Lanes>> emissions(p.targets.data() + first_pair);
   typename Lanes::Value blanks[kVectors], labels[kVectors];
-  typename Lanes::Mask skips[kVectors];
+  typename Lanes::Choice skips[kVectors];
   for (int v = 0; v < kVectors; ++v) {
     const index_t pair = first_pair + v * Lanes::kWidth;
     blanks[v] = Lanes::load(blank_alphas + pair);
     labels[v] = Lanes::load(label_alphas + pair);
-    skips[v] = Lanes::mask(p.skips[pair / 16] >> pair % 16);
+    skips[v] = Lanes::choice(p.skips[pair / 16] >> pair % 16);
   }
   for (index_t i = 0; i < frames; ++i) {
     const float* row = p.emissions.data() + i * kClasses;
     emissions.begin_frame(row);
     const auto blank_emission = Lanes::broadcast(row[0]);
-    auto left = Lanes::broadcast(edges[i]);
+    const float edge = edges[i];
     edges[i] = Lanes::last(labels[kVectors - 1]);
+    auto left = labels[0];
     for (int v = 0; v < kVectors; ++v) {
-      const auto from_left = Lanes::shift_in(left, labels[v]);
+      const auto from_left = v == 0 ? Lanes::shift_in(edge, labels[v]) : Lanes::shift_in(left, labels[v]);
       left = labels[v];
       ctc_align::pair_step<Lanes>(from_left, skips[v], blank_emission, emissions.label(v), blanks[v], labels[v]);
     }

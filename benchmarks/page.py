@@ -65,8 +65,8 @@ def render_cpu(result):
     tables = "\n\n".join(render_case(case, floors) for case in cases)
     rows = [row for case in cases for row in case["rows"]]
     disturbed = sum(row.get("other_cores", 0) > DISTURBING_CORES for row in rows)
-    ceiling = floors.get("ceiling_Gstates")
-    ceiling = f". A core that only sweeps reaches {ceiling}; in brackets the share of that" if ceiling else ""
+    ceilings = " and ".join(f"{speed} with {cpu}" for cpu, speed in floors.get("ceiling_Gstates", {}).items())
+    ceiling = f". A core that only sweeps reaches {ceilings}; in brackets the share of that" if ceilings else ""
     return f"""# CPU: {machine["processor"]}
 
 {describe(result)}
@@ -170,7 +170,7 @@ def columns_of(row, case, floors):
     for theirs in case["rows"]:
         if theirs["backend"] != "ours":
             columns[f"{theirs['backend']} / this"] = ratio(theirs, row) if ours else ""
-    ceiling = floors.get("ceiling_Gstates")
+    ceiling = floors.get("ceiling_Gstates", {}).get(row.get("cpu_in_use"))
     emission_bytes = 4 * case["batch"] * case["frames"] * case["classes"]
     return columns | {
         "extra MB": f"{row['extra_MB']:,.1f}",

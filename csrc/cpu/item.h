@@ -36,14 +36,15 @@ struct Item {
 
   bool is_wild(index_t pair) const { return wild_gaps && (*wild_gaps)[pair] != 0; }
 
-  // What a path meets at frame t in a state: what `paths` calls it, and its stored log-probability.
+  // What a path meets at frame t in a state of a pair with this label: what `paths` calls it, and its stored
+  // log-probability.
   struct Entry {
     index_t name;
     scalar_t score;
   };
   template <bool kStars>
-  Entry entry(index_t t, State state) const {
-    const index_t name = state.is_label ? static_cast<index_t>(target[state.pair]) : blank;
+  Entry entry(index_t t, State state, index_t label) const {
+    const index_t name = blank ^ ((blank ^ label) & -index_t{state.is_label});  // a branch would be a guess
     if constexpr (!kStars) {
       return {name, emissions.at(t, name)};
     }
@@ -75,14 +76,15 @@ struct CompactTarget {
   index_t class_count;              // classes of log_probs in the panel
   index_t repeats = 0;
 
-  // Up to this number of classes the panel holds all: that is quicker than finding those that occur.
+  // Up to this number of classes the panel holds all: that is quicker than finding those that occur. So it is where most
+  // of them occur: a panel of neighbours is loaded by vectors.
   static constexpr index_t kFewClasses = 32;
 
   template <class scalar_t, class label_t>
   CompactTarget(const Item<scalar_t, label_t>& item, index_t tile_pairs) {
     const index_t labels = item.labels;
     const index_t padded = (labels / tile_pairs + 1) * tile_pairs;
-    if (item.classes > kFewClasses) {
+    if (item.classes > larger(kFewClasses, labels)) {
       classes.reserve(labels + 1);
       classes.push_back(item.blank);
       for (index_t k = 0; k < labels; ++k) {
@@ -123,15 +125,25 @@ struct CompactTarget {
   // Null if the panel has all classes, as in EmissionPanel.
   const int64_t* panel_classes() const { return classes.empty() ? nullptr : classes.data(); }
   const uint16_t* wild_words() const { return wild_bits.empty() ? nullptr : wild_bits.data(); }
-  // The class of a label. kStars: it may be a star.
-  template <bool kStars>
-  int64_t class_of(index_t pair) const {
-    if (kStars && class_ids[pair] == star_class) {
-      return star_label_;
+
+  // The classes of the labels.
+  struct Labels {
+    const int64_t* classes;
+    const int32_t* class_ids;
+    int32_t star_class;
+    int64_t star_label;
+
+    // kStars: it may be a star. The padding has a class, too.
+    template <bool kStars>
+    int64_t class_of(index_t pair) const {
+      const int32_t id = class_ids[pair];
+      if (kStars && id == star_class) {
+        return star_label;
+      }
+      return classes ? classes[id] : id;
     }
-    return classes.empty() ? class_ids[pair] : classes[class_ids[pair]];
-  }
-  bool skip_allowed(index_t pair) const { return (skip_bits[pair / kPairsPerWord] >> (pair % kPairsPerWord)) & 1; }
+  };
+  Labels labels() const { return {panel_classes(), class_ids.data(), star_class, star_label_}; }
 
   index_t bytes() const {
     return static_cast<index_t>(classes.size() * sizeof(int64_t) + class_ids.size() * sizeof(int32_t) +

@@ -33,6 +33,10 @@ struct ThreadLanes {
   using Bits = std::conditional_t<sizeof(Real) == 4, int32_t, int64_t>;
   CTC_ALIGN_FN static bool exceeds(Real a, Real b) { return a > b; }
   CTC_ALIGN_FN static Real greater(Real a, Real b) { return Device::greater(a, b); }
+  template <class Where>
+  CTC_ALIGN_FN static Real greater_where(Where where, Real a, Real b) {
+    return select(where, greater(a, b), b);
+  }
   CTC_ALIGN_FN static Real select(Choice<Device> m, Real yes, Real no) { return m.select(yes, no); }
   CTC_ALIGN_FN static Real select(bool m, Real yes, Real no) { return m ? yes : no; }
   CTC_ALIGN_FN static Real add(Real a, Real b) { return a + b; }

@@ -12,6 +12,8 @@
 // lattice, and cells that no path can reach yet stay at -inf.
 #pragma once
 
+#include <type_traits>
+
 #include "lattice.h"
 
 namespace ctc_align {
@@ -67,12 +69,20 @@ struct StarScores {
   CTC_ALIGN_FN const scalar_t& at(index_t frame) const { return data[frame * frame_stride]; }
 };
 
+template <class Real>
+constexpr Real kTooLarge = static_cast<Real>(0x1p100);
+
 // Widens exactly (half types to float32), and turns anything that is not a log-probability into -inf.
 template <class Real, class scalar_t>
 CTC_ALIGN_FN Real load_emission(const scalar_t& stored) {
-  constexpr Real kTooLarge = static_cast<Real>(0x1p100);
   const Real value = static_cast<Real>(widen(stored));
-  return value < kTooLarge ? value : kMinusInfinity<Real>;  // NaN is not less either
+  return value < kTooLarge<Real> ? value : kMinusInfinity<Real>;  // NaN is not less either
+}
+
+template <class Lanes>
+CTC_ALIGN_FN typename Lanes::Value keep_log_probabilities(typename Lanes::Value values) {
+  const auto is_small = Lanes::exceeds(Lanes::broadcast(kTooLarge<typename Lanes::Real>), values);
+  return Lanes::select(is_small, values, Lanes::broadcast(kMinusInfinity<typename Lanes::Real>));
 }
 
 // ---------------------------------------------------------------------------------------------------------- stars
@@ -108,27 +118,55 @@ struct EmissionPanel {
   }
 };
 
-// Fills the panel with `frames` frames from first_frame on. It has room for whole groups of kGroup frames, or classes.
-template <int kGroup, class Real, class scalar_t>
-CTC_ALIGN_FN void load_panel(const EmissionPanel<Real>& panel, const Emissions<scalar_t>& emissions,
-                             index_t first_frame, index_t frames) {
-  if (panel.by_frame) {
-    for (index_t i = 0; i < frames; ++i) {
-      const scalar_t* from = &emissions.at(first_frame + i, 0);
-      Real* row = panel.values + i * panel.row_length;
-      if (emissions.class_stride == 1 && !panel.classes) {
-        for (index_t c = 0; c < panel.class_count; ++c) {  // a copy: vector code
-          row[c] = load_emission<Real>(from[c]);
+// How far ahead of a row to ask for memory: processors read ahead by themselves inside a page of 4 KB only.
+constexpr index_t kPrefetchBytes = 1024;
+
+// The panel by class, of log_probs whose classes lie side by side and are all needed: vectors of classes are turned in
+// registers into vectors of frames.
+template <class Lanes, class scalar_t>
+CTC_ALIGN_FN void load_all_classes(const EmissionPanel<typename Lanes::Real>& panel,
+                                   const Emissions<scalar_t>& emissions, index_t first_frame, index_t frames) {
+  using Real = typename Lanes::Real;
+  constexpr int kWidth = Lanes::kWidth;
+  for (index_t begin = 0; begin < frames; begin += kWidth) {
+    for (index_t c = 0; c < panel.class_count; c += kWidth) {
+      const index_t count = smaller<index_t>(kWidth, panel.class_count - c);
+      alignas(64) Real widened[kWidth][kWidth];
+      const Real* rows[kWidth];
+      for (int i = 0; i < kWidth; ++i) {
+        const index_t frame = smaller<index_t>(begin + i, frames - 1);  // behind the last frame: that frame again
+        const scalar_t* stored = &emissions.at(first_frame + frame, c);
+        __builtin_prefetch(stored + kPrefetchBytes / sizeof(scalar_t));
+        if constexpr (std::is_same_v<Real, scalar_t>) {
+          if (count == kWidth) {
+            rows[i] = stored;
+            continue;
+          }
         }
-      } else {
-        for (index_t c = 0; c < panel.class_count; ++c) {
-          row[c] = load_emission<Real>(from[panel.class_at(c) * emissions.class_stride]);
+        for (int k = 0; k < kWidth; ++k) {
+          widened[i][k] = k < count ? static_cast<Real>(widen(stored[k])) : 0;
         }
+        rows[i] = widened[i];
+      }
+      typename Lanes::Value columns[kWidth];
+      Lanes::load_columns(rows, 0, columns);
+      Real* const to = panel.values + c * panel.row_length + begin;
+      for (index_t k = 0; k < count; ++k) {
+        Lanes::store(to + k * panel.row_length, keep_log_probabilities<Lanes>(columns[k]));
       }
     }
-    return;
   }
-  // A group of frames at a time: the processor then follows kGroup rows of log_probs from left to right.
+}
+
+// The panel by class, of any log_probs. The processor follows the rows of a group of frames from left to right.
+//
+// Tried and slower: asking for the entries some classes ahead (prefetch); copying them as they are stored and widening
+// them by vectors afterwards.
+template <class Lanes, class scalar_t>
+CTC_ALIGN_FN void load_some_classes(const EmissionPanel<typename Lanes::Real>& panel,
+                                    const Emissions<scalar_t>& emissions, index_t first_frame, index_t frames) {
+  using Real = typename Lanes::Real;
+  constexpr int kGroup = Lanes::kWidth;
   for (index_t begin = 0; begin < frames; begin += kGroup) {
     const index_t group = smaller<index_t>(kGroup, frames - begin);
     for (index_t c = 0; c < panel.class_count; ++c) {
@@ -142,6 +180,32 @@ CTC_ALIGN_FN void load_panel(const EmissionPanel<Real>& panel, const Emissions<s
         for (index_t i = 0; i < group; ++i) {
           to[i] = load_emission<Real>(from[i * emissions.frame_stride]);
         }
+      }
+    }
+  }
+}
+
+// Fills the panel with `frames` frames from first_frame on. It has room for whole vectors of frames, or of classes.
+template <class Lanes, class scalar_t>
+CTC_ALIGN_FN void load_panel(const EmissionPanel<typename Lanes::Real>& panel, const Emissions<scalar_t>& emissions,
+                             index_t first_frame, index_t frames) {
+  using Real = typename Lanes::Real;
+  const bool all_side_by_side = emissions.class_stride == 1 && !panel.classes;
+  if (!panel.by_frame) {
+    return all_side_by_side ? load_all_classes<Lanes>(panel, emissions, first_frame, frames)
+                            : load_some_classes<Lanes>(panel, emissions, first_frame, frames);
+  }
+  for (index_t i = 0; i < frames; ++i) {
+    const scalar_t* from = &emissions.at(first_frame + i, 0);
+    Real* row = panel.values + i * panel.row_length;
+    if (all_side_by_side) {
+      for (index_t c = 0; c < panel.class_count; ++c) {  // a copy: vector code
+        row[c] = load_emission<Real>(from[c]);
+      }
+      __builtin_prefetch(from + kPrefetchBytes / sizeof(scalar_t));
+    } else {
+      for (index_t c = 0; c < panel.class_count; ++c) {
+        row[c] = load_emission<Real>(from[panel.class_at(c) * emissions.class_stride]);
       }
     }
   }

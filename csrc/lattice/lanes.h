@@ -14,14 +14,14 @@ namespace ctc_align {
 template <class Lanes>
 struct PairRecords;  // viterbi/pair_step.h
 
-// One step of one frame (pair_step.h). Choice: what the dictionary selects by, its Mask or another type.
-template <class Lanes, class Choice = typename Lanes::Mask>
+// One step of one frame (pair_step.h). Choice: what greater_where asks, the dictionary's Mask or another type.
+template <class Lanes, class Choice = typename Lanes::Choice>
 concept StepLanes =
     requires(typename Lanes::Value a, typename Lanes::Value b, typename Lanes::Mask mask, Choice choice) {
-  a = Lanes::add(a, b);             // a + b, rounded once
-  a = Lanes::greater(a, b);         // a > b ? a : b
-  mask = Lanes::exceeds(a, b);      // on where a > b, in IEEE order: off with a NaN
-  a = Lanes::select(choice, a, b);  // a where the choice is on, b elsewhere
+  a = Lanes::add(a, b);                    // a + b, rounded once
+  a = Lanes::greater(a, b);                // a > b ? a : b
+  mask = Lanes::exceeds(a, b);             // on where a > b, in IEEE order: off with a NaN
+  a = Lanes::greater_where(choice, a, b);  // greater(a, b) where the choice is on, b elsewhere
 };
 
 // Rows in memory, of type Real.
@@ -29,11 +29,12 @@ template <class Lanes>
 concept RowLanes =
     StepLanes<Lanes> && requires(typename Lanes::Real real, const typename Lanes::Real* from, typename Lanes::Real* to,
                                  typename Lanes::Value value, typename Lanes::Mask mask, uint32_t bits) {
-  Lanes::kWidth;                   // lanes of a Value; divides 16
-  value = Lanes::load(from);       // kWidth neighbours; `from` need not be aligned
-  Lanes::store(to, value);         //
-  value = Lanes::broadcast(real);  // `real` in every lane
-  mask = Lanes::mask(bits);        // lane i is on where bit i is set
+  Lanes::kWidth;                              // lanes of a Value; divides 16
+  value = Lanes::load(from);                  // kWidth neighbours; `from` need not be aligned
+  Lanes::store(to, value);                    //
+  value = Lanes::broadcast(real);             // `real` in every lane
+  mask = Lanes::mask(bits);                   // lane i is on where bit i is set
+  value = Lanes::select(mask, value, value);  // (mask, a, b): a where the mask is on, b elsewhere
 };
 
 // Classes looked up in registers. Only for kTableClasses > 0.
@@ -49,13 +50,16 @@ concept TableLanes = requires(const typename Lanes::Real* row, const int32_t* fr
 template <class Lanes>
 concept SweepLanes =
     RowLanes<Lanes> && (Lanes::kTableClasses == 0 || TableLanes<Lanes>) &&
-    requires(typename Lanes::Real real, typename Lanes::Value value, typename Lanes::Value (&square)[Lanes::kWidth],
+    requires(typename Lanes::Real real, typename Lanes::Value value, typename Lanes::Choice choice, uint32_t bits,
+             const typename Lanes::Real* const* rows, int64_t begin, typename Lanes::Value (&columns)[Lanes::kWidth],
              uint32_t* word, const PairRecords<Lanes> (&records)[16 / Lanes::kWidth]) {
-  Lanes::kTileWords;                      // record words (16 pairs each) that a tile holds in registers
-  real = Lanes::last(value);              // the highest lane
-  value = Lanes::shift_in(value, value);  // (previous, current): current, up one lane; previous's last at lane 0
-  Lanes::transpose(square);               // turned about its diagonal
-  Lanes::store_records(word, records);    // the records of 16 pairs, as a word (records.h)
+  Lanes::kTileWords;                          // record words (16 pairs each) that a tile holds in registers, at most
+  choice = Lanes::choice(bits);               // on in lane i where bit i is set
+  real = Lanes::last(value);                  // the highest lane
+  value = Lanes::shift_in(value, value);      // (previous, current): current, up one lane; previous's last at lane 0
+  value = Lanes::shift_in(real, value);       // (last, current): the same, where only previous's last is known
+  Lanes::load_columns(rows, begin, columns);  // lane l of columns[i] is rows[l][begin + i], for kWidth rows
+  Lanes::store_records(word, records);        // the records of 16 pairs, as a word (records.h)
 };
 
 // The sums over all paths (forward_backward/): arithmetic, and the bits of a Real as an integer of its size, or as a

@@ -120,14 +120,12 @@ struct Record {
   bool enters;
 };
 
+// Without branches: half of a path's moves cannot be guessed.
 CTC_ALIGN_FN State previous_state(State state, Record record, bool skip_allowed) {
-  if (!state.is_label) {
-    return record.from_left ? State{state.pair - 1, true} : state;
-  }
-  if (!record.enters) {
-    return state;
-  }
-  return record.from_left && skip_allowed ? State{state.pair - 1, true} : State{state.pair, false};
+  const unsigned is_label = state.is_label, from_left = record.from_left, enters = record.enters;
+  const unsigned to_left = from_left & ((is_label ^ 1u) | (enters & static_cast<unsigned>(skip_allowed)));
+  const unsigned stays_in_label = is_label & (enters ^ 1u);
+  return {state.pair - static_cast<index_t>(to_left), (to_left | stays_in_label) != 0};
 }
 
 // ------------------------------------------------------------------------- 5 where a path starts and ends

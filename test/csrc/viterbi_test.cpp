@@ -165,6 +165,79 @@ void test_widening() {
   check_widening<StoredBFloat16>(nullptr);
 }
 
+// The panel by class of log_probs in every layout, all classes and some: vectors and rests of vectors.
+template <class scalar_t>
+void check_panels(Random& random) {
+  using Real = AccumulationType<scalar_t>;
+  for (const index_t classes : {1, 3, 4, 8, 15, 16, 33, 70}) {
+    const index_t frames = 1 + random.below(40), first_frame = random.below(3);
+    for (const bool classes_first : {false, true}) {
+      std::vector<scalar_t> log_probs((first_frame + frames) * classes);
+      for (scalar_t& entry : log_probs) {
+        entry = stored<scalar_t>(random.below(9) == 0 ? INFINITY : -random.below(512) / 64.);
+      }
+      const index_t strides[] = {classes_first ? 1 : classes, classes_first ? first_frame + frames : 1};
+      const Emissions<scalar_t> emissions{log_probs.data(), strides[0], strides[1]};
+      std::vector<int64_t> some;
+      for (index_t c = 0; c < classes; ++c) {
+        if (random.below(2)) {
+          some.push_back(c);
+        }
+      }
+      for (const bool all : {true, false}) {
+        const index_t count = all ? classes : static_cast<index_t>(some.size());
+        constexpr index_t kRowLength = 64;
+        for (const NamedIsa& named : isas()) {
+          std::vector<Real> values(classes * kRowLength);
+          const EmissionPanel<Real> panel = {
+              values.data(), kRowLength, false, count, all ? nullptr : some.data(), 0, -1, -1};
+          named.isa->kernels<scalar_t>().load_panel(panel, emissions, first_frame, frames);
+          for (index_t c = 0; c < count; ++c) {
+            for (index_t i = 0; i < frames; ++i) {
+              const double value = value_of(emissions.at(first_frame + i, all ? c : some[c]));
+              CHECK(panel.at(i, c) == (value < 0x1p100 ? value : -INFINITY));
+            }
+          }
+        }
+      }
+    }
+  }
+}
+void test_panels(Random& random) {
+  check_panels<StoredHalf>(random);
+  check_panels<StoredBFloat16>(random);
+  check_panels<float>(random);
+  check_panels<double>(random);
+}
+
+// Arrays are handed on, and never one to two owners.
+void test_memory() {
+  std::vector<Memory<float>> held;
+  std::vector<float*> seen;
+  for (const index_t count : {1, 255, 256, 257, 5'000, 100'000, 1'000'000}) {
+    for (int n = 0; n < 4; ++n) {
+      held.push_back(uninitialized<float>(count));
+      std::fill_n(held.back().get(), count, static_cast<float>(held.size()));
+      seen.push_back(held.back().get());
+    }
+  }
+  std::sort(seen.begin(), seen.end());
+  CHECK(std::adjacent_find(seen.begin(), seen.end()) == seen.end());
+  for (size_t n = 0; n < held.size(); ++n) {
+    CHECK(held[n][0] == static_cast<float>(n + 1));
+  }
+  held.clear();
+  float* const kept = uninitialized<float>(5'000).get();
+  CHECK(FreeArrays::kKeeps == (uninitialized<float>(4'500).get() == kept));
+  bool thrown = false;
+  try {
+    uninitialized<float>(std::numeric_limits<index_t>::max() / 2);
+  } catch (const std::bad_alloc&) {
+    thrown = true;
+  }
+  CHECK(thrown);
+}
+
 // Every instruction set on every memory level, with another tiling each time.
 template <class P>
 void check_every_level(const P& problem, const Answer<typename P::Scalar, typename P::Label>& expected,
@@ -182,7 +255,7 @@ void check_every_level(const P& problem, const Answer<typename P::Scalar, typena
 template <class P>
 void test_short_items(P*, Random& random) {
   using Real = AccumulationType<typename P::Scalar>;
-  constexpr index_t kLabels[] = {0, 1, 2, 5, 15, 16, 17, 31, 33, 63, 64, 127, 128, 129};
+  constexpr index_t kLabels[] = {0, 1, 2, 5, 15, 16, 17, 31, 33, 63, 64, 90, 105, 127, 128, 129};
   constexpr index_t kSlacks[] = {-1, 0, 1, 7, 70, 250};
   constexpr index_t kClasses[] = {2, 3, 16, 31, 32, 33, 100, 1000};
   int feasible = 0, cases = 0;
@@ -433,6 +506,8 @@ int main(int argc, char** argv) {
   run("sums over bands", test_sums_over_bands);
   run("smallest budget comes to an end", test_smallest_budget_comes_to_an_end);
   run("widening", test_widening);
+  run("panels", [&] { test_panels(random); });
+  run("memory", test_memory);
   run("short items", [&] { for_each_type(AllTypes(), [&](auto* type) { test_short_items(type, random); }); });
   run("long items", [&] { for_each_type(AllTypes(), [&](auto* type) { test_long_items(type, random); }); });
   run("workers", [&] { test_workers(random); });

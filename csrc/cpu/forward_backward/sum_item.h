@@ -2,11 +2,11 @@
 #pragma once
 
 #include <algorithm>
-#include <memory>
 #include <optional>
 #include <utility>
 
 #include "../../lattice/forward_backward/memory_levels.h"
+#include "../../lattice/memory.h"
 #include "../item.h"
 #include "../options.h"
 
@@ -110,7 +110,7 @@ class ItemSums {
   const Workers& workers_;
   const Visit& visit_;
   MemoryLevels levels_;
-  std::unique_ptr<Real[]> scratch_;
+  Memory<Real> scratch_;
   ForwardBackwardLattice<Real> lattice_;
   RowMemory<Real> rows_;
   Real* sums_;

@@ -12,12 +12,17 @@ struct Avx2Lanes : VectorLanes<float, 8, Isa> {
   using Value = __m256;
   using Mask = __m256;
   static constexpr int kTileWords = 4;
+  struct Choice {
+    __m256 off;  // NaN in the lanes that are off: no number is greater than that, and none less
+  };
 
   CTC_ALIGN_FN static Value load(const float* p) { return _mm256_loadu_ps(p); }
   CTC_ALIGN_FN static void store(float* p, Value v) { _mm256_storeu_ps(p, v); }
   CTC_ALIGN_FN static Value broadcast(float x) { return _mm256_set1_ps(x); }
   CTC_ALIGN_FN static Value add(Value a, Value b) { return _mm256_add_ps(a, b); }
   CTC_ALIGN_FN static Value greater(Value a, Value b) { return _mm256_max_ps(a, b); }  // exactly a > b ? a : b
+  CTC_ALIGN_FN static Value greater_where(Choice c, Value a, Value b) { return greater(_mm256_or_ps(a, c.off), b); }
+  CTC_ALIGN_FN static Choice choice(uint32_t bits) { return {mask(~bits)}; }
   CTC_ALIGN_FN static Mask exceeds(Value a, Value b) { return _mm256_cmp_ps(a, b, _CMP_GT_OQ); }
   CTC_ALIGN_FN static Value select(Mask m, Value yes, Value no) { return _mm256_blendv_ps(no, yes, m); }
   CTC_ALIGN_FN static Value greater_whole(Value a, Value b) {
@@ -26,14 +31,13 @@ struct Avx2Lanes : VectorLanes<float, 8, Isa> {
   CTC_ALIGN_FN static Mask exceeds_whole(Value a, Value b) {
     return _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_castps_si256(a), _mm256_castps_si256(b)));
   }
-  CTC_ALIGN_FN static float last(Value v) {
-    const __m128 high = _mm256_extractf128_ps(v, 1);
-    return _mm_cvtss_f32(_mm_shuffle_ps(high, high, 3));
-  }
+  // A vector's rotation serves for itself and for its right neighbour.
+  CTC_ALIGN_FN static float last(Value v) { return _mm256_cvtss_f32(rotate(v)); }
   CTC_ALIGN_FN static Value shift_in(Value previous, Value current) {
-    const __m256 middle = _mm256_permute2f128_ps(previous, current, 0x21);  // previous.high, current.low
-    return _mm256_castsi256_ps(
-        _mm256_alignr_epi8(_mm256_castps_si256(current), _mm256_castps_si256(middle), 12));  // in each half
+    return _mm256_blend_ps(rotate(current), rotate(previous), 1);
+  }
+  CTC_ALIGN_FN static Value shift_in(float edge, Value current) {
+    return _mm256_blend_ps(rotate(current), broadcast(edge), 1);
   }
   CTC_ALIGN_FN static Mask mask(uint32_t bits) {
     const __m256i lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
@@ -41,34 +45,34 @@ struct Avx2Lanes : VectorLanes<float, 8, Isa> {
         _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(static_cast<int>(bits)), lane), lane));
   }
 
-  // 8 x 8: pairs of rows, then fours, inside 128-bit halves; then the halves.
-  CTC_ALIGN_FN static void transpose(Value (&m)[8]) {
-    Value pairs[8], fours[8];
-    for (int r = 0; r < 8; r += 2) {
-      pairs[r] = _mm256_unpacklo_ps(m[r], m[r + 1]);
-      pairs[r + 1] = _mm256_unpackhi_ps(m[r], m[r + 1]);
-    }
-    for (int r = 0; r < 8; r += 4) {
-      fours[r] = _mm256_shuffle_ps(pairs[r], pairs[r + 2], 0x44);
-      fours[r + 1] = _mm256_shuffle_ps(pairs[r], pairs[r + 2], 0xEE);
-      fours[r + 2] = _mm256_shuffle_ps(pairs[r + 1], pairs[r + 3], 0x44);
-      fours[r + 3] = _mm256_shuffle_ps(pairs[r + 1], pairs[r + 3], 0xEE);
-    }
-    for (int r = 0; r < 4; ++r) {
-      m[r] = _mm256_permute2f128_ps(fours[r], fours[r + 4], 0x20);
-      m[r + 4] = _mm256_permute2f128_ps(fours[r], fours[r + 4], 0x31);
+  // Four columns at a time: loads put rows r and r + 4 side by side, so that nothing crosses the halves.
+  CTC_ALIGN_FN static void load_columns(const float* const* rows, index_t begin, Value (&columns)[8]) {
+    for (int c = 0; c < 8; c += 4) {
+      Value m[4];
+      for (int r = 0; r < 4; ++r) {
+        m[r] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(rows[r] + begin + c)),
+                                    _mm_loadu_ps(rows[r + 4] + begin + c), 1);
+      }
+      const Value low01 = _mm256_unpacklo_ps(m[0], m[1]), high01 = _mm256_unpackhi_ps(m[0], m[1]);
+      const Value low23 = _mm256_unpacklo_ps(m[2], m[3]), high23 = _mm256_unpackhi_ps(m[2], m[3]);
+      columns[c] = _mm256_shuffle_ps(low01, low23, 0x44);
+      columns[c + 1] = _mm256_shuffle_ps(low01, low23, 0xEE);
+      columns[c + 2] = _mm256_shuffle_ps(high01, high23, 0x44);
+      columns[c + 3] = _mm256_shuffle_ps(high01, high23, 0xEE);
     }
   }
 
-  // Four masks of eight lanes, narrowed to bytes: bit i of the word is the sign of byte i.
   CTC_ALIGN_FN static void store_records(RecordWord* word, const PairRecords<Avx2Lanes> (&records)[2]) {
-    const __m256i left = _mm256_packs_epi32(_mm256_castps_si256(records[0].from_left),
-                                            _mm256_castps_si256(records[1].from_left));  // 0-3 8-11 | 4-7 12-15
-    const __m256i enters =
-        _mm256_packs_epi32(_mm256_castps_si256(records[0].enters), _mm256_castps_si256(records[1].enters));
-    const __m256i bytes = _mm256_packs_epi16(left, enters);  // fours: l0 l2 e0 e2 | l1 l3 e1 e3
-    const __m256i in_order = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-    *word = static_cast<RecordWord>(_mm256_movemask_epi8(in_order));
+    const auto bits = [](Mask m)
+                          __attribute__((always_inline)) { return static_cast<RecordWord>(_mm256_movemask_ps(m)); };
+    *word = bits(records[0].from_left) | bits(records[1].from_left) << 8 | bits(records[0].enters) << 16 |
+            bits(records[1].enters) << 24;
+  }
+
+ private:
+  // Up one lane, the last to the first.
+  CTC_ALIGN_FN static Value rotate(Value v) {
+    return _mm256_permutevar8x32_ps(v, _mm256_setr_epi32(7, 0, 1, 2, 3, 4, 5, 6));
   }
 };
 

@@ -11,6 +11,7 @@ template <class Isa>
 struct Avx512Lanes : VectorOperators<float, 16, Isa> {
   using Value = __m512;
   using Mask = __mmask16;
+  using Choice = __mmask16;
   using Index = __m512i;
   static constexpr int kTileWords = 8;  // 16 of 32 registers hold alphas
   static constexpr index_t kTableClasses = 32;
@@ -20,6 +21,7 @@ struct Avx512Lanes : VectorOperators<float, 16, Isa> {
   CTC_ALIGN_FN static Value broadcast(float x) { return _mm512_set1_ps(x); }
   CTC_ALIGN_FN static Value add(Value a, Value b) { return _mm512_add_ps(a, b); }
   CTC_ALIGN_FN static Value greater(Value a, Value b) { return _mm512_max_ps(a, b); }  // exactly a > b ? a : b
+  CTC_ALIGN_FN static Value greater_where(Mask m, Value a, Value b) { return _mm512_mask_max_ps(b, m, a, b); }
   CTC_ALIGN_FN static Mask exceeds(Value a, Value b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
   CTC_ALIGN_FN static Value select(Mask m, Value yes, Value no) { return _mm512_mask_mov_ps(no, m, yes); }
   CTC_ALIGN_FN static Value greater_whole(Value a, Value b) {
@@ -32,6 +34,8 @@ struct Avx512Lanes : VectorOperators<float, 16, Isa> {
   CTC_ALIGN_FN static Value shift_in(Value previous, Value current) {
     return _mm512_castsi512_ps(_mm512_alignr_epi32(_mm512_castps_si512(current), _mm512_castps_si512(previous), 15));
   }
+  CTC_ALIGN_FN static Value shift_in(float edge, Value current) { return shift_in(broadcast(edge), current); }
+  CTC_ALIGN_FN static Choice choice(uint32_t bits) { return static_cast<Choice>(bits); }
   CTC_ALIGN_FN static Mask mask(uint32_t bits) { return static_cast<Mask>(bits); }
 
   // 32 classes in two registers: one permutation looks up 16 of them.
@@ -44,35 +48,30 @@ struct Avx512Lanes : VectorOperators<float, 16, Isa> {
     return _mm512_permutex2var_ps(table.low, ids, table.high);
   }
 
-  // 16 x 16: pairs of rows, then fours, inside 128-bit quarters; then the quarters, in two rounds.
-  CTC_ALIGN_FN static void transpose(Value (&m)[16]) {
-    Value pairs[16], fours[16], halves[16];
-    for (int r = 0; r < 16; r += 2) {
-      pairs[r] = _mm512_unpacklo_ps(m[r], m[r + 1]);
-      pairs[r + 1] = _mm512_unpackhi_ps(m[r], m[r + 1]);
-    }
-    for (int r = 0; r < 16; r += 4) {  // fours[r + i]: element i of each quarter, of rows r..r+3
-      fours[r] = _mm512_shuffle_ps(pairs[r], pairs[r + 2], 0x44);
-      fours[r + 1] = _mm512_shuffle_ps(pairs[r], pairs[r + 2], 0xEE);
-      fours[r + 2] = _mm512_shuffle_ps(pairs[r + 1], pairs[r + 3], 0x44);
-      fours[r + 3] = _mm512_shuffle_ps(pairs[r + 1], pairs[r + 3], 0xEE);
-    }
-    for (int i = 0; i < 4; ++i) {
-      halves[i] = _mm512_shuffle_f32x4(fours[i], fours[i + 4], 0x88);           // quarters 0 2 of rows 0-3, of 4-7
-      halves[i + 4] = _mm512_shuffle_f32x4(fours[i], fours[i + 4], 0xDD);       // quarters 1 3
-      halves[i + 8] = _mm512_shuffle_f32x4(fours[i + 8], fours[i + 12], 0x88);  // of rows 8-11, of 12-15
-      halves[i + 12] = _mm512_shuffle_f32x4(fours[i + 8], fours[i + 12], 0xDD);
-    }
-    for (int i = 0; i < 4; ++i) {
-      m[i] = _mm512_shuffle_f32x4(halves[i], halves[i + 8], 0x88);
-      m[i + 4] = _mm512_shuffle_f32x4(halves[i + 4], halves[i + 12], 0x88);
-      m[i + 8] = _mm512_shuffle_f32x4(halves[i], halves[i + 8], 0xDD);
-      m[i + 12] = _mm512_shuffle_f32x4(halves[i + 4], halves[i + 12], 0xDD);
+  // Four columns at a time: loads put rows r, r + 4, r + 8, r + 12 side by side, so that nothing crosses the quarters.
+  CTC_ALIGN_FN static void load_columns(const float* const* rows, index_t begin, Value (&columns)[16]) {
+    for (index_t c = 0; c < 16; c += 4) {
+      Value m[4];
+      for (int r = 0; r < 4; ++r) {
+        const auto quarter = [&](int q)
+                                 __attribute__((always_inline)) { return _mm_loadu_ps(rows[r + 4 * q] + begin + c); };
+        m[r] = _mm512_castps128_ps512(quarter(0));
+        m[r] = _mm512_mask_broadcast_f32x4(m[r], 0x00F0, quarter(1));
+        m[r] = _mm512_mask_broadcast_f32x4(m[r], 0x0F00, quarter(2));
+        m[r] = _mm512_mask_broadcast_f32x4(m[r], 0xF000, quarter(3));
+      }
+      const Value low01 = _mm512_unpacklo_ps(m[0], m[1]), high01 = _mm512_unpackhi_ps(m[0], m[1]);
+      const Value low23 = _mm512_unpacklo_ps(m[2], m[3]), high23 = _mm512_unpackhi_ps(m[2], m[3]);
+      columns[c] = _mm512_shuffle_ps(low01, low23, 0x44);
+      columns[c + 1] = _mm512_shuffle_ps(low01, low23, 0xEE);
+      columns[c + 2] = _mm512_shuffle_ps(high01, high23, 0x44);
+      columns[c + 3] = _mm512_shuffle_ps(high01, high23, 0xEE);
     }
   }
 
   CTC_ALIGN_FN static void store_records(RecordWord* word, const PairRecords<Avx512Lanes> (&records)[1]) {
-    _store_mask32(word, _mm512_kunpackw(records[0].enters, records[0].from_left));
+    // In assembler: GCC would collect the words of a tile in a vector first, with shuffles.
+    asm("kmovd %1, %0" : "=m"(*word) : "k"(_mm512_kunpackw(records[0].enters, records[0].from_left)));
   }
 };
 

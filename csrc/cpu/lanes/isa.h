@@ -68,7 +68,7 @@ struct Compiled {
   template <class scalar_t>
   static void load(const EmissionPanel<Real>& panel, const Emissions<scalar_t>& emissions, index_t first_frame,
                    index_t frames) {
-    load_panel<Lanes::kWidth>(panel, emissions, first_frame, frames);
+    load_panel<Lanes>(panel, emissions, first_frame, frames);
   }
   template <class scalar_t>
   static void add_stars(const EmissionPanel<Real>& panel, const StarScores<scalar_t>& stars, index_t first_frame,

@@ -34,6 +34,7 @@ struct VectorOperators {
   CTC_ALIGN_FN static Value multiply(Value a, Value b) { return a * b; }
   CTC_ALIGN_FN static Value divide(Value a, Value b) { return a / b; }
   CTC_ALIGN_FN static Value greater(Value a, Value b) { return a > b ? a : b; }
+  CTC_ALIGN_FN static Value greater_where(Mask m, Value a, Value b) { return (m & (a > b)) ? a : b; }
   CTC_ALIGN_FN static Mask exceeds(Value a, Value b) { return a > b; }
   CTC_ALIGN_FN static Value select(Mask m, Value yes, Value no) { return m ? yes : no; }
   CTC_ALIGN_FN static Value shift_bits_left(Value v, int n) { return (Value)((Mask)v << n); }
@@ -55,11 +56,12 @@ struct VectorLanes : VectorOperators<RealType, kLanes, Isa> {
   using typename Operators::Mask;
   using typename Operators::Real;
   using typename Operators::Value;
+  using Choice = Mask;
   static constexpr int kTileWords = kLanes / 4;  // 4 vectors a word, or 4 words: 8 or 16 vectors of alphas
   static constexpr index_t kTableClasses = 0;    // no look-up in registers
 
   CTC_ALIGN_FN static Real last(Value v) { return v[kWidth - 1]; }
-
+  CTC_ALIGN_FN static Value shift_in(Real edge, Value current) { return shift_in(Operators::broadcast(edge), current); }
   CTC_ALIGN_FN static Value shift_in(Value previous, Value current) {
     if constexpr (kWidth == 4) {
       return shuffle<3, 4, 5, 6>(previous, current);
@@ -68,7 +70,36 @@ struct VectorLanes : VectorOperators<RealType, kLanes, Isa> {
     }
   }
 
-  // log2(kWidth) rounds of a perfect shuffle of the rows.
+  CTC_ALIGN_FN static Mask mask(uint32_t bits) {
+    const Bits b = static_cast<Bits>(bits);
+    return ((b - Mask{}) & bit_of_lane()) != 0;
+  }
+
+  CTC_ALIGN_FN static Choice choice(uint32_t bits) { return mask(bits); }
+
+  CTC_ALIGN_FN static void load_columns(const Real* const* rows, index_t begin, Value (&columns)[kWidth]) {
+    for (int r = 0; r < kWidth; ++r) {
+      columns[r] = Operators::load(rows[r] + begin);
+    }
+    transpose(columns);
+  }
+
+  // Each lane contributes its own bit, then the lanes are joined once.
+  CTC_ALIGN_FN static void store_records(RecordWord* word, const PairRecords<VectorLanes> (&records)[16 / kLanes]) {
+    Mask joined = {};
+    for (int u = 0; u < kPairsPerWord / kWidth; ++u) {
+      const Mask bits = bit_of_lane() << (u * kWidth);
+      joined |= (records[u].from_left & bits) | (records[u].enters & (bits << kPairsPerWord));
+    }
+    RecordWord all = 0;
+    for (int l = 0; l < kWidth; ++l) {
+      all |= static_cast<RecordWord>(joined[l]);
+    }
+    *word = all;
+  }
+
+ private:
+  // Turns a square about its diagonal: log2(kWidth) rounds of a perfect shuffle of the rows.
   CTC_ALIGN_FN static void transpose(Value (&square)[kWidth]) {
     for (int round = 1; round < kWidth; round *= 2) {
       Value next[kWidth];
@@ -88,26 +119,6 @@ struct VectorLanes : VectorOperators<RealType, kLanes, Isa> {
     }
   }
 
-  CTC_ALIGN_FN static Mask mask(uint32_t bits) {
-    const Bits b = static_cast<Bits>(bits);
-    return ((b - Mask{}) & bit_of_lane()) != 0;
-  }
-
-  // Each lane contributes its own bit, then the lanes are joined once.
-  CTC_ALIGN_FN static void store_records(RecordWord* word, const PairRecords<VectorLanes> (&records)[16 / kLanes]) {
-    Mask joined = {};
-    for (int u = 0; u < kPairsPerWord / kWidth; ++u) {
-      const Mask bits = bit_of_lane() << (u * kWidth);
-      joined |= (records[u].from_left & bits) | (records[u].enters & (bits << kPairsPerWord));
-    }
-    RecordWord all = 0;
-    for (int l = 0; l < kWidth; ++l) {
-      all |= static_cast<RecordWord>(joined[l]);
-    }
-    *word = all;
-  }
-
- private:
   // Picks lanes by kSources: lanes of `a` are counted from 0, those of `b` after them.
   template <int... kSources>
   CTC_ALIGN_FN static Value shuffle(Value a, Value b) {

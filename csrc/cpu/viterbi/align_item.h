@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <limits>
-#include <memory>
 #include <vector>
 
 #include "../item.h"
@@ -33,7 +32,7 @@ inline float epsilon(StoredBFloat16) { return 1.0f / 128; }
 // Memory for the bases of the band's columns: 0 in the first frame block.
 struct BaseMemory {
   std::vector<index_t> row_begins;
-  std::unique_ptr<double[]> values;
+  Memory<double> values;
   index_t count = 0;
 
   explicit BaseMemory(const Band& band) {
@@ -91,7 +90,8 @@ bool trace_item(const Item<scalar_t, label_t>& item, const CompactTarget& target
   const AlphaRow<Real> row{alphas.get(), alphas.get() + pairs, 0, pairs};
   std::fill_n(alphas.get(), 2 * pairs, kMinusInfinity<Real>);
   const auto first_emission = [&](bool is_label) {
-    return load_emission<Real>(item.template entry<kStars>(0, {0, is_label}).score);
+    return load_emission<Real>(
+        item.template entry<kStars>(0, {0, is_label}, target.labels().template class_of<kStars>(0)).score);
   };
   start_paths(item.labels, first_emission, row.blank(0), row.label(0));
 
@@ -109,9 +109,8 @@ bool trace_item(const Item<scalar_t, label_t>& item, const CompactTarget& target
     limits.bytes = std::max(options.memory_budget - spent, kLeast);
   }
 
-  const auto skip_allowed = [&](index_t pair) { return target.skip_allowed(pair); };
-  const auto visit = [&](index_t t, State state) {
-    const auto entry = item.template entry<kStars>(t, state);
+  const auto visit = [item, labels = target.labels(), rows](index_t t, State state) {
+    const auto entry = item.template entry<kStars>(t, state, labels.template class_of<kStars>(state.pair));
     rows.path[t] = static_cast<label_t>(entry.name);
     rows.scores[t] = entry.score;
   };
@@ -123,9 +122,7 @@ bool trace_item(const Item<scalar_t, label_t>& item, const CompactTarget& target
                            .settle_bases = true,
                            .records = nullptr,
                            .record_begin = 0};
-  return Ladder<Real, Sweeper<scalar_t>, decltype(skip_allowed), decltype(visit)>(job, kernels.tile_pairs, limits,
-                                                                                  sweep, skip_allowed, visit)
-      .trace();
+  return Ladder<Real, Sweeper<scalar_t>, decltype(visit)>(job, kernels.tile_pairs, limits, sweep, visit).trace();
 }
 
 // Aligns an item whose lengths and labels are in range, and writes its whole rows of paths and scores. Returns false if

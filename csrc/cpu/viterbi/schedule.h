@@ -66,18 +66,18 @@ class Sweeper {
     if (tiling.strip_frames > 0) {
       most = std::min(most, tiling.strip_frames);
     }
-    if (panel_.by_frame) {
-      strip_frames_ = most;
-      panel_values_ = panel_.row_length * strip_frames_;
-    } else {
-      const index_t group = kernels.group_frames;
-      const index_t classes = target.class_count + (stars ? kStarClasses : 0);
-      const index_t fitting = kPanelBytes / (classes * kRealBytes) / group * group;
-      strip_frames_ = std::min(most, std::max(fitting, group));
-      // One group more than needed: caches handle rows of a power of two badly.
-      panel_.row_length = (strip_frames_ + group - 1) / group * group + group;
-      panel_values_ = panel_.row_length * classes;
+    // As many frames as the first-level cache holds, unless that is a few only: then as many as the second-level cache does.
+    const index_t group = kernels.group_frames;
+    const index_t class_rows = panel_.by_frame ? panel_.row_length : target.class_count + (stars ? kStarClasses : 0);
+    const index_t in_first = kSmallPanelBytes / (class_rows * kRealBytes) / group * group;
+    const index_t in_second = std::max(kPanelBytes / (class_rows * kRealBytes) / group * group, group);
+    strip_frames_ = std::min(most, in_first >= kShortStrip ? in_first : in_second);
+    if (!panel_.by_frame) {
+      // An odd number of cache lines: rows of a power of two would crowd a few sets of a cache.
+      constexpr index_t kLineReals = 64 / kRealBytes;
+      panel_.row_length = ((strip_frames_ + kLineReals - 1) / kLineReals | 1) * kLineReals;
     }
+    panel_values_ = panel_.by_frame ? panel_.row_length * strip_frames_ : panel_.row_length * class_rows;
     prepare(scratch_[0]);
   }
 
@@ -118,8 +118,11 @@ class Sweeper {
   }
 
  private:
-  // A panel by class fits into the second-level cache, with room for the alphas.
+  // Panels that leave room for the alphas in a first-level cache of 32 KB, and in the second-level cache.
+  static constexpr index_t kSmallPanelBytes = 16 * 1024;
   static constexpr index_t kPanelBytes = 256 * 1024;
+  // Frames that are well worth a tile's way to the registers and back.
+  static constexpr index_t kShortStrip = 112;
   // The classes that stars add. (Rows of whole cache lines, 48 floats instead of 34, were slower.)
   static constexpr index_t kStarClasses = 2;
   // Waking a thread and waiting for it costs as much as some hundred thousand cells.
@@ -131,9 +134,9 @@ class Sweeper {
 
   // What a worker needs for one strip.
   struct Scratch {
-    std::unique_ptr<Real[]> panel;
-    std::unique_ptr<Real[]> edges;
-    std::unique_ptr<index_t[]> row_offsets;
+    Memory<Real> panel;
+    Memory<Real> edges;
+    Memory<index_t> row_offsets;
   };
 
   // How far a strip has come. The worker on the next strip sleeps here.

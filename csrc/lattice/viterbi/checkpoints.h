@@ -4,17 +4,12 @@
 #pragma once
 
 #include <algorithm>
-#include <memory>
 #include <vector>
 
+#include "../memory.h"
 #include "sweep.h"
 
 namespace ctc_align {
-
-template <class T>
-std::unique_ptr<T[]> uninitialized(index_t count) {
-  return std::unique_ptr<T[]>(new T[static_cast<size_t>(count)]);
-}
 
 // Rows at the frames from, from + every, from + 2 every, ... before `to`.
 template <class Real>
@@ -72,7 +67,7 @@ class Checkpoints {
   index_t from_;
   index_t every_;
   std::vector<index_t> begins_;
-  std::unique_ptr<Real[]> values_;
+  Memory<Real> values_;
 };
 
 }  // namespace ctc_align

@@ -25,7 +25,6 @@
 #pragma once
 
 #include <algorithm>
-#include <memory>
 
 #include "checkpoints.h"
 #include "traceback.h"
@@ -87,18 +86,12 @@ PathEnd<Real> find_path_end(const Band& band, const AlphaRow<Real>& row, const B
 
 // Traces the best path of an item.
 // sweep(job, from, to, checkpoints) sweeps the frames from+1 .. to and keeps checkpoints unless null.
-// skip_allowed(pair) and visit(t, state) are those of walk_records.
-template <class Real, class Sweep, class SkipAllowed, class Visit>
+// visit(t, state) is that of walk_records.
+template <class Real, class Sweep, class Visit>
 class Ladder {
  public:
-  Ladder(const SweepJob<Real>& job, index_t tile_pairs, const LadderLimits& limits, Sweep& sweep,
-         const SkipAllowed& skip_allowed, const Visit& visit)
-      : job_(job),
-        tile_pairs_(tile_pairs),
-        limits_(limits),
-        sweep_(sweep),
-        skip_allowed_(skip_allowed),
-        visit_(visit) {}
+  Ladder(const SweepJob<Real>& job, index_t tile_pairs, const LadderLimits& limits, Sweep& sweep, const Visit& visit)
+      : job_(job), tile_pairs_(tile_pairs), limits_(limits), sweep_(sweep), visit_(visit) {}
 
   // Visits every frame from the last to the first. Without a path it visits none and returns false. The job's row holds
   // frame 0, and has room for the whole band.
@@ -129,7 +122,7 @@ class Ladder {
       if (level == 0 && !find_end(job, state)) {
         return false;
       }
-      state = walk_records(band, from, to, job.records, state, skip_allowed_, visit_);
+      state = walk_records(band, from, to, job.records, job.target.skip_bits, state, visit_);
       return true;
     }
 
@@ -177,9 +170,8 @@ class Ladder {
   index_t tile_pairs_;
   LadderLimits limits_;
   Sweep& sweep_;
-  const SkipAllowed& skip_allowed_;
   const Visit& visit_;
-  std::unique_ptr<RecordWord[]> records_;
+  Memory<RecordWord> records_;
   index_t record_words_ = 0;
 };
 

@@ -32,7 +32,7 @@ CTC_ALIGN_FN PairRecords<Lanes> pair_step(typename Lanes::Value left, Choice ski
                                           typename Lanes::Value& blank, typename Lanes::Value& label) {
   static_assert(StepLanes<Lanes, Choice>);
   const auto best_blank = Lanes::greater(left, blank);
-  const auto entry = Lanes::select(skip_allowed, best_blank, blank);
+  const auto entry = Lanes::greater_where(skip_allowed, left, blank);
   const PairRecords<Lanes> records = {Lanes::exceeds(left, blank), Lanes::exceeds(entry, label)};
   blank = Lanes::add(best_blank, blank_emission);
   label = Lanes::add(Lanes::greater(entry, label), label_emission);

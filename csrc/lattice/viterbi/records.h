@@ -24,6 +24,20 @@ struct RecordRows {
   CTC_ALIGN_FN index_t first_word(index_t t) const { return band.first(t) / kPairsPerWord; }
   CTC_ALIGN_FN index_t last_word(index_t t) const { return band.last(t) / kPairsPerWord; }
 
+  // The first frame after t whose row begins or ends with another word than frame t's.
+  CTC_ALIGN_FN index_t next_change(index_t t) const {
+    const index_t first_changes = (first_word(t) + 1) * kPairsPerWord + band.frames - band.labels;
+    const index_t last_changes = (last_word(t) + 1) * kPairsPerWord;
+    return last_changes <= band.labels ? smaller(first_changes, last_changes) : first_changes;
+  }
+
+  // The last frame before t of which the same is true; -1: there is none.
+  CTC_ALIGN_FN index_t last_change(index_t t) const {
+    const index_t last_changed = last_word(t) * kPairsPerWord - 1;
+    const index_t first = first_word(t);
+    return first > 0 ? larger(last_changed, first * kPairsPerWord - 1 + band.frames - band.labels) : last_changed;
+  }
+
   // Offset of frame t's row, 1 <= t <= band.frames + 1.
   CTC_ALIGN_FN index_t begin(index_t t) const {
     const index_t rising = smaller(t, band.labels + 1);  // frames 0..rising-1 have last(t) = t
@@ -45,7 +59,7 @@ struct RecordRows {
 };
 
 CTC_ALIGN_FN Record read_record(RecordWord word, index_t pair) {
-  const int bit = static_cast<int>(pair % kPairsPerWord);
+  const unsigned bit = static_cast<unsigned>(pair) % kPairsPerWord;
   return {((word >> bit) & 1) != 0, ((word >> (bit + kPairsPerWord)) & 1) != 0};
 }
 

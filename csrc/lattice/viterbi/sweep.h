@@ -1,6 +1,6 @@
 // The forward pass: tiles of (pairs x frames), alphas in registers, one edge value a frame.
 //
-// Contents: 1 names  2 a tile  3 the rebase of a column  4 a strip of frames
+// Contents: 1 a tile  2 the rebase of a column  3 a strip of frames
 //
 // Order of work. Frames are taken in STRIPS, at most a frame block of the rebase grid; inside a strip tiles go from
 // left to right. A tile keeps its pairs' alphas in registers for the whole strip, and only the label alpha of its
@@ -19,106 +19,46 @@
 // the tile is computed. No result reads a value outside the band: pairs not reached yet are -inf, pairs left of the band
 // cannot lead back into it (lattice.h), and nothing leads back from the right of blank L.
 //
-// Tried and slower: hardware gathers for the emissions, a quarter of the speed with 32 classes (AVX-512, Zen 5).
+// Tried and slower: hardware gathers for the emissions, a quarter of the speed with 32 classes (AVX-512, Zen 5); with
+// AVX2 tiles of at most 2 or 3 words instead of 4, 0.85 and 0.9 of the speed. Without effect: asking for the next strip's
+// log_probs in the loop of a tile (prefetch).
 #pragma once
 
-#include "../emission.h"
-#include "../lattice.h"
 #include "pair_step.h"
-#include "rebase.h"
-#include "records.h"
+#include "sweep_job.h"
 #include "tile_emissions.h"
 
 namespace ctc_align {
 
-// ----------------------------------------------------------------------------------------------------- 1 names
+// --------------------------------------------------------------------------------------------------- 1 a tile
 
-// The target for the sweep, padded to whole tiles: ids of panel classes, and 16 bits a record word.
-struct SweepTarget {
-  const int32_t* class_ids;
-  const uint16_t* skip_bits;
-  const uint16_t* wild_bits;  // read with kWild
-};
-
-// Alphas of one frame, of the pairs from first_pair on. Whole tiles.
-template <class Real>
-struct AlphaRow {
-  Real* blanks;
-  Real* labels;
-  index_t first_pair;
-  index_t pairs;
-
-  CTC_ALIGN_FN Real& blank(index_t pair) const { return blanks[pair - first_pair]; }
-  CTC_ALIGN_FN Real& label(index_t pair) const { return labels[pair - first_pair]; }
-};
-
-// The base of every column in every frame block, for the columns that are visited in the frame block and one more (where
-// the last label has its blank). The first sweep of an item computes the bases. Later sweeps of a part of it see less of
-// each column: they read the bases here, and so round identically.
-struct BaseGrid {
-  double* values;
-  const index_t* row_begins;  // [frame_blocks], values[row_begins[n] + j] is column j's base in frame block n
-
-  CTC_ALIGN_FN double& at(index_t frame_block, index_t column) const {
-    return values[row_begins[frame_block] + column];
-  }
-  CTC_ALIGN_FN static index_t first_column(const Band& band, index_t frame_block) {
-    return band.first(frame_block * kFrameBlock) / kColumnPairs;
-  }
-  CTC_ALIGN_FN static index_t last_column(const Band& band, index_t frame_block) {
-    return band.last(smaller((frame_block + 1) * kFrameBlock + 1, band.frames)) / kColumnPairs;
-  }
-  CTC_ALIGN_FN static index_t frame_blocks(index_t frames) { return (frames + kFrameBlock - 2) / kFrameBlock; }
-};
-
-// What is swept, and what is kept of it.
-template <class Real>
-struct SweepJob {
-  Band whole;  // of the item
-  Band band;   // of what is swept: the same, or a cone in it
-  SweepTarget target;
-  AlphaRow<Real> row;    // of the frame before the first one; of the last one afterwards
-  BaseGrid bases;        // float32 only
-  bool settle_bases;     // compute the bases, instead of reading them from the grid
-  RecordWord* records;   // null: no records
-  index_t record_begin;  // RecordRows::begin of the first frame's row
-};
-
-// A strip of frames: what every tile in it reads and writes.
-template <class Real>
-struct Strip {
-  index_t first_frame;  // >= 1; a strip lies in one frame block
-  index_t frames;
-  EmissionPanel<Real> panel;
-  Real* edges;           // [frames]
-  index_t* row_offsets;  // [frames] record word w of the frame is records[row_offset + w]
-
-  CTC_ALIGN_FN index_t last_frame() const { return first_frame + frames - 1; }
-};
-
-// --------------------------------------------------------------------------------------------------- 2 a tile
-
-// Sweeps one tile, `Lanes::kTileWords` record words of pairs from `first_word`, over the frames begin..end-1 of the
-// strip. The row holds frame begin-1 (counted in the strip) before, and frame end-1 afterwards.
+// Sweeps one tile, kWords record words of pairs from `first_word`, over the frames begin..end-1 of the strip. The row
+// holds frame begin-1 (counted in the strip) before, and frame end-1 afterwards.
 // kRagged: the band's border runs through the tile, so some of its record words have no place in their row.
 // kSomeWild: the gaps of some of its pairs are wild.
-template <class Lanes, bool kInRegisters, bool kRecords, bool kRagged, bool kSomeWild>
-CTC_ALIGN_FN void sweep_tile(const SweepJob<typename Lanes::Real>& job, const Strip<typename Lanes::Real>& strip,
-                             index_t first_word, index_t begin, index_t end) {
-  constexpr int kWords = Lanes::kTileWords;
+//
+// A function of its own: GCC 12 spills in the loops of a function that holds several of them.
+template <class Lanes, int kWords, bool kInRegisters, bool kRecords, bool kRagged, bool kSomeWild>
+__attribute__((noinline)) void sweep_tile(const SweepJob<typename Lanes::Real>& job,
+                                          const Strip<typename Lanes::Real>& strip, index_t first_word, index_t begin,
+                                          index_t end) {
   constexpr int kVectorsPerWord = kPairsPerWord / Lanes::kWidth;
   constexpr int kVectors = kWords * kVectorsPerWord;
   const RecordRows rows{job.band};
   const index_t first_pair = first_word * kPairsPerWord;
+  typename Lanes::Real* const edges = strip.edges;
+  const index_t* const row_offsets = strip.row_offsets;
+  RecordWord* const records_of_tile = job.records + first_word;
 
   TileEmissions<Lanes, kVectors, kInRegisters> emissions(strip.panel, job.target.class_ids + first_pair);
   typename Lanes::Value blanks[kVectors], labels[kVectors];
-  typename Lanes::Mask skips[kVectors], wilds[kVectors];
+  typename Lanes::Choice skips[kVectors];
+  [[maybe_unused]] typename Lanes::Mask wilds[kVectors];
   for (int v = 0; v < kVectors; ++v) {
     blanks[v] = Lanes::load(&job.row.blank(first_pair + v * Lanes::kWidth));
     labels[v] = Lanes::load(&job.row.label(first_pair + v * Lanes::kWidth));
     skips[v] =
-        Lanes::mask(job.target.skip_bits[first_word + v / kVectorsPerWord] >> (v % kVectorsPerWord * Lanes::kWidth));
+        Lanes::choice(job.target.skip_bits[first_word + v / kVectorsPerWord] >> (v % kVectorsPerWord * Lanes::kWidth));
     if constexpr (kSomeWild) {
       wilds[v] =
           Lanes::mask(job.target.wild_bits[first_word + v / kVectorsPerWord] >> (v % kVectorsPerWord * Lanes::kWidth));
@@ -134,14 +74,19 @@ CTC_ALIGN_FN void sweep_tile(const SweepJob<typename Lanes::Real>& job, const St
       if constexpr (kSomeWild) {
         wild_emission = emissions.wild_gap(i);
       }
-      auto left = Lanes::broadcast(strip.edges[i]);
-      strip.edges[i] = Lanes::last(labels[kVectors - 1]);
+      const typename Lanes::Real edge = edges[i];
+      auto left = labels[0];  // the vector before, of which the first has the last lane: the edge
+      edges[i] = Lanes::last(labels[kVectors - 1]);
+      [[maybe_unused]] RecordWord* words = nullptr;
+      if constexpr (kRecords) {
+        words = records_of_tile + row_offsets[i];
+      }
 
       for (int w = 0; w < kWords; ++w) {
         PairRecords<Lanes> records[kVectorsPerWord];
         for (int u = 0; u < kVectorsPerWord; ++u) {
           const int v = w * kVectorsPerWord + u;
-          const auto from_left = Lanes::shift_in(left, labels[v]);  // label alphas of pairs k-1
+          const auto from_left = v == 0 ? Lanes::shift_in(edge, labels[v]) : Lanes::shift_in(left, labels[v]);
           left = labels[v];
           auto own_blank_emission = blank_emission;
           if constexpr (kSomeWild) {
@@ -151,10 +96,9 @@ CTC_ALIGN_FN void sweep_tile(const SweepJob<typename Lanes::Real>& job, const St
               pair_step<Lanes>(from_left, skips[v], own_blank_emission, emissions.label(i, v), blanks[v], labels[v]);
         }
         if constexpr (kRecords) {
-          const index_t word = first_word + w;
           const index_t t = strip.first_frame + i;
-          if (!kRagged || (rows.first_word(t) <= word && word <= rows.last_word(t))) {
-            Lanes::store_records(job.records + (strip.row_offsets[i] + word), records);
+          if (!kRagged || (rows.first_word(t) <= first_word + w && first_word + w <= rows.last_word(t))) {
+            Lanes::store_records(words + w, records);
           }
         }
       }
@@ -167,7 +111,7 @@ CTC_ALIGN_FN void sweep_tile(const SweepJob<typename Lanes::Real>& job, const St
   }
 }
 
-// ------------------------------------------------------------------------------------ 3 the rebase of a column
+// ------------------------------------------------------------------------------------ 2 the rebase of a column
 
 // The largest alpha of the pairs begin..end-1. (A maximum does not depend on the order.)
 template <class Lanes>
@@ -226,19 +170,26 @@ CTC_ALIGN_FN void rebase_column(const SweepJob<float>& job, index_t frame_block,
   }
 }
 
-// ----------------------------------------------------------------------------------- 4 a strip of frames
+// ----------------------------------------------------------------------------------- 3 a strip of frames
 
 // Prepares the edges and the offsets of the records for the tiles of a strip.
 template <class Real>
 CTC_ALIGN_FN void begin_strip(const SweepJob<Real>& job, const Strip<Real>& strip) {
-  const RecordRows rows{job.band};
-  index_t row_begin = job.records ? rows.begin(strip.first_frame) - job.record_begin : 0;
   for (index_t i = 0; i < strip.frames; ++i) {
-    const index_t t = strip.first_frame + i;
     strip.edges[i] = kMinusInfinity<Real>;
-    if (job.records) {
-      strip.row_offsets[i] = row_begin - rows.first_word(t);
-      row_begin += rows.last_word(t) - rows.first_word(t) + 1;
+  }
+  if (!job.records) {
+    return;
+  }
+  const RecordRows rows{job.band};
+  index_t row_begin = rows.begin(strip.first_frame) - job.record_begin;
+  for (index_t i = 0; i < strip.frames;) {
+    const index_t t = strip.first_frame + i;
+    const index_t first = rows.first_word(t), words = rows.last_word(t) - first + 1;
+    const index_t end = smaller(strip.frames, rows.next_change(t) - strip.first_frame);
+    for (; i < end; ++i) {
+      strip.row_offsets[i] = row_begin - first;
+      row_begin += words;
     }
   }
 }
@@ -252,50 +203,86 @@ CTC_ALIGN_FN ColumnRange columns_of_strip(const SweepJob<Real>& job, index_t fir
   return {job.band.first(first_frame - 1) / kColumnPairs, job.band.last(last_frame) / kColumnPairs};
 }
 
-template <class Lanes, bool kInRegisters, bool kSomeWild>
+// Words of pairs that lie side by side.
+struct WordRange {
+  index_t first;
+  int count;
+};
+
+// Sweeps a tile in those frames of the strip in which it has pairs in the band.
+template <class Lanes, int kWords, bool kInRegisters, bool kSomeWild>
 CTC_ALIGN_FN void sweep_tile_in_band(const SweepJob<typename Lanes::Real>& job,
-                                     const Strip<typename Lanes::Real>& strip, index_t tile) {
-  constexpr index_t kTilePairs = Lanes::kTileWords * kPairsPerWord;
+                                     const Strip<typename Lanes::Real>& strip, index_t first_word) {
   const Band& band = job.band;
   const index_t t0 = strip.first_frame;
-  const index_t first_pair = tile * kTilePairs;
-  const index_t last_pair = first_pair + kTilePairs - 1;
+  const index_t last_word = first_word + kWords - 1;
+  const index_t first_pair = first_word * kPairsPerWord;
+  const index_t last_pair = (last_word + 1) * kPairsPerWord - 1;
+  const index_t slack = band.frames - band.labels;
 
   // Before frame first_pair no path has come here, and the edges are still -inf. The last frame with a pair in the band
   // is last_pair + T - L; one more frame leaves the edge that the next tile reads after it.
   const index_t begin = smaller(larger<index_t>(first_pair - t0, 0), strip.frames);
-  const index_t end = smaller(larger(last_pair + band.frames - band.labels - t0 + 2, begin), strip.frames);
-  const index_t word = first_pair / kPairsPerWord;
-  const bool inside = band.first(t0 + end - 1) <= first_pair && last_pair <= band.last(t0 + begin);
-  if (!job.records) {
-    sweep_tile<Lanes, kInRegisters, false, false, kSomeWild>(job, strip, word, begin, end);
-  } else if (inside) {
-    sweep_tile<Lanes, kInRegisters, true, false, kSomeWild>(job, strip, word, begin, end);
-  } else {
-    sweep_tile<Lanes, kInRegisters, true, true, kSomeWild>(job, strip, word, begin, end);
+  const index_t end = smaller(larger(last_pair + slack - t0 + 2, begin), strip.frames);
+  if constexpr (kWords == Lanes::kTileWords) {
+    if (!job.records) {
+      return sweep_tile<Lanes, kWords, kInRegisters, false, false, kSomeWild>(job, strip, first_word, begin, end);
+    }
+  }
+  // Rows hold all of its words from the frame that reaches its last word to the last frame that needs its first.
+  const index_t whole_begin = smaller(larger(last_word * kPairsPerWord - t0, begin), end);
+  const index_t whole_end = smaller(larger((first_word + 1) * kPairsPerWord + slack - t0, whole_begin), end);
+  const index_t borders[] = {begin, whole_begin, whole_end, end};
+  for (int n = 0; n < 3; ++n) {
+    if (borders[n] == borders[n + 1]) {
+      continue;
+    }
+    if (n == 1) {
+      sweep_tile<Lanes, kWords, kInRegisters, true, false, kSomeWild>(job, strip, first_word, borders[1], borders[2]);
+    } else {
+      sweep_tile<Lanes, kWords, kInRegisters, true, true, kSomeWild>(job, strip, first_word, borders[n],
+                                                                     borders[n + 1]);
+    }
   }
 }
 
 // Sweeps one tile. kWild: some gaps of the target are wild. Where those of all its pairs are, or of none, the blank is
 // one class.
-template <class Lanes, bool kInRegisters, bool kWild>
+template <class Lanes, int kWords, bool kInRegisters, bool kWild>
 CTC_ALIGN_FN void sweep_tile_of_target(const SweepJob<typename Lanes::Real>& job,
-                                       const Strip<typename Lanes::Real>& strip, index_t tile) {
+                                       const Strip<typename Lanes::Real>& strip, index_t first_word) {
   if constexpr (!kWild) {
-    return sweep_tile_in_band<Lanes, kInRegisters, false>(job, strip, tile);
+    return sweep_tile_in_band<Lanes, kWords, kInRegisters, false>(job, strip, first_word);
   }
   bool any_wild = false, all_wild = true;
-  for (int w = 0; w < Lanes::kTileWords; ++w) {
-    const uint16_t wild = job.target.wild_bits[tile * Lanes::kTileWords + w];
+  for (int w = 0; w < kWords; ++w) {
+    const uint16_t wild = job.target.wild_bits[first_word + w];
     any_wild = any_wild || wild != 0;
     all_wild = all_wild && wild == 0xFFFF;
   }
   if (any_wild && !all_wild) {
-    return sweep_tile_in_band<Lanes, kInRegisters, true>(job, strip, tile);
+    return sweep_tile_in_band<Lanes, kWords, kInRegisters, true>(job, strip, first_word);
   }
   Strip<typename Lanes::Real> own = strip;
   own.panel.blank_class = all_wild ? strip.panel.wild_class : strip.panel.blank_class;
-  sweep_tile_in_band<Lanes, kInRegisters, false>(job, own, tile);
+  sweep_tile_in_band<Lanes, kWords, kInRegisters, false>(job, own, first_word);
+}
+
+// Sweeps a tile of any size up to kTileWords.
+template <class Lanes, bool kWild, int kWords = Lanes::kTileWords>
+CTC_ALIGN_FN void sweep_tile_of_size(const SweepJob<typename Lanes::Real>& job,
+                                     const Strip<typename Lanes::Real>& strip, WordRange words) {
+  if constexpr (kWords > 1) {
+    if (words.count < kWords) {
+      return sweep_tile_of_size<Lanes, kWild, kWords - 1>(job, strip, words);
+    }
+  }
+  if constexpr (Lanes::kTableClasses > 0) {
+    if (strip.panel.by_frame) {
+      return sweep_tile_of_target<Lanes, kWords, true, kWild>(job, strip, words.first);
+    }
+  }
+  sweep_tile_of_target<Lanes, kWords, false, kWild>(job, strip, words.first);
 }
 
 // Sweeps some columns of a strip; those on their left are done. kWild is not chosen in here: a function with the loops of
@@ -304,12 +291,14 @@ template <class Lanes, bool kWild>
 CTC_ALIGN_FN void sweep_columns(const SweepJob<typename Lanes::Real>& job, const Strip<typename Lanes::Real>& strip,
                                 ColumnRange columns) {
   using Real = typename Lanes::Real;
-  constexpr index_t kTilePairs = Lanes::kTileWords * kPairsPerWord;
-  static_assert(kColumnPairs % kTilePairs == 0, "a tile lies in one column");
+  constexpr index_t kColumnWords = kColumnPairs / kPairsPerWord;  // a tile lies in one column
   const index_t t = strip.first_frame;
   const ColumnRange all = columns_of_strip(job, t, strip.last_frame());
-  const index_t first_tile = job.band.first(t - 1) / kTilePairs;
-  const index_t last_tile = job.band.last(strip.last_frame()) / kTilePairs;
+  // With records the tiles fit the words that are needed. Long items, without, have whole tiles alone: that is enough, and
+  // half the code.
+  const index_t grain = job.records ? 1 : Lanes::kTileWords;
+  const index_t first_word = job.band.first(t - 1) / kPairsPerWord / grain * grain;
+  const index_t end_word = (job.band.last(strip.last_frame()) / kPairsPerWord / grain + 1) * grain;
 
   for (index_t j = columns.first; j <= columns.last; ++j) {
     if constexpr (kRebases<Real>) {
@@ -324,16 +313,14 @@ CTC_ALIGN_FN void sweep_columns(const SweepJob<typename Lanes::Real>& job, const
         }
       }
     }
-    const index_t begin = larger(first_tile, j * (kColumnPairs / kTilePairs));
-    const index_t end = smaller(last_tile + 1, (j + 1) * (kColumnPairs / kTilePairs));
-    for (index_t tile = begin; tile < end; ++tile) {
-      if constexpr (Lanes::kTableClasses > 0) {
-        if (strip.panel.by_frame) {
-          sweep_tile_of_target<Lanes, true, kWild>(job, strip, tile);
-          continue;
-        }
-      }
-      sweep_tile_of_target<Lanes, false, kWild>(job, strip, tile);
+    // No two tiles of a column differ by more than a word.
+    const index_t begin = larger(first_word, j * kColumnWords);
+    index_t words = smaller(end_word, (j + 1) * kColumnWords) - begin;
+    for (index_t tiles = (words + Lanes::kTileWords - 1) / Lanes::kTileWords, word = begin; tiles > 0; --tiles) {
+      const index_t own = (words + tiles - 1) / tiles;
+      sweep_tile_of_size<Lanes, kWild>(job, strip, {word, static_cast<int>(own)});
+      word += own;
+      words -= own;
     }
   }
 

@@ -41,17 +41,18 @@ struct TileEmissions<Lanes, kVectors, false> {
   static constexpr index_t kGroup = Lanes::kWidth;
 
   const EmissionPanel<Real>& panel;
-  const int32_t* class_ids;
+  const Real* rows[kVectors * Lanes::kWidth];  // of the labels' classes
   alignas(64) Real group[kGroup][kVectors * Lanes::kWidth];
 
-  CTC_ALIGN_FN TileEmissions(const EmissionPanel<Real>& from, const int32_t* ids) : panel(from), class_ids(ids) {}
+  CTC_ALIGN_FN TileEmissions(const EmissionPanel<Real>& from, const int32_t* ids) : panel(from) {
+    for (int l = 0; l < kVectors * Lanes::kWidth; ++l) {
+      rows[l] = panel.values + ids[l] * panel.row_length;
+    }
+  }
   CTC_ALIGN_FN void prepare(index_t begin) {
     for (int v = 0; v < kVectors; ++v) {
       typename Lanes::Value square[Lanes::kWidth];
-      for (int l = 0; l < Lanes::kWidth; ++l) {
-        square[l] = Lanes::load(panel.values + class_ids[v * Lanes::kWidth + l] * panel.row_length + begin);
-      }
-      Lanes::transpose(square);
+      Lanes::load_columns(rows + v * Lanes::kWidth, begin, square);
       for (int i = 0; i < Lanes::kWidth; ++i) {
         Lanes::store(&group[i][v * Lanes::kWidth], square[i]);
       }

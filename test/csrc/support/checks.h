@@ -10,6 +10,7 @@
 #include <new>
 
 #include "../../../csrc/cpu/workers.h"
+#include "../../../csrc/lattice/memory.h"
 #include "heap.h"
 
 namespace support {
@@ -32,9 +33,11 @@ inline void check(bool holds, const char* statement, const char* file, int line)
 
 enum class Outcome { kDone, kBadAlloc, kInterrupted };
 
-// However `work` ends, it must have returned all memory that it took.
+// However `work` ends, it must have returned all memory that it took, but for the arrays that a thread keeps. It begins
+// without those, so that every array is asked for.
 template <class Work>
 Outcome attempt(const Work& work) {
+  FreeArrays::release();
   const long blocks = heap.blocks;
   Outcome outcome = Outcome::kDone;
   try {
@@ -45,6 +48,7 @@ Outcome attempt(const Work& work) {
     outcome = Outcome::kInterrupted;
   }
   heap.until_failure = LONG_MAX;
+  FreeArrays::release();
   CHECK(heap.blocks == blocks);
   return outcome;
 }

@@ -29,7 +29,7 @@ struct Array {
   size_t bytes;  // that it has room for
 };
 
-// Arrays of a thread that nobody uses: of 512 KB at most, at most kOfEachSize between two powers of two, so 2 MB at most.
+// Arrays of a thread that nobody uses: at most kOfEachSize between two powers of two, and at most kMostBytes together.
 class FreeArrays {
  public:
   static constexpr bool kKeeps =
@@ -50,6 +50,7 @@ class FreeArrays {
     if (n < kSizes) {
       for (Array& free : of_thread().arrays_[n]) {
         if (free.bytes >= bytes && free.memory) {
+          of_thread().bytes_ -= free.bytes;
           return std::exchange(free, Array{nullptr, 0});
         }
       }
@@ -57,15 +58,21 @@ class FreeArrays {
     return {::operator new(bytes), bytes};
   }
 
-  // Keeps the largest of each size.
+  // Keeps the largest of each size. Where there is no room for it, the others belonged to items of other sizes.
   static void give(Array array) noexcept {
     const size_t n = size_of(array.bytes);
-    if (n < kSizes) {
-      for (Array& free : of_thread().arrays_[n]) {
+    FreeArrays& kept = of_thread();
+    if (n < kSizes && kept.keeps_) {
+      if (kept.bytes_ + array.bytes > kMostBytes) {
+        kept.clear();
+      }
+      kept.bytes_ += array.bytes;
+      for (Array& free : kept.arrays_[n]) {
         if (!free.memory || free.bytes < array.bytes) {
           std::swap(free, array);
         }
       }
+      kept.bytes_ -= array.bytes;
     }
     ::operator delete(array.memory);
   }
@@ -74,8 +81,8 @@ class FreeArrays {
   static void release() { of_thread().clear(); }
 
  private:
-  static constexpr size_t kSizes = kKeeps ? 10 : 0;
-  static constexpr size_t kSmallest = 10, kOfEachSize = 2;
+  static constexpr size_t kSizes = kKeeps ? 9 : 0;
+  static constexpr size_t kSmallest = 10, kOfEachSize = 2, kMostBytes = 256 * 1024;
 
   static size_t size_of(size_t bytes) { return std::bit_width((bytes > 0 ? bytes - 1 : 0) >> kSmallest); }
   static FreeArrays& of_thread() {
@@ -88,9 +95,31 @@ class FreeArrays {
         ::operator delete(std::exchange(free, Array{nullptr, 0}).memory);
       }
     }
+    bytes_ = 0;
   }
 
   std::array<std::array<Array, kOfEachSize>, kSizes + 1> arrays_ = {};
+  size_t bytes_ = 0;
+  bool keeps_ = true;
+
+  friend class KeepNothing;
+};
+
+// While it lives this thread keeps nothing: budgets count every array that is held.
+class KeepNothing {
+ public:
+  explicit KeepNothing(bool holds) : keeps_before_(FreeArrays::of_thread().keeps_) {
+    if (holds) {
+      FreeArrays::release();
+      FreeArrays::of_thread().keeps_ = false;
+    }
+  }
+  KeepNothing(const KeepNothing&) = delete;
+  KeepNothing& operator=(const KeepNothing&) = delete;
+  ~KeepNothing() { FreeArrays::of_thread().keeps_ = keeps_before_; }
+
+ private:
+  bool keeps_before_;
 };
 
 template <class T>

@@ -125,6 +125,7 @@ double sum_over_paths(const Item<scalar_t, label_t>& item, const CompactTarget& 
   if (item.frames == 0 || shortest_path(item.labels, target.repeats) > item.frames) {
     return item.frames == 0 && item.labels == 0 ? 0 : kMinusInfinity<double>;
   }
+  const KeepNothing keep_nothing(options.memory_budget > 0);
   return ItemSums<scalar_t, Visit>(item, target, path_values, options, workers, visit).run();
 }
 

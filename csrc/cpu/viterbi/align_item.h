@@ -83,6 +83,7 @@ bool trace_item(const Item<scalar_t, label_t>& item, const CompactTarget& target
   using Real = AccumulationType<scalar_t>;
   const SweepKernels<scalar_t>& kernels = options.isa->kernels<scalar_t>();
   const StandardFloats standard_floats;
+  const KeepNothing keep_nothing(options.memory_budget > 0);
   const Band band{item.frames, item.labels};
 
   const index_t pairs = static_cast<index_t>(target.class_ids.size());

@@ -81,4 +81,13 @@ concept SumLanes = requires(typename Lanes::Value a, typename Lanes::Value b, ty
   mask = Lanes::exceeds_whole(a, b);  // on where a > b
 };
 
+// Their rows in memory.
+template <class Lanes>
+concept SumRowLanes = RowLanes<Lanes> && SumLanes<Lanes> &&
+                      requires(const typename Lanes::Real* from, typename Lanes::Real* to, const int32_t* ids,
+                               typename Lanes::Value a, typename Lanes::Value b) {
+  Lanes::store_couples(to, a, b);        // lane l of a and of b to to[2 * l] and to[2 * l + 1]
+  Lanes::load_couples(from, ids, a, b);  // lane l of a and of b from from[2 * ids[l]] and from[2 * ids[l] + 1]
+};
+
 }  // namespace ctc_align

@@ -43,15 +43,15 @@ class ItemSums {
     const index_t class_count = target.class_count + (stars_ ? 1 : 0);
     const index_t class_words = std::max<index_t>((class_count + kPairsPerWord - 1) / kPairsPerWord, 2);
     const index_t classes = class_words * kPairsPerWord;
-    const index_t for_frame = 2 * classes + 4 * pairs;
-    const index_t row_size = Row::size_for(words, frame_.planes);
-    const index_t spent = (for_frame + Walk::kLooseRows * row_size) * kRealBytes + target.bytes();
+    const index_t for_frame = classes + 2 * pairs;
+    const index_t row_size = Row::size_for(words, frame_.planes, classes);
+    const index_t spent = (kAlignment + for_frame + Walk::kLooseRows * row_size) * kRealBytes + target.bytes();
     const index_t limit = options.memory_budget > 0 ? options.memory_budget - spent : default_level_bytes(item.frames);
     levels_ = MemoryLevels::choose(item.frames, row_size * kRealBytes + static_cast<index_t>(sizeof(Row)), limit);
 
-    scratch_ = uninitialized<Real>(for_frame + Walk::row_count(levels_) * row_size);
-    std::fill_n(scratch_.get(), for_frame, Real{0});  // padding takes part in sums, with weight 0
-    Real* free = scratch_.get();
+    scratch_ = uninitialized<Real>(kAlignment + for_frame + Walk::row_count(levels_) * row_size);
+    Real* free = scratch_.get() + kAlignment - reinterpret_cast<uintptr_t>(scratch_.get()) / kRealBytes % kAlignment;
+    std::fill_n(free, for_frame, Real{0});  // padding takes part in sums, with weight 0
     const auto take = [&free](index_t count) { return std::exchange(free, free + count); };
     lattice_ = {.band = {item.frames, item.labels},
                 .class_ids = target.class_ids.data(),
@@ -62,38 +62,33 @@ class ItemSums {
                 .blank_class = target.blank_class,
                 .star_class = target.star_class,
                 .path_values = path_values,
-                .class_mantissas = take(classes),
-                .class_exponents = take(classes),
-                .pair_mantissas = take(pairs),
-                .pair_exponents = take(pairs),
+                .class_room = classes,
+                .class_values = take(classes),
                 .pair_values = take(pairs)};
     sums_ = take(pairs);
-    rows_ = {free, words, frame_.planes};
+    rows_ = {free, words, frame_.planes, classes};
   }
 
   // What ForwardBackward::run returns.
   double run() { return Walk(lattice_.band, levels_, rows_, *this).run(); }
 
   void forward(index_t t, const Row& from, Row& to) {
-    load_frame(t);
+    look_for_a_stop();
+    kernels_.load_classes(lattice_, emissions_, classes_, stars_ ? &stars_->at(t) : nullptr, t, to.classes());
     frame_.forward(lattice_, t, from, to);
   }
   void backward(index_t t, const Row& alphas, const Total& total, const Row& from, Row& to) {
-    load_frame(t);
+    look_for_a_stop();
     visit_(t, frame_.backward(lattice_, t, alphas, total, from, to, sums_));
   }
 
  private:
   using Walk = ForwardBackward<Real, ItemSums>;
+  static constexpr index_t kAlignment = kPairsPerWord;  // in Reals: no vector of a row lies in two cache lines
 
-  void load_frame(index_t t) {
-    look_for_a_stop(lattice_.words * kPairsPerWord);
-    kernels_.load_classes(lattice_, emissions_, classes_, stars_ ? &stars_->at(t) : nullptr, t);
-  }
-
-  void look_for_a_stop(index_t pairs) {
+  void look_for_a_stop() {
     constexpr index_t kPairsBetweenLooks = 1 << 20;
-    pairs_since_look_ += pairs;
+    pairs_since_look_ += lattice_.words * kPairsPerWord;
     if (pairs_since_look_ > kPairsBetweenLooks) {
       pairs_since_look_ = 0;
       if (workers_.must_stop()) {

@@ -45,6 +45,23 @@ struct Avx2Lanes : VectorLanes<float, 8, Isa> {
         _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(static_cast<int>(bits)), lane), lane));
   }
 
+  CTC_ALIGN_FN static void store_couples(float* to, Value a, Value b) {
+    const Value low = _mm256_unpacklo_ps(a, b), high = _mm256_unpackhi_ps(a, b);
+    store(to, _mm256_permute2f128_ps(low, high, 0x20));
+    store(to + 8, _mm256_permute2f128_ps(low, high, 0x31));
+  }
+  CTC_ALIGN_FN static void load_couples(const float* from, const int32_t* ids, Value& a, Value& b) {
+    const auto side_by_side = [&](int low, int high) __attribute__((always_inline)) {
+      const auto two = [&](int lane) __attribute__((always_inline)) {
+        return (__m128)Avx2Lanes::load_two_couples(from, ids + lane);
+      };
+      return _mm256_insertf128_ps(_mm256_castps128_ps256(two(low)), two(high), 1);
+    };
+    const Value m0 = side_by_side(0, 4), m1 = side_by_side(2, 6);
+    a = _mm256_shuffle_ps(m0, m1, 0x88);
+    b = _mm256_shuffle_ps(m0, m1, 0xDD);
+  }
+
   // Four columns at a time: loads put rows r and r + 4 side by side, so that nothing crosses the halves.
   CTC_ALIGN_FN static void load_columns(const float* const* rows, index_t begin, Value (&columns)[8]) {
     for (int c = 0; c < 8; c += 4) {

@@ -35,6 +35,25 @@ struct Avx512Lanes : VectorOperators<float, 16, Isa> {
     return _mm512_castsi512_ps(_mm512_alignr_epi32(_mm512_castps_si512(current), _mm512_castps_si512(previous), 15));
   }
   CTC_ALIGN_FN static Value shift_in(float edge, Value current) { return shift_in(broadcast(edge), current); }
+  CTC_ALIGN_FN static void store_couples(float* to, Value a, Value b) {
+    const __m512i ids = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    store(to, _mm512_permutex2var_ps(a, ids, b));
+    store(to + 16, _mm512_permutex2var_ps(a, _mm512_add_epi32(ids, _mm512_set1_epi32(8)), b));
+  }
+  CTC_ALIGN_FN static void load_couples(const float* from, const int32_t* ids, Value& a, Value& b) {
+    Value m[2];
+    for (int i = 0; i < 2; ++i) {
+      const auto quarter = [&](int q) __attribute__((always_inline)) {
+        return (__m128)Avx512Lanes::load_two_couples(from, ids + 4 * q + 2 * i);
+      };
+      m[i] = _mm512_castps128_ps512(quarter(0));
+      m[i] = _mm512_insertf32x4(m[i], quarter(1), 1);
+      m[i] = _mm512_insertf32x4(m[i], quarter(2), 2);
+      m[i] = _mm512_insertf32x4(m[i], quarter(3), 3);
+    }
+    a = _mm512_shuffle_ps(m[0], m[1], 0x88);
+    b = _mm512_shuffle_ps(m[0], m[1], 0xDD);
+  }
   CTC_ALIGN_FN static Choice choice(uint32_t bits) { return static_cast<Choice>(bits); }
   CTC_ALIGN_FN static Mask mask(uint32_t bits) { return static_cast<Mask>(bits); }
 

@@ -46,7 +46,7 @@ struct SweepKernels {
   // For targets without wild gaps, and with some.
   void (*sweep_columns[2])(const SweepJob<Real>& job, const Strip<Real>& strip, ColumnRange columns);
   void (*load_classes)(const ForwardBackwardLattice<Real>& lattice, const Emissions<scalar_t>& emissions,
-                       const int64_t* classes, const scalar_t* star, index_t t);
+                       const int64_t* classes, const scalar_t* star, index_t t, Real* weights);
   // Frames of items without path values and with them, without wild gaps and with them.
   FrameKernels<Real> frames[2][2];
 };
@@ -90,37 +90,32 @@ struct CompiledFrames {
   using Row = WeightRow<Real>;
 
   static void forward(const Lattice& lattice, index_t t, const Row& from, const Row& to) {
-    choose(lattice, t, [&]<class LookUp, bool kNormalize>(Choices<LookUp, kNormalize>) {
-      forward_frame<Lanes, Weight, LookUp, kNormalize, kStars>(lattice, t, from, to);
+    choose(lattice, t, [&]<class ClassWeights, bool kNormalize>() {
+      forward_frame<Lanes, Weight, ClassWeights, kNormalize, kStars>(lattice, t, from, to);
     });
   }
   static FrameSums<Real> backward(const Lattice& lattice, index_t t, const Row& alphas, const Total& total,
                                   const Row& from, const Row& to, Real* label_sums) {
-    return choose(lattice, t, [&]<class LookUp, bool kNormalize>(Choices<LookUp, kNormalize>) {
-      return backward_frame<Lanes, Weight, LookUp, kNormalize, kStars>(lattice, t, alphas, total, from, to, label_sums);
+    return choose(lattice, t, [&]<class ClassWeights, bool kNormalize>() {
+      return backward_frame<Lanes, Weight, ClassWeights, kNormalize, kStars>(lattice, t, alphas, total, from, to,
+                                                                             label_sums);
     });
   }
   static constexpr FrameKernels<Real> kernels() { return {Weight::kPlanes, forward, backward}; }
 
  private:
-  template <class LookUp, bool kNormalize>
-  struct Choices {};
-
   template <class Run>
   static auto choose(const Lattice& lattice, index_t t, const Run& run) {
-    const bool normalizes = t % kFramesToNormalize == kFramesToNormalize - 1;
-    if constexpr (Lanes::kTableClasses > 0) {
-      if (lattice.class_count <= Lanes::kTableClasses) {
-        return normalizes ? run(Choices<TableLookUp<Lanes>, true>()) : run(Choices<TableLookUp<Lanes>, false>());
-      }
-    }
-    return normalizes ? run(Choices<RowLookUp<Lanes>, true>()) : run(Choices<RowLookUp<Lanes>, false>());
+    return with_class_weights<Lanes>(lattice.class_count, [&]<class ClassWeights>() {
+      return t % kFramesToNormalize == kFramesToNormalize - 1 ? run.template operator()<ClassWeights, true>()
+                                                              : run.template operator()<ClassWeights, false>();
+    });
   }
 };
 
 template <class Lanes, class scalar_t>
 constexpr SweepKernels<scalar_t> make_kernels() {
-  static_assert(SweepLanes<Lanes> && SumLanes<Lanes>);
+  static_assert(SweepLanes<Lanes> && SumRowLanes<Lanes>);
   return {.tile_pairs = Lanes::kTileWords * kPairsPerWord,
           .group_frames = Lanes::kWidth,
           .table_classes = Lanes::kTableClasses,

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <type_traits>
+#include <utility>
 
 #include "../../lattice/viterbi/pair_step.h"
 #include "../../lattice/viterbi/records.h"
@@ -46,6 +47,18 @@ struct VectorOperators {
   CTC_ALIGN_FN static Value subtract_whole(Value a, Value b) { return (Value)((Mask)a - (Mask)b); }
   CTC_ALIGN_FN static Value greater_whole(Value a, Value b) { return (Value)((Mask)a > (Mask)b ? (Mask)a : (Mask)b); }
   CTC_ALIGN_FN static Mask exceeds_whole(Value a, Value b) { return (Mask)a > (Mask)b; }
+
+ protected:
+  // Two couples of floats (load_couples): what the next two ids name.
+  typedef int64_t TwoCouples __attribute__((vector_size(16)));
+  CTC_ALIGN_FN static TwoCouples load_two_couples(const Real* from, const int32_t* ids) {
+    int64_t bits[2];
+    static_assert(sizeof bits[0] == 2 * sizeof(Real));
+    for (int i = 0; i < 2; ++i) {
+      __builtin_memcpy(&bits[i], from + 2 * static_cast<index_t>(ids[i]), sizeof bits[i]);
+    }
+    return TwoCouples{bits[0], bits[1]};
+  }
 };
 
 template <class RealType, int kLanes, class Isa>
@@ -67,6 +80,30 @@ struct VectorLanes : VectorOperators<RealType, kLanes, Isa> {
       return shuffle<3, 4, 5, 6>(previous, current);
     } else {
       return shuffle<7, 8, 9, 10, 11, 12, 13, 14>(previous, current);
+    }
+  }
+
+  CTC_ALIGN_FN static void store_couples(Real* to, Value a, Value b) {
+    if constexpr (kWidth == 4) {
+      Operators::store(to, shuffle<0, 4, 1, 5>(a, b));
+      Operators::store(to + 4, shuffle<2, 6, 3, 7>(a, b));
+    } else {
+      Operators::store(to, shuffle<0, 8, 1, 9, 2, 10, 3, 11>(a, b));
+      Operators::store(to + 8, shuffle<4, 12, 5, 13, 6, 14, 7, 15>(a, b));
+    }
+  }
+  CTC_ALIGN_FN static void load_couples(const Real* from, const int32_t* ids, Value& a, Value& b) {
+    if constexpr (kWidth == 4 && sizeof(Real) == 4) {
+      const auto m0 = (Value)Operators::load_two_couples(from, ids);
+      const auto m1 = (Value)Operators::load_two_couples(from, ids + 2);
+      a = shuffle<0, 2, 4, 6>(m0, m1);
+      b = shuffle<1, 3, 5, 7>(m0, m1);
+    } else {
+      const auto each_lane = [&]<int... l>(std::integer_sequence<int, l...>) __attribute__((always_inline)) {
+        a = Value{from[2 * static_cast<index_t>(ids[l])]...};
+        b = Value{from[2 * static_cast<index_t>(ids[l]) + 1]...};
+      };
+      each_lane(std::make_integer_sequence<int, kWidth>());
     }
   }
 

@@ -69,7 +69,8 @@ class Sweeper {
     // As many frames as the first-level cache holds, unless that is a few only: then as many as the second-level cache does.
     const index_t group = kernels.group_frames;
     const index_t class_rows = panel_.by_frame ? panel_.row_length : target.class_count + (stars ? kStarClasses : 0);
-    const index_t in_first = kSmallPanelBytes / (class_rows * kRealBytes) / group * group;
+    const index_t small = workers.count > 1 ? kSharedPanelBytes : kSmallPanelBytes;
+    const index_t in_first = small / (class_rows * kRealBytes) / group * group;
     const index_t in_second = std::max(kPanelBytes / (class_rows * kRealBytes) / group * group, group);
     strip_frames_ = std::min(most, in_first >= kShortStrip ? in_first : in_second);
     if (!panel_.by_frame) {
@@ -121,6 +122,9 @@ class Sweeper {
   // Panels that leave room for the alphas in a first-level cache of 32 KB, and in the second-level cache.
   static constexpr index_t kSmallPanelBytes = 16 * 1024;
   static constexpr index_t kPanelBytes = 256 * 1024;
+  // The small one where workers share an item: every strip fetches the row of alphas from the other worker's cache, so
+  // strips are few and long.
+  static constexpr index_t kSharedPanelBytes = 64 * 1024;
   // Frames that are well worth a tile's way to the registers and back.
   static constexpr index_t kShortStrip = 112;
   // The classes that stars add. (Rows of whole cache lines, 48 floats instead of 34, were slower.)

@@ -1,6 +1,6 @@
 // What a frame brings to the sum over all paths: the emissions of its states, as weights, and its path values.
 //
-// Contents: 1 an item's lattice  2 the classes of a frame  3 the labels of a frame  4 wild gaps  5 all of it
+// Contents: 1 an item's lattice  2 the classes of a frame  3 wild gaps  4 all of it
 #pragma once
 
 #include "../emission.h"
@@ -28,7 +28,7 @@ struct PathValues {
   CTC_ALIGN_FN const Real& star_at(index_t frame) const { return at(frame, star_column); }
 };
 
-// One item's lattice, and room for one frame.
+// One item's lattice, and room for one frame's values.
 template <class Real>
 struct ForwardBackwardLattice {
   Band band;                  // of the whole item
@@ -41,24 +41,82 @@ struct ForwardBackwardLattice {
   int32_t star_class;            // panel class of stars: where the blank is loaded, before it makes way for them
   PathValues<Real> path_values;  // read with ExpectationWeights only
 
-  Real* class_mantissas;  // [class_count, and one more with stars, in whole words, at least two]
-  Real* class_exponents;
-  Real* pair_mantissas;  // [words * 16]
-  Real* pair_exponents;
-  Real* pair_values;
+  index_t class_room;  // class_count, and one more with stars, in whole words, at least two
+
+  Real* class_values;  // [class_room]
+  Real* pair_values;   // [words * 16]
 };
 
 // -------------------------------------------------------------------------------------- 2 the classes of a frame
 
-// Weights of the panel's classes at frame t. `classes` as in EmissionPanel; `star` is the frame's star score, or null.
+// The weights of a frame's classes: mantissas and then exponents, for a look-up in registers,
+template <class Lanes>
+struct ClassTable {
+  using Real = typename Lanes::Real;
+  typename Lanes::Table mantissas;
+  typename Lanes::Table exponents;
+  const Real* weights;
+  const ForwardBackwardLattice<Real>& lattice;
+
+  CTC_ALIGN_FN static void store(Real* weights, index_t class_room, index_t c, ScaledWeight<Lanes> weight) {
+    weight.store(weights + c, class_room);
+  }
+  CTC_ALIGN_FN ClassTable(const ForwardBackwardLattice<Real>& lattice, const Real* weights)
+      : mantissas(Lanes::load_table(weights)),
+        exponents(Lanes::load_table(weights + lattice.class_room)),
+        weights(weights),
+        lattice(lattice) {}
+  CTC_ALIGN_FN ScaledWeight<Lanes> of_class(int32_t c) const {
+    return ScaledWeight<Lanes>::broadcast(weights + c, lattice.class_room);
+  }
+  CTC_ALIGN_FN ScaledWeight<Lanes> of_labels(index_t pair) const {
+    const auto ids = Lanes::load_index(lattice.class_ids + pair);
+    return {Lanes::look_up(mantissas, ids), Lanes::look_up(exponents, ids)};
+  }
+};
+
+// or a mantissa and its exponent side by side, for one look-up in memory.
+template <class Lanes>
+struct ClassCouples {
+  using Real = typename Lanes::Real;
+  const Real* weights;
+  const int32_t* class_ids;
+
+  CTC_ALIGN_FN static void store(Real* weights, index_t, index_t c, ScaledWeight<Lanes> weight) {
+    Lanes::store_couples(weights + 2 * c, weight.mantissa, weight.exponent);
+  }
+  CTC_ALIGN_FN ClassCouples(const ForwardBackwardLattice<Real>& lattice, const Real* weights)
+      : weights(weights), class_ids(lattice.class_ids) {}
+  CTC_ALIGN_FN ScaledWeight<Lanes> of_class(int32_t c) const {
+    return ScaledWeight<Lanes>::broadcast(weights + 2 * c, 1);
+  }
+  CTC_ALIGN_FN ScaledWeight<Lanes> of_labels(index_t pair) const {
+    ScaledWeight<Lanes> weight;
+    Lanes::load_couples(weights, class_ids + pair, weight.mantissa, weight.exponent);
+    return weight;
+  }
+};
+
+// run.template operator()<ClassTable<Lanes>>() or the other.
+template <class Lanes, class Run>
+CTC_ALIGN_FN auto with_class_weights(index_t class_count, const Run& run) {
+  if constexpr (Lanes::kTableClasses > 0) {
+    if (class_count <= Lanes::kTableClasses) {
+      return run.template operator()<ClassTable<Lanes>>();
+    }
+  }
+  return run.template operator()<ClassCouples<Lanes>>();
+}
+
+// Weights of the panel's classes at frame t, into weights[2 * class_room]. `classes` as in EmissionPanel; `star` is the
+// frame's star score, or null.
 template <class Lanes, class scalar_t>
 CTC_ALIGN_FN void load_classes(const ForwardBackwardLattice<typename Lanes::Real>& lattice,
                                const Emissions<scalar_t>& emissions, const int64_t* classes, const scalar_t* star,
-                               index_t t) {
+                               index_t t, typename Lanes::Real* weights) {
   using Real = typename Lanes::Real;
   const index_t count = lattice.class_count + (star ? 1 : 0);
-  const index_t padded = (count + kPairsPerWord - 1) / kPairsPerWord * kPairsPerWord;
-  Real* values = lattice.class_mantissas;
+  Real* values = lattice.class_values;
   if (!classes && emissions.class_stride == 1) {
     const scalar_t* from = &emissions.at(t, 0);
     for (index_t c = 0; c < lattice.class_count; ++c) {  // a copy: vector code
@@ -73,55 +131,14 @@ CTC_ALIGN_FN void load_classes(const ForwardBackwardLattice<typename Lanes::Real
     values[lattice.blank_class] = values[lattice.star_class];
     values[lattice.star_class] = static_cast<Real>(widen(*star));
   }
-  for (index_t c = count; c < padded; ++c) {
-    values[c] = 0;
-  }
-  for (index_t c = 0; c < padded; c += Lanes::kWidth) {
-    const auto weight = ScaledWeight<Lanes>::exponential(Lanes::load(values + c));
-    Lanes::store(values + c, weight.mantissa);
-    Lanes::store(lattice.class_exponents + c, weight.exponent);
-  }
+  with_class_weights<Lanes>(lattice.class_count, [&]<class ClassWeights>() __attribute__((always_inline)) {
+    for (index_t c = 0; c < count; c += Lanes::kWidth) {  // values past the end are any numbers, and nobody's
+      ClassWeights::store(weights, lattice.class_room, c, ScaledWeight<Lanes>::exponential(Lanes::load(values + c)));
+    }
+  });
 }
 
-// --------------------------------------------------------------------------------------- 3 the labels of a frame
-
-// The emissions of labels, looked up in registers,
-template <class Lanes>
-struct TableLookUp {
-  typename Lanes::Table mantissas;
-  typename Lanes::Table exponents;
-  const int32_t* class_ids;
-
-  CTC_ALIGN_FN TableLookUp(const ForwardBackwardLattice<typename Lanes::Real>& lattice, index_t, index_t)
-      : mantissas(Lanes::load_table(lattice.class_mantissas)),
-        exponents(Lanes::load_table(lattice.class_exponents)),
-        class_ids(lattice.class_ids) {}
-  CTC_ALIGN_FN ScaledWeight<Lanes> operator()(index_t pair) const {
-    const auto ids = Lanes::load_index(class_ids + pair);
-    return {Lanes::look_up(mantissas, ids), Lanes::look_up(exponents, ids)};
-  }
-};
-
-// or fetched one by one beforehand.
-template <class Lanes>
-struct RowLookUp {
-  using Real = typename Lanes::Real;
-  const Real* mantissas;
-  const Real* exponents;
-
-  CTC_ALIGN_FN RowLookUp(const ForwardBackwardLattice<Real>& lattice, index_t first_word, index_t last_word)
-      : mantissas(lattice.pair_mantissas), exponents(lattice.pair_exponents) {
-    for (index_t k = first_word * kPairsPerWord; k < (last_word + 1) * kPairsPerWord; ++k) {
-      lattice.pair_mantissas[k] = lattice.class_mantissas[lattice.class_ids[k]];
-      lattice.pair_exponents[k] = lattice.class_exponents[lattice.class_ids[k]];
-    }
-  }
-  CTC_ALIGN_FN ScaledWeight<Lanes> operator()(index_t pair) const {
-    return {Lanes::load(mantissas + pair), Lanes::load(exponents + pair)};
-  }
-};
-
-// ------------------------------------------------------------------------------------------------- 4 wild gaps
+// ------------------------------------------------------------------------------------------------- 3 wild gaps
 
 // What the sums of all blanks are multiplied by at a frame, or of all stars, or of all wild gaps.
 template <class Lanes>
@@ -180,24 +197,25 @@ struct WildGap {
   CTC_ALIGN_FN GapFactor<Lanes> factor() const { return {emission, value}; }
 };
 
-// -------------------------------------------------------------------------------------------------- 5 all of it
+// -------------------------------------------------------------------------------------------------- 4 all of it
 
 // What a frame multiplies its sums by: the emissions, and the path values if there are any. kStars: some gaps are wild.
-template <class Lanes, class Weight, class LookUp, bool kStars>
+template <class Lanes, class Weight, class ClassWeights, bool kStars>
 struct FrameFactors {
   using Real = typename Lanes::Real;
   using Value = typename Lanes::Value;
   using Mask = typename Lanes::Mask;
-  LookUp look_up;
+  ClassWeights class_weights;
   GapFactor<Lanes> blank;
   GapFactor<Lanes> wild = {};  // with kStars
   const Real* pair_values;
   const uint16_t* wild_bits;
 
-  CTC_ALIGN_FN FrameFactors(const ForwardBackwardLattice<Real>& lattice, index_t t, index_t first_word,
-                            index_t last_word)
-      : look_up(lattice, first_word, last_word),
-        blank(gap_factor(lattice, lattice.blank_class)),
+  // `weights`: load_classes' of frame t.
+  CTC_ALIGN_FN FrameFactors(const ForwardBackwardLattice<Real>& lattice, const Real* weights, index_t t,
+                            index_t first_word, index_t last_word)
+      : class_weights(lattice, weights),
+        blank(gap_factor(lattice.blank_class)),
         pair_values(lattice.pair_values),
         wild_bits(lattice.wild_bits) {
     if constexpr (Weight::kHasMean) {
@@ -212,7 +230,7 @@ struct FrameFactors {
     }
   }
   CTC_ALIGN_FN WildGap<Lanes> wild_gap(const ForwardBackwardLattice<Real>& lattice, index_t t) const {
-    GapFactor<Lanes> star = gap_factor(lattice, lattice.star_class);
+    GapFactor<Lanes> star = gap_factor(lattice.star_class);
     if constexpr (Weight::kHasMean) {
       star.value = Lanes::broadcast(lattice.path_values.star_at(t));
     }
@@ -233,17 +251,15 @@ struct FrameFactors {
   }
   CTC_ALIGN_FN Weight times_label(Weight sum, index_t pair) const {
     if constexpr (Weight::kHasMean) {
-      return sum.times(look_up(pair), Lanes::load(pair_values + pair));
+      return sum.times(class_weights.of_labels(pair), Lanes::load(pair_values + pair));
     } else {
-      return sum.times(look_up(pair), blank.value);
+      return sum.times(class_weights.of_labels(pair), blank.value);
     }
   }
 
  private:
-  CTC_ALIGN_FN static GapFactor<Lanes> gap_factor(const ForwardBackwardLattice<Real>& lattice, int32_t panel_class) {
-    return {{Lanes::broadcast(lattice.class_mantissas[panel_class]),
-             Lanes::broadcast_whole(same_bits<typename Lanes::Bits>(lattice.class_exponents[panel_class]))},
-            Lanes::broadcast(0)};
+  CTC_ALIGN_FN GapFactor<Lanes> gap_factor(int32_t panel_class) const {
+    return {class_weights.of_class(panel_class), Lanes::broadcast(0)};
   }
 };
 

@@ -44,22 +44,23 @@ struct FrameSums {
   Real blank_sum;
   Real star_sum;    // 0 where no gap is wild
   Real factor;      // 1 / sum of all posteriors
+  Real least;       // half of what becomes the smallest normal number
   bool has_values;  // paths have some
 
+  // Below `least` a posterior is 0; it is made so before the product, which would not be normal (scaled.h).
   Real normalized(Real sum) const {
-    return has_values ? normalized_sum<true>(sum, factor) : normalized_sum<false>(sum, factor);
+    return has_values ? normalized_sum<true>(sum, factor) : normalized_sum<false>(sum < least ? Real{0} : sum, factor);
   }
 };
 
 // -------------------------------------------------------------------------------------------- 2 a frame forward
 
-// From `from`, frame t-1, to `to`. The classes of frame t have been loaded.
-template <class Lanes, class Weight, class LookUp, bool kNormalize, bool kStars>
+// From `from`, frame t-1, to `to`, which has the classes of frame t already.
+template <class Lanes, class Weight, class ClassWeights, bool kNormalize, bool kStars>
 CTC_ALIGN_FN void forward_frame(const ForwardBackwardLattice<typename Lanes::Real>& lattice, index_t t,
-                                const WeightRow<typename Lanes::Real>& from,
-                                const WeightRow<typename Lanes::Real>& to) {
+                                const WeightRow<typename Lanes::Real> from, const WeightRow<typename Lanes::Real> to) {
   const index_t first = lattice.band.first(t) / kPairsPerWord, last = lattice.band.last(t) / kPairsPerWord;
-  const FrameFactors<Lanes, Weight, LookUp, kStars> factors(lattice, t, first, last);
+  const FrameFactors<Lanes, Weight, ClassWeights, kStars> factors(lattice, to.classes(), t, first, last);
   for (index_t w = first; w <= last; ++w) {
     const uint32_t skips = lattice.skip_bits[w];
     for (int u = 0; u < kPairsPerWord; u += Lanes::kWidth) {
@@ -79,21 +80,20 @@ CTC_ALIGN_FN void forward_frame(const ForwardBackwardLattice<typename Lanes::Rea
 
 // ------------------------------------------------------------------------------------------- 3 a frame backward
 
-// `from` and `to` hold q of frames t+1 and t, `alphas` those of frame t; `label_sums` gets the result's. The classes of
-// frame t have been loaded.
-template <class Lanes, class Weight, class LookUp, bool kNormalize, bool kStars>
+// `from` and `to` hold q of frames t+1 and t, `alphas` those of frame t and its classes; `label_sums` gets the result's.
+template <class Lanes, class Weight, class ClassWeights, bool kNormalize, bool kStars>
 CTC_ALIGN_FN FrameSums<typename Lanes::Real> backward_frame(const ForwardBackwardLattice<typename Lanes::Real>& lattice,
-                                                            index_t t, const WeightRow<typename Lanes::Real>& alphas,
+                                                            index_t t, const WeightRow<typename Lanes::Real> alphas,
                                                             const Total& total,
-                                                            const WeightRow<typename Lanes::Real>& from,
-                                                            const WeightRow<typename Lanes::Real>& to,
+                                                            const WeightRow<typename Lanes::Real> from,
+                                                            const WeightRow<typename Lanes::Real> to,
                                                             typename Lanes::Real* label_sums) {
   using Real = typename Lanes::Real;
   using Value = typename Lanes::Value;
   constexpr int kVectors = kPairsPerWord / Lanes::kWidth;
   constexpr index_t kColumnWords = kColumnPairs / kPairsPerWord;
   const index_t first = lattice.band.first(t) / kPairsPerWord, last = lattice.band.last(t) / kPairsPerWord;
-  const FrameFactors<Lanes, Weight, LookUp, kStars> factors(lattice, t, first, last);
+  const FrameFactors<Lanes, Weight, ClassWeights, kStars> factors(lattice, alphas.classes(), t, first, last);
   const auto meet = Meeting<Lanes, Weight>::at(total.exponent, total.mean);
   const Value zero = Lanes::broadcast(0);
   Real sum = 0, blank_sum = 0, star_sum = 0;
@@ -167,8 +167,10 @@ CTC_ALIGN_FN FrameSums<typename Lanes::Real> backward_frame(const ForwardBackwar
   }
   store_zero<Weight>(to.blank((last + 1) * kPairsPerWord), to.width);
   store_zero<Weight>(to.label((last + 1) * kPairsPerWord), to.width);
-  return {label_sums, lattice.band.first(t), lattice.band.last(t), blank_sum,
-          star_sum,   factor_of(sum),        Weight::kHasMean};
+  const Real factor = factor_of(sum);
+  const Real least = Weight::kHasMean ? Real{0} : std::numeric_limits<Real>::min() / (2 * factor);
+  return {label_sums, lattice.band.first(t), lattice.band.last(t), blank_sum, star_sum, factor,
+          least,      Weight::kHasMean};
 }
 
 }  // namespace ctc_align

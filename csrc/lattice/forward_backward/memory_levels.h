@@ -63,9 +63,11 @@ struct RowMemory {
   Real* values;
   index_t words;
   index_t planes;
+  index_t class_room;
 
   WeightRow<Real> row(index_t n) const {
-    return {values + n * WeightRow<Real>::size_for(words, planes), WeightRow<Real>::width_for(words), planes};
+    return {values + n * WeightRow<Real>::size_for(words, planes, class_room), WeightRow<Real>::width_for(words),
+            planes};
   }
 };
 

@@ -1,8 +1,9 @@
 // Rows of weights: those of all states of the lattice at one frame, in PLANES, an array for each part of a weight.
 //
-//     | mantissas  exponents  (means) of blanks | mantissas  exponents  (means) of labels |
+//     | mantissas  exponents  (means) of blanks | mantissas  exponents  (means) of labels | weights of classes |
 //
-// Only ExpectationWeights have means. Every plane has a word of room on either side, so neighbours can be read.
+// Only ExpectationWeights have means. Every plane has a word of room on either side, so neighbours can be read. A row of
+// alphas has its frame's emissions with it, for the way back.
 #pragma once
 
 #include "../viterbi/records.h"
@@ -17,11 +18,15 @@ struct WeightRow {
   index_t planes;  // arrays of a weight
 
   static index_t width_for(index_t words) { return (words + 2) * kPairsPerWord; }
-  static index_t size_for(index_t words, index_t planes) { return 2 * planes * width_for(words); }
+  // class_room: see ForwardBackwardLattice.
+  static index_t size_for(index_t words, index_t planes, index_t class_room) {
+    return 2 * planes * width_for(words) + 2 * class_room;
+  }
 
   // In plane 0; the other planes are `width` apart.
   CTC_ALIGN_FN Real* blank(index_t pair) const { return values + kPairsPerWord + pair; }
   CTC_ALIGN_FN Real* label(index_t pair) const { return blank(pair) + planes * width; }
+  CTC_ALIGN_FN Real* classes() const { return values + 2 * planes * width; }
   CTC_ALIGN_FN Real* at(State state) const { return state.is_label ? label(state.pair) : blank(state.pair); }
   CTC_ALIGN_FN StoredWeight<Real> weight(State state) const {
     const Real* p = at(state);

@@ -8,7 +8,8 @@
 // section V.A, scales all states of a frame by one number; states of a CTC lattice lie too far apart for that.)
 //
 //   zero          mantissa 0, exponent kNoExponent: the other operand's exponent always wins
-//   a sum         exponent = the greater of the two; an operand more than -kShift bits below it counts as just that low
+//   a sum         exponent = the greater of the two; an operand more than -kSmallestShift bits below it counts as just
+//                 that low, and changes nothing
 //   a product     mantissas multiplied, exponents added
 //   normalized()  mantissa back in [1, 2); called every kFramesToNormalize frames
 //
@@ -58,6 +59,9 @@ struct ScaledWeight {
   using Traits = ScaledTraits<Real>;
 
   static constexpr int kShift = 1 - Traits::kBias;  // down to the smallest normal power of two
+  // In a sum: mantissas are 2^-8 to 2^35, so an operand that far below is less than half an ulp of the other, and still
+  // a normal number. (A product that is not costs a processor more than a hundred cycles.)
+  static constexpr int kSmallestShift = kShift + 40;
   static constexpr Real kMagic = 3 * static_cast<Real>(int64_t{1} << (Traits::kMantissaBits - 1));  // 1.5 * 2^23
 
   Value mantissa;
@@ -72,6 +76,10 @@ struct ScaledWeight {
   CTC_ALIGN_FN void store(Real* p, index_t width) const {
     Lanes::store(p, mantissa);
     Lanes::store(p + width, exponent);
+  }
+  // One weight in every lane.
+  CTC_ALIGN_FN static ScaledWeight broadcast(const Real* p, index_t width) {
+    return {Lanes::broadcast(p[0]), Lanes::broadcast_whole(same_bits<typename Lanes::Bits>(p[width]))};
   }
   CTC_ALIGN_FN ScaledWeight scaled() const { return *this; }
   CTC_ALIGN_FN ScaledWeight times(ScaledWeight emission, Value) const { return *this * emission; }
@@ -90,12 +98,12 @@ struct ScaledWeight {
   }
   CTC_ALIGN_FN friend ScaledWeight operator+(ScaledWeight a, ScaledWeight b) {
     const Value exponent = Lanes::greater_whole(a.exponent, b.exponent);
-    return {Lanes::add(a.mantissa_at(exponent), b.mantissa_at(exponent)), exponent};
+    return {Lanes::add(a.mantissa_at(exponent, kSmallestShift), b.mantissa_at(exponent, kSmallestShift)), exponent};
   }
   // The mantissa that belongs to an exponent at least as great.
-  CTC_ALIGN_FN Value mantissa_at(Value greater_exponent) const {
+  CTC_ALIGN_FN Value mantissa_at(Value greater_exponent, int least = kShift) const {
     const Value distance = Lanes::subtract_whole(exponent, greater_exponent);
-    return Lanes::multiply(mantissa, power_of_two(Lanes::greater_whole(distance, Lanes::broadcast_whole(kShift))));
+    return Lanes::multiply(mantissa, power_of_two(Lanes::greater_whole(distance, Lanes::broadcast_whole(least))));
   }
   CTC_ALIGN_FN static ScaledWeight select(typename Lanes::Mask mask, ScaledWeight yes, ScaledWeight no) {
     return {Lanes::select(mask, yes.mantissa, no.mantissa), Lanes::select(mask, yes.exponent, no.exponent)};
@@ -104,8 +112,8 @@ struct ScaledWeight {
   // Its value as a plain Real, where that is at most about 2^(kBias - 1). An exponent of kShift or less gives 0.
   CTC_ALIGN_FN Value plain() const {
     const Value least = Lanes::broadcast_whole(kShift);
-    const Value small = Lanes::multiply(mantissa, power_of_two(Lanes::greater_whole(exponent, least)));
-    return Lanes::select(Lanes::exceeds_whole(exponent, least), small, Lanes::broadcast(0));
+    const Value kept = Lanes::select(Lanes::exceeds_whole(exponent, least), mantissa, Lanes::broadcast(0));
+    return Lanes::multiply(kept, power_of_two(Lanes::greater_whole(exponent, least)));
   }
 
   // The same weight with its mantissa in [1, 2), or zero outside of the range. Mantissas are positive and normal, or zero.

@@ -2,9 +2,10 @@
 
     python test/run_sanitizers.py [--fresh] [plain] [asan+ubsan] [tsan]
 
-Prints a line for each, or the failure. Programs run each time, but are kept (see kept.py) until a source, a flag or the
-compiler changes; --fresh compiles all. Needs a C++ compiler (CXX, or c++), but neither torch nor a virtual environment.
-With a compiler for another processor (CXX=aarch64-linux-gnu-g++, "plain") the programs run under QEMU (qemu-user).
+Prints a line for each, or the failure. Programs run each time; their objects are kept (see kept.py) until a source, a
+flag or the compiler changes, and --fresh compiles all. Needs a C++ compiler (CXX, or c++), but neither torch nor a
+virtual environment. With a compiler for another processor (CXX=aarch64-linux-gnu-g++, "plain") the programs run under
+QEMU (qemu-user).
 CTC_ALIGN_SEED=7 draws other cases.
 """
 

@@ -90,13 +90,13 @@ struct CompiledFrames {
   using Row = WeightRow<Real>;
 
   static void forward(const Lattice& lattice, index_t t, const Row& from, const Row& to) {
-    choose(lattice, t, [&]<class ClassWeights, bool kNormalize>() {
+    choose(lattice, t, [&]<class ClassWeights, bool kNormalize>(Choices<ClassWeights, kNormalize>) {
       forward_frame<Lanes, Weight, ClassWeights, kNormalize, kStars>(lattice, t, from, to);
     });
   }
   static FrameSums<Real> backward(const Lattice& lattice, index_t t, const Row& alphas, const Total& total,
                                   const Row& from, const Row& to, Real* label_sums) {
-    return choose(lattice, t, [&]<class ClassWeights, bool kNormalize>() {
+    return choose(lattice, t, [&]<class ClassWeights, bool kNormalize>(Choices<ClassWeights, kNormalize>) {
       return backward_frame<Lanes, Weight, ClassWeights, kNormalize, kStars>(lattice, t, alphas, total, from, to,
                                                                              label_sums);
     });
@@ -104,11 +104,15 @@ struct CompiledFrames {
   static constexpr FrameKernels<Real> kernels() { return {Weight::kPlanes, forward, backward}; }
 
  private:
+  // Passed as an argument: Clang 13 warns where template arguments alone choose the call operator.
+  template <class ClassWeights, bool kNormalize>
+  struct Choices {};
+
   template <class Run>
   static auto choose(const Lattice& lattice, index_t t, const Run& run) {
     return with_class_weights<Lanes>(lattice.class_count, [&]<class ClassWeights>() {
-      return t % kFramesToNormalize == kFramesToNormalize - 1 ? run.template operator()<ClassWeights, true>()
-                                                              : run.template operator()<ClassWeights, false>();
+      return t % kFramesToNormalize == kFramesToNormalize - 1 ? run(Choices<ClassWeights, true>())
+                                                              : run(Choices<ClassWeights, false>());
     });
   }
 };

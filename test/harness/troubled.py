@@ -42,12 +42,14 @@ class Model:
         deadly: what kills the process that hears it.
         deaths: how often.
         takes: seconds for a recording.
+        awaits: processes; a recording takes until so many have heard something, at most ten seconds.
     """
 
     log: str
     deadly: str | None = None
     deaths: int = 1
     takes: float = 0.0
+    awaits: int = 0
 
     def __call__(self):
         return AcousticModel(self.run, labels=LABELS, blank=BLANK, hop=HOP, sample_rate=RATE, receptive_field=HOP,
@@ -61,6 +63,9 @@ class Model:
             with open(self.log, "a") as file:
                 file.write(f"{os.getpid()} {text}\n")
             time.sleep(self.takes)
+            patience = time.monotonic() + 10
+            while len(self.processes) < self.awaits and time.monotonic() < patience:
+                time.sleep(0.05)
             if text == self.deadly and self.texts.count(text) <= self.deaths:
                 os.kill(os.getpid(), signal.SIGKILL)
         return hear(samples, lengths, HOP)

@@ -70,6 +70,10 @@ def test_a_long_recording_takes_twelve_megabytes(measure):
     assert all_records >= 150e6
 
 
+def test_two_threads_that_share_a_recording_take_eight_megabytes_more(measure):
+    assert measure([None], threads=2)[0] <= 20e6
+
+
 def test_a_budget_is_kept(measure):
     """2.5 MB are enough for at most 3 MB. Half a megabyte is for pages that are used in part, and for code."""
     taken = dict(zip(budgets := [1, 1_500_000, 2_500_000], measure(budgets), strict=True))

@@ -52,10 +52,11 @@ struct BaseMemory {
 
 // Bytes of records and checkpoints, unless the user has set a budget. Checkpoints then lie so close that a few per cent
 // of the lattice are swept a second time, whatever its size: a row of alphas grows with the labels, and so may the pieces.
-inline index_t default_ladder_bytes(index_t frames) {
+// Workers that share the first sweep wait for one of them to do the second: there it is half as long.
+inline index_t default_ladder_bytes(index_t frames, const Workers& workers) {
   constexpr index_t kBytesPerFrame = 160;
   constexpr index_t kAlways = 4 << 20;  // little on any machine, and enough for all records of a minute or two
-  return std::max(kAlways, kBytesPerFrame * frames);
+  return std::max(kAlways, kBytesPerFrame * frames * (workers.count > 1 ? 2 : 1));
 }
 
 // Returns whether any of these entries is above 0 by more than the rounding of a logarithm: no log-probability is.
@@ -99,7 +100,7 @@ bool trace_item(const Item<scalar_t, label_t>& item, const CompactTarget& target
   const BaseMemory bases(band);
   Sweeper<scalar_t> sweep(kernels, workers, options.tiling, item.emissions, item.star_scores, target, item.frames);
 
-  LadderLimits limits{.bytes = default_ladder_bytes(item.frames),
+  LadderLimits limits{.bytes = default_ladder_bytes(item.frames, workers),
                       .cuts = options.cuts.data(),
                       .cut_count = static_cast<index_t>(options.cuts.size()),
                       .forced = options.force_cuts};

@@ -109,21 +109,21 @@ struct Meeting {
   using Value = typename Lanes::Value;
   static constexpr int kHeadroom = Weight::kHasMean ? 0 : ScaledTraits<Real>::kHeadroom;
 
-  Value over_z;  // a whole number
+  Value over_z;  // 2^kHeadroom / Z, as an exponent field
   Value mean;    // of all paths
 
   // `exponent`: of Z, or within 10 of it.
   CTC_ALIGN_FN static Meeting at(index_t exponent, double mean_of_all) {
-    return {Lanes::broadcast_whole(static_cast<typename Lanes::Bits>(kHeadroom - exponent)),
+    return {Lanes::broadcast_whole(static_cast<typename Lanes::Bits>(kHeadroom - exponent + ScaledTraits<Real>::kBias)),
             Lanes::broadcast(static_cast<Real>(mean_of_all))};
   }
 
   // Returns a state's posterior. `part` becomes its part of FrameSums: without path values the same.
   CTC_ALIGN_FN Value operator()(const Weight& alpha, const Weight& beta, Value& part) const {
     const ScaledWeight<Lanes> a = alpha.scaled(), b = beta.scaled();
-    const ScaledWeight<Lanes> both = {Lanes::multiply(a.mantissa, b.mantissa),
-                                      Lanes::add_whole(Lanes::add_whole(a.exponent, b.exponent), over_z)};
-    const Value posterior = both.plain();
+    const Value field = Lanes::add_whole(Lanes::add_whole(a.exponent, b.exponent), over_z);
+    const Value posterior =
+        Lanes::multiply(Lanes::multiply(a.mantissa, b.mantissa), ScaledWeight<Lanes>::power_of_two_or_zero(field));
     part = posterior;
     if constexpr (Weight::kHasMean) {
       // A state that no path goes through has no part, however large its mean.

@@ -86,9 +86,12 @@ struct ScaledWeight {
 
   CTC_ALIGN_FN static ScaledWeight zero() { return {Lanes::broadcast(0), Lanes::broadcast_whole(kNoExponent)}; }
 
-  // 2^n for n from kShift to kBias: n becomes an exponent field.
-  CTC_ALIGN_FN static Value power_of_two(Value n) {
-    return Lanes::shift_bits_left(Lanes::add_whole(n, Lanes::broadcast_whole(Traits::kBias)), Traits::kMantissaBits);
+  // 2^(field - kBias), for an exponent field from 0, which gives 0, to 2 * kBias.
+  CTC_ALIGN_FN static Value power_of_two(Value field) { return Lanes::shift_bits_left(field, Traits::kMantissaBits); }
+  // The same, and 0 for a field below 2.
+  CTC_ALIGN_FN static Value power_of_two_or_zero(Value field) {
+    return power_of_two(
+        Lanes::select(Lanes::exceeds_whole(field, Lanes::broadcast_whole(1)), field, Lanes::broadcast(0)));
   }
 
   CTC_ALIGN_FN friend ScaledWeight operator*(ScaledWeight a, ScaledWeight b) {
@@ -102,18 +105,13 @@ struct ScaledWeight {
   }
   // The mantissa that belongs to an exponent at least as great.
   CTC_ALIGN_FN Value mantissa_at(Value greater_exponent, int least = kShift) const {
-    const Value distance = Lanes::subtract_whole(exponent, greater_exponent);
-    return Lanes::multiply(mantissa, power_of_two(Lanes::greater_whole(distance, Lanes::broadcast_whole(least))));
+    const Value base = Lanes::subtract_whole(greater_exponent, Lanes::broadcast_whole(Traits::kBias));
+    const Value least_field = Lanes::broadcast_whole(least + Traits::kBias);
+    const Value field = Lanes::greater_whole(Lanes::subtract_whole(exponent, base), least_field);
+    return Lanes::multiply(mantissa, power_of_two(field));
   }
   CTC_ALIGN_FN static ScaledWeight select(typename Lanes::Mask mask, ScaledWeight yes, ScaledWeight no) {
     return {Lanes::select(mask, yes.mantissa, no.mantissa), Lanes::select(mask, yes.exponent, no.exponent)};
-  }
-
-  // Its value as a plain Real, where that is at most about 2^(kBias - 1). An exponent of kShift or less gives 0.
-  CTC_ALIGN_FN Value plain() const {
-    const Value least = Lanes::broadcast_whole(kShift);
-    const Value kept = Lanes::select(Lanes::exceeds_whole(exponent, least), mantissa, Lanes::broadcast(0));
-    return Lanes::multiply(kept, power_of_two(Lanes::greater_whole(exponent, least)));
   }
 
   // The same weight with its mantissa in [1, 2), or zero outside of the range. Mantissas are positive and normal, or zero.
@@ -132,7 +130,7 @@ struct ScaledWeight {
 
   // exp(x) for |x| below 2^18; anything else, NaN too, is not a log-probability and gives zero. Cody and Waite's
   // reduction x = n ln 2 + r, |r| <= ln(2) / 2, with ln 2 in parts that are short enough for exact products, and the
-  // series of exp(r).
+  // series of exp(r), even and odd powers side by side: one after the other they would wait for each other.
   CTC_ALIGN_FN static ScaledWeight exponential(Value x) {
     constexpr Real kLargest = 1 << 18;
     constexpr Real kLog2E = static_cast<Real>(1.44269504088896340736);
@@ -142,12 +140,19 @@ struct ScaledWeight {
     Value r = Lanes::subtract(x, Lanes::multiply(n, Lanes::broadcast(Traits::kLn2)));
     r = Lanes::subtract(r, Lanes::multiply(n, Lanes::broadcast(Traits::kMiddleOfLn2)));
     r = Lanes::subtract(r, Lanes::multiply(n, Lanes::broadcast(Traits::kEndOfLn2)));
-    const Value one = Lanes::broadcast(1);
-    Value sum = one;
-    for (int i = Traits::kTerms - 1; i > 0; --i) {
-      const Value term = Lanes::multiply(Lanes::multiply(sum, r), Lanes::broadcast(1 / static_cast<Real>(i)));
-      sum = Lanes::add(term, one);
+    static_assert(Traits::kTerms % 2 == 0);
+    constexpr double kSeries[] = {1.0 / 1,       1.0 / 1,        1.0 / 2,         1.0 / 6,         1.0 / 24,
+                                  1.0 / 120,     1.0 / 720,      1.0 / 5040,      1.0 / 40320,     1.0 / 362880,
+                                  1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800};  // 1 / i!
+    constexpr int kLast = Traits::kTerms - 1;
+    const Value square = Lanes::multiply(r, r);
+    Value even = Lanes::broadcast(static_cast<Real>(kSeries[kLast - 1]));
+    Value odd = Lanes::broadcast(static_cast<Real>(kSeries[kLast]));
+    for (int i = kLast - 2; i > 0; i -= 2) {
+      even = Lanes::add(Lanes::multiply(even, square), Lanes::broadcast(static_cast<Real>(kSeries[i - 1])));
+      odd = Lanes::add(Lanes::multiply(odd, square), Lanes::broadcast(static_cast<Real>(kSeries[i])));
     }
+    const Value sum = Lanes::add(even, Lanes::multiply(odd, r));
     const ScaledWeight power = {sum, Lanes::subtract_whole(rounded, magic)};  // the low bits of kMagic + n hold n
     const ScaledWeight from_above = select(Lanes::exceeds(Lanes::broadcast(kLargest), x), power, zero());
     return select(Lanes::exceeds(x, Lanes::broadcast(-kLargest)), from_above, zero());

@@ -130,7 +130,7 @@ struct ScaledWeight {
 
   // exp(x) for |x| below 2^18; anything else, NaN too, is not a log-probability and gives zero. Cody and Waite's
   // reduction x = n ln 2 + r, |r| <= ln(2) / 2, with ln 2 in parts that are short enough for exact products, and the
-  // series of exp(r), even and odd powers side by side: one after the other they would wait for each other.
+  // series 1 + r + r^2 (1/2! + r/3! + ...), even and odd powers side by side: else each would wait for the one before.
   CTC_ALIGN_FN static ScaledWeight exponential(Value x) {
     constexpr Real kLargest = 1 << 18;
     constexpr Real kLog2E = static_cast<Real>(1.44269504088896340736);
@@ -148,11 +148,12 @@ struct ScaledWeight {
     const Value square = Lanes::multiply(r, r);
     Value even = Lanes::broadcast(static_cast<Real>(kSeries[kLast - 1]));
     Value odd = Lanes::broadcast(static_cast<Real>(kSeries[kLast]));
-    for (int i = kLast - 2; i > 0; i -= 2) {
+    for (int i = kLast - 2; i > 1; i -= 2) {
       even = Lanes::add(Lanes::multiply(even, square), Lanes::broadcast(static_cast<Real>(kSeries[i - 1])));
       odd = Lanes::add(Lanes::multiply(odd, square), Lanes::broadcast(static_cast<Real>(kSeries[i])));
     }
-    const Value sum = Lanes::add(even, Lanes::multiply(odd, r));
+    const Value rest = Lanes::multiply(square, Lanes::add(even, Lanes::multiply(odd, r)));
+    const Value sum = Lanes::add(Lanes::broadcast(1), Lanes::add(r, rest));   // the small ones first
     const ScaledWeight power = {sum, Lanes::subtract_whole(rounded, magic)};  // the low bits of kMagic + n hold n
     const ScaledWeight from_above = select(Lanes::exceeds(Lanes::broadcast(kLargest), x), power, zero());
     return select(Lanes::exceeds(x, Lanes::broadcast(-kLargest)), from_above, zero());

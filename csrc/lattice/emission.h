@@ -120,6 +120,7 @@ struct EmissionPanel {
 
 // How far ahead of a row to ask for memory: processors read ahead by themselves inside a page of 4 KB only.
 constexpr index_t kPrefetchBytes = 1024;
+constexpr index_t kLineBytes = 64;  // of a cache
 
 // The panel by class, of log_probs whose classes lie side by side and are all needed: vectors of classes are turned in
 // registers into vectors of frames.
@@ -129,31 +130,42 @@ CTC_ALIGN_FN void load_all_classes(const EmissionPanel<typename Lanes::Real>& pa
   using Real = typename Lanes::Real;
   constexpr int kWidth = Lanes::kWidth;
   for (index_t begin = 0; begin < frames; begin += kWidth) {
+    const scalar_t* stored[kWidth];
+    for (int i = 0; i < kWidth; ++i) {  // behind the last frame: that frame again
+      stored[i] = &emissions.at(first_frame + smaller<index_t>(begin + i, frames - 1), 0);
+    }
+    Real* to = panel.values + begin;
     for (index_t c = 0; c < panel.class_count; c += kWidth) {
+      if (c * sizeof(scalar_t) % kLineBytes == 0) {
+        for (int i = 0; i < kWidth; ++i) {
+          __builtin_prefetch(stored[i] + c + kPrefetchBytes / sizeof(scalar_t));
+        }
+      }
+      typename Lanes::Value columns[kWidth];
+      const auto store_columns = [&](index_t count) __attribute__((always_inline)) {
+        for (index_t k = 0; k < count; ++k) {
+          Lanes::store(to + k * panel.row_length, keep_log_probabilities<Lanes>(columns[k]));
+        }
+        to += count * panel.row_length;
+      };
       const index_t count = smaller<index_t>(kWidth, panel.class_count - c);
+      if constexpr (std::is_same_v<Real, scalar_t>) {
+        if (count == kWidth) {
+          Lanes::load_columns(stored, c, columns);
+          store_columns(kWidth);
+          continue;
+        }
+      }
       alignas(64) Real widened[kWidth][kWidth];
       const Real* rows[kWidth];
       for (int i = 0; i < kWidth; ++i) {
-        const index_t frame = smaller<index_t>(begin + i, frames - 1);  // behind the last frame: that frame again
-        const scalar_t* stored = &emissions.at(first_frame + frame, c);
-        __builtin_prefetch(stored + kPrefetchBytes / sizeof(scalar_t));
-        if constexpr (std::is_same_v<Real, scalar_t>) {
-          if (count == kWidth) {
-            rows[i] = stored;
-            continue;
-          }
-        }
         for (int k = 0; k < kWidth; ++k) {
-          widened[i][k] = k < count ? static_cast<Real>(widen(stored[k])) : 0;
+          widened[i][k] = k < count ? static_cast<Real>(widen(stored[i][c + k])) : 0;
         }
         rows[i] = widened[i];
       }
-      typename Lanes::Value columns[kWidth];
       Lanes::load_columns(rows, 0, columns);
-      Real* const to = panel.values + c * panel.row_length + begin;
-      for (index_t k = 0; k < count; ++k) {
-        Lanes::store(to + k * panel.row_length, keep_log_probabilities<Lanes>(columns[k]));
-      }
+      store_columns(count);
     }
   }
 }

@@ -130,7 +130,7 @@ struct ScaledWeight {
 
   // exp(x) for |x| below 2^18; anything else, NaN too, is not a log-probability and gives zero. Cody and Waite's
   // reduction x = n ln 2 + r, |r| <= ln(2) / 2, with ln 2 in parts that are short enough for exact products, and the
-  // series 1 + r + r^2 (1/2! + r/3! + ...), even and odd powers side by side: else each would wait for the one before.
+  // series of exp(r).
   CTC_ALIGN_FN static ScaledWeight exponential(Value x) {
     constexpr Real kLargest = 1 << 18;
     constexpr Real kLog2E = static_cast<Real>(1.44269504088896340736);
@@ -140,20 +140,12 @@ struct ScaledWeight {
     Value r = Lanes::subtract(x, Lanes::multiply(n, Lanes::broadcast(Traits::kLn2)));
     r = Lanes::subtract(r, Lanes::multiply(n, Lanes::broadcast(Traits::kMiddleOfLn2)));
     r = Lanes::subtract(r, Lanes::multiply(n, Lanes::broadcast(Traits::kEndOfLn2)));
-    static_assert(Traits::kTerms % 2 == 0);
-    constexpr double kSeries[] = {1.0 / 1,       1.0 / 1,        1.0 / 2,         1.0 / 6,         1.0 / 24,
-                                  1.0 / 120,     1.0 / 720,      1.0 / 5040,      1.0 / 40320,     1.0 / 362880,
-                                  1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800};  // 1 / i!
-    constexpr int kLast = Traits::kTerms - 1;
-    const Value square = Lanes::multiply(r, r);
-    Value even = Lanes::broadcast(static_cast<Real>(kSeries[kLast - 1]));
-    Value odd = Lanes::broadcast(static_cast<Real>(kSeries[kLast]));
-    for (int i = kLast - 2; i > 1; i -= 2) {
-      even = Lanes::add(Lanes::multiply(even, square), Lanes::broadcast(static_cast<Real>(kSeries[i - 1])));
-      odd = Lanes::add(Lanes::multiply(odd, square), Lanes::broadcast(static_cast<Real>(kSeries[i])));
+    const Value one = Lanes::broadcast(1);
+    Value sum = one;
+    for (int i = Traits::kTerms - 1; i > 0; --i) {
+      const Value term = Lanes::multiply(Lanes::multiply(sum, r), Lanes::broadcast(1 / static_cast<Real>(i)));
+      sum = Lanes::add(term, one);
     }
-    const Value rest = Lanes::multiply(square, Lanes::add(even, Lanes::multiply(odd, r)));
-    const Value sum = Lanes::add(Lanes::broadcast(1), Lanes::add(r, rest));   // the small ones first
     const ScaledWeight power = {sum, Lanes::subtract_whole(rounded, magic)};  // the low bits of kMagic + n hold n
     const ScaledWeight from_above = select(Lanes::exceeds(Lanes::broadcast(kLargest), x), power, zero());
     return select(Lanes::exceeds(x, Lanes::broadcast(-kLargest)), from_above, zero());
